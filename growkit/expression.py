@@ -1,0 +1,131 @@
+"""Axis expressions: how the dims of real tensors are composed of axes.
+
+    hidden                one axis
+    heads.q               a product, row-major: for each head its query coordinates
+    heads.q|heads.k       a concatenation, such as a fused projection
+    kv_heads.(q|k|v)      parentheses: one fused block per head
+    2                     a plain number
+
+The size of an expression, and the map that grows it, follow from those of its axes: Kronecker
+products for `.`, direct sums for `|`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+from growkit.axes import AxisMap
+from growkit.errors import FamilyError
+
+_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|()]")
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A parsed axis expression; hashable, so maps of one expression are built once."""
+
+    kind: str  # "axis" | "number" | "product" | "sum"
+    name: str = ""
+    number: int = 0
+    parts: tuple[Expression, ...] = ()
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """The names of all axes in it."""
+        if self.kind == "axis":
+            return frozenset([self.name])
+        return frozenset().union(*(p.axes for p in self.parts))
+
+    def size(self, sizes: Mapping[str, int]) -> int:
+        """Its size for these axis sizes; KeyError names an axis without a size."""
+        if self.kind == "axis":
+            return sizes[self.name]
+        if self.kind == "number":
+            return self.number
+        values = [p.size(sizes) for p in self.parts]
+        return prod(values) if self.kind == "product" else sum(values)
+
+    def solve(self, value: int, sizes: Mapping[str, int]) -> tuple[str, int] | None:
+        """The one axis without a size, and the size that makes the expression equal `value`.
+
+        None if that is not one axis, or no whole number.
+        """
+        unknown = [a for a in sorted(self.axes) if a not in sizes]
+        if len(unknown) != 1:
+            return None
+        name = unknown[0]
+        at_one, at_two = (self.size({**sizes, name: n}) for n in (1, 2))
+        count, rest = divmod(value - at_one, at_two - at_one)
+        return (name, count + 1) if rest == 0 and count >= 0 else None
+
+    def map(self, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
+        """The map of the whole expression, from the maps of its axes; None if none of them grows."""
+        if not self.axes & maps.keys():
+            return None
+        if self.kind == "axis":
+            return maps[self.name]
+        grown = [p.map(maps, sizes) or AxisMap.identity(p.size(sizes)) for p in self.parts]
+        whole = grown[0]
+        for part in grown[1:]:
+            whole = whole.kron(part) if self.kind == "product" else whole.direct_sum(part)
+        return whole
+
+    def __str__(self) -> str:
+        if self.kind == "axis":
+            return self.name
+        if self.kind == "number":
+            return str(self.number)
+        inner = [f"({p})" if p.kind == "sum" else str(p) for p in self.parts]
+        return (" × " if self.kind == "product" else " | ").join(inner)
+
+
+@cache
+def parse(text: str) -> Expression:
+    """`heads.q|2` → Expression; FamilyError if it is not well formed.
+
+    >>> parse("heads.q|heads.k").size({"heads": 4, "q": 8, "k": 8})
+    64
+    """
+    tokens = _TOKEN.findall(text)
+    if "".join(tokens) != text.replace(" ", "") or not tokens:
+        raise FamilyError(f'axis expression "{text}": not well formed')
+    expression, rest = _sum(tokens, text)
+    if rest:
+        raise FamilyError(f'axis expression "{text}": unexpected "{rest[0]}"')
+    return expression
+
+
+def _sum(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
+    part, rest = _product(tokens, text)
+    parts = [part]
+    while rest and rest[0] == "|":
+        part, rest = _product(rest[1:], text)
+        parts.append(part)
+    return (parts[0] if len(parts) == 1 else Expression("sum", parts=tuple(parts))), rest
+
+
+def _product(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
+    part, rest = _atom(tokens, text)
+    parts = [part]
+    while rest and rest[0] == ".":
+        part, rest = _atom(rest[1:], text)
+        parts.append(part)
+    return (parts[0] if len(parts) == 1 else Expression("product", parts=tuple(parts))), rest
+
+
+def _atom(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
+    if not tokens or tokens[0] in ".|)":
+        raise FamilyError(f'axis expression "{text}": an axis is missing')
+    head, rest = tokens[0], tokens[1:]
+    if head == "(":
+        inner, rest = _sum(rest, text)
+        if not rest or rest[0] != ")":
+            raise FamilyError(f'axis expression "{text}": a parenthesis is not closed')
+        return inner, rest[1:]
+    if head.isdigit():
+        return Expression("number", number=int(head)), rest
+    return Expression("axis", name=head), rest

@@ -1,0 +1,27 @@
+"""Growth operators: one idea per file, and the table that recipes name them by.
+
+An operator is a frozen options model with one method:
+
+    grow(family, sizes) -> Growth
+
+It says how axes map, which layers the new layers come from, what noise is added, what is blended. It
+never sees a tensor, a tensor's name or a file; the plan applies what it says to every tensor alike.
+A new operator is one file here, one line in `OPERATORS`, one recipe.
+"""
+
+from __future__ import annotations
+
+from growkit.ops.contract import Blending, Growth, LayerMap, Noising, Operator
+from growkit.ops.depth import Depth
+from growkit.ops.mix import BlendWith
+from growkit.ops.noise import AddNoise
+from growkit.ops.width import Width
+
+OPERATORS: dict[str, type[Operator]] = {
+    "width": Width,
+    "depth": Depth,
+    "noise": AddNoise,
+    "blend": BlendWith,
+}
+
+__all__ = ["OPERATORS", "Blending", "Growth", "LayerMap", "Noising", "Operator"]

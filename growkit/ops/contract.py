@@ -1,0 +1,112 @@
+"""What an operator is and what it may say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from growkit.axes import AxisMap
+from growkit.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from growkit.family import Family
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMap:
+    """Where the layers of one layer axis come from: new layer i is a copy of `source[i]`."""
+
+    source: tuple[int, ...]
+    silent: tuple[bool, ...]  # the new layer adds nothing to the stream at first
+
+
+@dataclass(frozen=True, slots=True)
+class Noising:
+    """Symmetry-breaking noise for every tensor that reads a grown axis."""
+
+    snr_db: float
+    only: tuple[str, ...]  # patterns of tensor names; empty means all
+
+
+@dataclass(frozen=True, slots=True)
+class Blending:
+    """result = (1 - alpha) · other + alpha · current, elementwise."""
+
+    other: str  # a source of the recipe
+    alpha: float
+    only: tuple[str, ...]  # patterns of tensor names; empty means all
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What one step does. Axes that are not named keep their size."""
+
+    maps: Mapping[str, AxisMap] = field(default_factory=dict)
+    layers: Mapping[str, LayerMap] = field(default_factory=dict)
+    theta_power: float = 1.0  # the RoPE base becomes theta ** theta_power
+    noise: Noising | None = None
+    blend: Blending | None = None
+
+
+class Operator(BaseModel, ABC):
+    """One step of a recipe: the options of an operator, validated and frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    op: str
+
+    @abstractmethod
+    def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
+        """What this step does to a model with these sizes (by the family's axis names).
+
+        Raises RecipeError where the options contradict the sizes.
+        """
+
+    def sources(self) -> tuple[str, ...]:
+        """Names of further checkpoints that this step reads."""
+        return ()
+
+
+Size = int | str  # a target size: 1024, or a ratio of the present size such as "2x" or "4/3x"
+
+
+def target_size(axis: str, size: Size, now: int) -> int:
+    """The whole number that a recipe's size means for an axis of size `now`.
+
+    >>> target_size("mlp", "3/2x", 64)
+    96
+    """
+    if isinstance(size, int) and not isinstance(size, bool):
+        if size < 1:
+            raise RecipeError(f"to.{axis}: expected a positive size, found {size}")
+        return size
+    text = str(size).strip()
+    try:
+        ratio = Fraction(text[:-1]) if text.endswith("x") else None
+    except (ValueError, ZeroDivisionError):
+        ratio = None
+    if ratio is None or ratio <= 0:
+        raise RecipeError(
+            f'to.{axis}: "{size}" is not a size',
+            hint='a number such as 1024, or a ratio of the present size such as "2x" or "3/2x"',
+        )
+    if (now * ratio).denominator != 1:
+        raise RecipeError(
+            f"to.{axis}: {text} of {now} is {float(now * ratio):g}, not a whole number",
+            hint=f"give a number, or a ratio whose denominator divides {now}",
+        )
+    return int(now * ratio)
+
+
+def check_axis(family: Family, axis: str, where: str = "to") -> None:
+    """Refuse an axis name that this family does not have."""
+    if axis not in family.user_axes:
+        raise RecipeError(
+            f'{where}: family {family.name} has no axis "{axis}"',
+            hint=did_you_mean(axis, family.user_axes),
+        )

@@ -1,0 +1,283 @@
+"""What a step keeps of the function, proved from the family file and the maps, without a weight.
+
+A claim is one of `exact`, `exact up to norm eps`, `approximate`, with reasons. It is derived: from
+what each axis is, from the norms on it, from what those norms feed, from the tie of the head, and
+from the numbers in the kernels. Never from the name of a family or of a map. Each condition below is
+sufficient; where one fails, the claim says which and on what axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from growkit.axes import AxisMap, Kernel
+from growkit.family import Family
+from growkit.ops.contract import LayerMap
+
+EXACT = "exact"
+EPS = "exact up to norm eps"
+APPROXIMATE = "approximate"
+LEVELS = (EXACT, EPS, APPROXIMATE)
+NEAR = 1e-9  # products of a few float64 roundings
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is kept, and why not more."""
+
+    claim: str = EXACT
+    reasons: tuple[str, ...] = ()
+    eps: float = 0.0  # the norm eps that an "up to norm eps" claim depends on
+    passes: int = 0  # how many norm passes were added, through which that eps acts
+
+    def also(self, other: Claim) -> Claim:
+        """Both hold one after the other: the weaker of the two, with the reasons of both."""
+        weaker = max(self.claim, other.claim, key=LEVELS.index)
+        reasons = dict.fromkeys((*self.reasons, *other.reasons))
+        return Claim(weaker, tuple(reasons), max(self.eps, other.eps), self.passes + other.passes)
+
+
+@dataclass(frozen=True, slots=True)
+class StepClaim:
+    """The claim of one step of the recipe."""
+
+    op: str
+    claim: str
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Whether the storage dtype holds every factor exactly."""
+
+    dtype: str  # "float32", "bfloat16", …
+    claim: Literal["exact", "rounded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a proof may know about a model."""
+
+    family: Family
+    config: Mapping[str, Any]
+    sizes: Mapping[str, int]  # before the step
+    norms: Mapping[str, frozenset[tuple[str, bool]]]  # axis → (kind, writes the stream)
+    read_axis: str = ""  # the axis that a tied head reads; empty if no head is tied
+    carrier: bool = False  # a norm that feeds the tied head, and only it, can carry a factor
+    theta: float = 0.0  # RoPE base, before
+    theta_after: float = 0.0
+    rope_type: str = "default"
+    eps: float = 0.0
+    untold_tie: bool = False  # config.json ties a head that the family file does not name
+
+
+def approximate(reasons: Iterable[str]) -> Claim:
+    """`approximate` if there is any reason, else `exact`."""
+    found = tuple(dict.fromkeys(reasons))
+    return Claim(APPROXIMATE if found else EXACT, found)
+
+
+def prove_width(facts: Facts, maps: Mapping[str, AxisMap]) -> Claim:
+    """The claim of growing axes by `maps`, attention and tied-head factors included."""
+    reasons: list[str] = []
+    for axis, m in maps.items():
+        kind = facts.family.axes[axis]
+        if m.is_identity or kind in ("query", "key", "kv_heads"):
+            continue
+        where = f"{axis} {m.old} → {m.new}"
+        if not m.keeps:
+            reasons.append(f"{where}: consumers do not undo producers (readᵀ·write ≠ 1)")
+        if kind in ("neurons", "heads") and not m.selective:
+            what = "a non-linearity" if kind == "neurons" else "a softmax per head"
+            reasons.append(f"{where}: units behind {what} must be plain copies, or read by nobody")
+        for norm, to_stream in sorted(facts.norms.get(axis, ())):
+            reasons += [f"{where}: {r}" for r in _norm(m, norm, to_stream)]
+    reasons += _attention(facts, maps)
+    reasons += _groups(facts, maps)
+    reasons += _tied(facts, maps)
+    return approximate(reasons)
+
+
+def _constant(values: np.ndarray, target: float) -> bool:
+    return bool(np.abs(values - target).max(initial=0.0) <= NEAR * max(1.0, abs(target)))
+
+
+def _norm(m: AxisMap, norm: str, to_stream: bool) -> list[str]:
+    """Why a norm on this axis would see other statistics, or put out what nobody expects.
+
+    With gains copied and eps kept, RMSNorm needs writeᵀ·write = (new/old)·I. LayerNorm needs that of
+    `write_normed`, constant row and column sums of `write`, and that the two differ only by rows
+    that vanish when it centres (LEMON, 2310.07999).
+    """
+    ratio = m.new / m.old
+    gram = m.write_normed.transpose().after(m.write_normed).scalar()
+    out = []
+    if gram is None or abs(gram - ratio) > NEAR * ratio:
+        out.append(f"{_NORM_NAMES[norm]} sees other statistics (uneven copies)")
+    centred = _constant(m.write.plus(m.write_normed.scaled(-1.0)).square_norm() * np.ones(1), 0.0)
+    if norm == "rms" and not centred:
+        out.append("RMSNorm does not centre, so rows that carry the mean do not vanish")
+    if norm == "ln":
+        rows, columns = m.write.row_sums(), m.write.column_sums()
+        if not _constant(rows, float(rows[0])) or not _constant(columns, float(rows[0]) * ratio):
+            out.append("LayerNorm sees another mean (row and column sums of the map differ)")
+    if to_stream and not centred:
+        out.append(
+            f"{_NORM_NAMES[norm]} writes the stream, so its new coordinates would have to hold a mean "
+            "that depends on the data"
+        )
+    return list(dict.fromkeys(out))
+
+
+_NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}
+
+
+def _attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
+    """Scores q·k·scale stay equal: write_qᵀ·write_k·(new/old)^power = I, rotary pairs keep their speed."""
+    family = facts.family
+    out = []
+    for query, key in zip(family.of_kind("query"), family.of_kind("key"), strict=True):
+        if query not in maps and key not in maps:
+            if facts.theta_after != facts.theta:
+                out.append("the rotary base changes, the heads do not")
+            continue
+        q, k = (maps.get(a) or AxisMap.identity(facts.sizes[a]) for a in (query, key))
+        where = f"head_dim {q.old} → {q.new}"
+        power = score_power(family, facts.config)
+        rho = q.write.transpose().after(k.write).scalar()
+        if rho is None or abs(rho * (q.new / q.old) ** power - 1.0) > NEAR:
+            out.append(
+                f"{where}: attention scores change (writeᵀ·write of q and k is not a multiple of 1)"
+            )
+        if family.rope and not (
+            q.is_identity and k.is_identity and facts.theta == facts.theta_after
+        ):
+            if facts.rope_type in family.rope.refuse:
+                out.append(
+                    f"{where}: rotary frequencies of type {facts.rope_type} depend on more than theta"
+                )
+            elif not all(_turns(m.write, facts) for m in (q, k)):
+                out.append(f"{where}: a rotary pair would turn at another frequency")
+    return out
+
+
+def _turns(kernel: Kernel, facts: Facts) -> bool:
+    """Each rotary pair goes to pairs of its own frequency, as a whole (halves layout)."""
+    old, new = kernel.old // 2, kernel.new // 2
+    if kernel.old % 2 or kernel.new % 2 or not kernel.is_gather or kernel.index.shape[1] != 1:
+        return False
+    used = kernel.coef[:, 0] != 0
+    source, coef = kernel.index[:, 0], kernel.coef[:, 0]
+    first, second = np.arange(new), np.arange(new) + new
+    if not np.array_equal(used[first], used[second]):
+        return False
+    rows = first[used[first]]
+    if (source[rows] >= old).any() or not np.array_equal(source[rows] + old, source[rows + new]):
+        return False
+    if np.abs(coef[rows] - coef[rows + new]).max(initial=0.0) > NEAR:
+        return False
+    before = source[rows] / old * np.log(facts.theta)
+    after = rows / new * np.log(facts.theta_after)
+    return bool(np.abs(before - after).max(initial=0.0) < NEAR)
+
+
+def score_power(family: Family, config: Mapping[str, Any]) -> float:
+    """Attention scores carry head_dim ** power."""
+    switch = family.scores.get("unless_false")
+    if switch and config.get(switch) is False:
+        return 0.0
+    return float(family.scores.get("power", 0.0))
+
+
+def _groups(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
+    """A copied query head meets a copy of its own kv head."""
+    sizes = facts.sizes
+    if "kv_heads" not in facts.family.axes or not {"heads", "kv_heads"} & maps.keys():
+        return []
+    heads = maps.get("heads") or AxisMap.identity(sizes["heads"])
+    kv = maps.get("kv_heads") or AxisMap.identity(sizes["kv_heads"])
+    wrong = f"heads {heads.old} → {heads.new}: a query head would meet the keys of another kv head"
+    if heads.new % kv.new or not (heads.write.is_gather and kv.write.is_gather):
+        return [wrong]
+    seen = np.flatnonzero(~heads.read.zero_rows)
+    meets = seen // (heads.new // kv.new)
+    if heads.write.index.shape[1] != 1 or not kv.write.unit_rows[meets].all():
+        return [wrong]
+    own = heads.write.index[seen, 0] // (heads.old // kv.old)
+    return [] if np.array_equal(kv.write.index[meets, 0], own) else [wrong]
+
+
+def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
+    """Embeddings that are also the head: writeᵀ·write_normed = ρ·I, and a norm carries 1/ρ."""
+    if facts.untold_tie and facts.family.of_kind("stream")[0] in maps:
+        return [
+            "config.json ties the head to the embedding, but the family file names no tied head"
+        ]
+    rho = tie_factor(facts, maps)
+    if rho == 1.0:
+        return []
+    if rho is None:
+        return ["tied head: the embedding, grown as a producer, does not read the stream it feeds"]
+    if not facts.carrier:
+        return [
+            f"tied head: logits grow by {rho:g}, and no norm before the head can carry 1/{rho:g}"
+        ]
+    return []
+
+
+def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
+    """ρ: by how much a tied head scales its logits; 1 if none is tied, None if it is no multiple."""
+    if not facts.read_axis:
+        return 1.0
+    streams = [a for a in facts.family.of_kind("stream") if a in maps]
+    if facts.read_axis not in maps and not streams:
+        return 1.0
+    read = maps.get(facts.read_axis) or AxisMap.identity(facts.sizes[facts.read_axis])
+    write = maps[streams[0]] if streams else AxisMap.identity(facts.sizes[facts.read_axis])
+    rho = write.write.transpose().after(read.write_normed).scalar()
+    return 1.0 if rho is not None and abs(rho - 1.0) < NEAR else rho
+
+
+def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:
+    """The claim of taking layers by `layers`."""
+    old = facts.sizes[axis]
+    kept = [i for i, silent in zip(layers.source, layers.silent, strict=True) if not silent]
+    if kept != list(range(old)):
+        reason = f"{axis} {old} → {len(layers.source)}: "
+        repeated = len(kept) > len(set(kept))
+        what = "layers run twice" if repeated else "layers are left out or change places"
+        return approximate([reason + what])
+    added = sum(layers.silent)
+    if not added or facts.family.residual == "pre":
+        return Claim()
+    passes = added * len(stream_norms(facts.family, axis))
+    reason = (
+        f"{axis} {old} → {len(layers.source)}: norms write the stream, so an empty layer still "
+        f"normalises what is normal already: {passes} passes that differ from 1 by eps"
+    )
+    return Claim(EPS, (reason,), facts.eps, passes)
+
+
+def stream_norms(family: Family, axis: str) -> list[str]:
+    """The modules inside a layer that are norms whose output is the stream, in running order."""
+    return [
+        p.module
+        for p in family.patterns.values()
+        if p.to_stream and axis in p.slots and p.dims[0][1] == "*"
+    ]
+
+
+def prove_noise(before: Claim, maps: Mapping[str, AxisMap]) -> Claim:
+    """Null-space noise is invisible exactly where the maps so far keep the law."""
+    if before.claim == APPROXIMATE:
+        return approximate(["the noise lies in the null space of maps that are approximate"])
+    return Claim()
+
+
+def storage(dtype: str, rounded: bool) -> Storage:
+    """Whether the storage dtype holds the result without rounding."""
+    return Storage(dtype, "rounded" if rounded else "exact")
