@@ -114,7 +114,7 @@ class Family:
     @property
     def followers(self) -> Mapping[str, str]:
         """Axes that only have the size of a stream, with that stream: {"pool": "hidden"}."""
-        out = {}
+        out: dict[str, str] = {}
         for expressions in self.config.values():
             names = [e.name for e in expressions if e.kind == "axis"]
             streams = [n for n in names if self.axes[n] == "stream"]

@@ -168,7 +168,7 @@ def _facts(state: _State, growth: Growth) -> Facts:
         sizes=state.sizes,
         norms={a: frozenset(n) for a, n in norms.items()},
         read_axis=read_axis,
-        carrier=bool(head) and any(p.pattern.module == head.scale_at for p in state.parts.values()),
+        carrier=any(head and p.pattern.module == head.scale_at for p in state.parts.values()),
         theta=theta,
         theta_after=theta**growth.theta_power,
         rope_type=kind or "default",
@@ -179,7 +179,7 @@ def _facts(state: _State, growth: Growth) -> Facts:
 
 def _theta(state: _State) -> float:
     rope = state.model.family.rope
-    found = (get(state.config, k) for k in rope.theta) if rope else iter(())
+    found = [get(state.config, key) for key in rope.theta] if rope else []
     return float(next((t for t in found if t is not None), 10000.0))
 
 

@@ -1,0 +1,180 @@
+"""Operators: which maps and layers they choose, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from growkit.errors import RecipeError
+from growkit.family import Family, build_family, find_family
+from growkit.ops import OPERATORS, Growth
+from growkit.ops.contract import target_size
+from growkit.ops.depth import interleave, stack
+
+SIZES = {
+    "hidden": 24, "heads": 4, "kv_heads": 2, "q": 4, "k": 4, "v": 4, "mlp": 18,
+    "pool": 24, "trans": 24, "vocab": 29, "positions": 23, "layers": 3,
+}  # fmt: skip
+
+
+def family(name: str) -> Family:
+    """A shipped family."""
+    return build_family(find_family({"model_type": name}), {}, {"pooler.dense"})
+
+
+def grow(name: str, op: str, sizes: dict[str, int] | None = None, **options: Any) -> Growth:
+    """What an operator says for a family."""
+    chosen = {a: n for a, n in {**SIZES, **(sizes or {})}.items() if a in family(name).axes}
+    return OPERATORS[op].model_validate({"op": op, **options}).grow(family(name), chosen)
+
+
+@pytest.mark.parametrize(
+    ("size", "now", "expected"), [(40, 24, 40), ("2x", 24, 48), ("3/2x", 24, 36), ("1/2x", 24, 12)]
+)
+def test_sizes_and_ratios(size: int | str, now: int, expected: int) -> None:
+    """A number, or a ratio of the present size."""
+    assert target_size("hidden", size, now) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("two", '"two" is not a size'),
+        ("x", '"x" is not a size'),
+        ("1/0x", '"1/0x" is not a size'),
+        ("-2x", '"-2x" is not a size'),
+        ("5/7x", "5/7x of 24 is 17.1429, not a whole number"),
+        (0, "expected a positive size, found 0"),
+    ],
+)
+def test_bad_sizes(size: int | str, message: str) -> None:
+    """A size that is no whole number is refused, with what it would be."""
+    with pytest.raises(RecipeError, match=message):
+        target_size("hidden", size, 24)
+
+
+def test_auto_tiles_whole_ratios_and_pads_others() -> None:
+    """The table of `auto` for the hidden axis, under LayerNorm and under RMSNorm."""
+    tiled = grow("llama", "width", to={"hidden": "2x"}).maps["hidden"]
+    np.testing.assert_array_equal(tiled.write.index[:, 0], np.arange(48) % 24)
+    assert grow("llama", "width", to={"hidden": 36}).maps["hidden"].write.is_gather
+    assert not grow("gpt2", "width", to={"hidden": 36}).maps["hidden"].write.is_gather
+
+
+def test_kv_heads_follow_heads_where_they_were_equal() -> None:
+    """A multi-head model stays multi-head; a grouped one keeps its kv heads."""
+    assert grow("llama", "width", {"kv_heads": 4}, to={"heads": 8}).maps["kv_heads"].new == 8
+    assert grow("llama", "width", to={"heads": 8}).maps["kv_heads"].is_identity
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "expected"),
+    [
+        (8, 2, [0, 1, 0, 1, 2, 3, 2, 3]),  # copies inside each group
+        (8, 4, [0, 1, 2, 3, 0, 1, 2, 3]),  # whole groups copied
+        (4, 4, [0, 1, 2, 3]),  # one kv head per query head
+    ],
+)
+def test_query_heads_stay_with_their_kv_head(
+    heads: int, kv_heads: int, expected: list[int]
+) -> None:
+    """Where copies of query heads go when groups grow, multiply or split."""
+    maps = grow("llama", "width", to={"heads": heads, "kv_heads": kv_heads}).maps
+    assert maps["heads"].write.index[:, 0].tolist() == expected
+    own = np.array(expected) // 2
+    meets = maps["kv_heads"].write.index[np.arange(heads) // (heads // kv_heads), 0]
+    np.testing.assert_array_equal(own, meets)
+
+
+def test_uneven_heads_are_fresh() -> None:
+    """New heads at an uneven ratio have random producers and zero consumers."""
+    m = grow("bert", "width", to={"heads": 6}).maps["heads"]
+    assert m.fresh.tolist() == [False] * 4 + [True] * 2
+    assert m.read.zero_rows.tolist() == [False] * 4 + [True] * 2
+
+
+def test_axes_that_only_share_the_size_of_hidden_grow_with_it() -> None:
+    """The pooler follows the size, the head's inner axis follows the very map."""
+    maps = grow("bert", "width", to={"hidden": 36}).maps
+    assert maps["trans"] is maps["hidden"]
+    assert maps["pool"].selective
+    assert not maps["hidden"].selective
+
+
+@pytest.mark.parametrize(("new", "power"), [(8, 1.0), (6, 1.5)])
+def test_rotary_head_dim(new: int, power: float) -> None:
+    """A stride of pairs at whole ratios, another base at uneven ones."""
+    growth = grow("llama", "width", to={"head_dim": new})
+    assert growth.theta_power == power
+    assert growth.maps["q"].fresh.sum() == new - 4
+    assert not growth.maps["k"].fresh.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("llama", {"to": {"hiden": 48}}, 'family llama has no axis "hiden"'),
+        ("llama", {"to": {"hidden": 48}, "how": {"hiden": "tile"}}, 'no axis "hiden"'),
+        ("llama", {"to": {"hidden": 12}}, "24 → 12 shrinks the axis"),
+        ("llama", {"to": {"layers": 6}}, "width does not grow this axis"),
+        ("llama", {"to": {"vocab": 64}}, "width does not grow this axis"),
+        ("llama", {"to": {"mlp": 20}, "how": "tile"}, "tile: 18 → 20 is not a whole multiple"),
+        ("llama", {"to": {"hidden": 36}, "how": "fresh"}, "fresh does not fit this axis"),
+        ("llama", {"to": {"mlp": 36}, "how": "ropestride"}, "ropestride does not fit this axis"),
+        ("llama", {"to": {"heads": 8}, "how": "ropetheta"}, "ropetheta does not fit this axis"),
+        ("bert", {"to": {"head_dim": 8}, "how": "ropestride"}, "no rotary positions"),
+        ("llama", {"to": {"head_dim": 7}}, "rotary pairs need even sizes"),
+        ("llama", {"to": {"heads": 6, "kv_heads": 4}}, "6 heads cannot be shared by 4 kv heads"),
+        ("llama", {"to": {"heads": 4, "kv_heads": 3}}, "4 heads cannot be shared by 3"),
+        ("llama", {"to": {"heads": 3, "kv_heads": 3}}, "shrinks the axis"),
+        (
+            "llama",
+            {"to": {"mlp": 36}, "how": {"mlp": {"map": "uneven", "weights": [1, 2, 3]}}},
+            "expected 2 weights",
+        ),
+    ],
+)
+def test_width_refusals(name: str, options: dict[str, Any], message: str) -> None:
+    """What width cannot do is said with the axis and the reason."""
+    with pytest.raises(RecipeError, match=message):
+        grow(name, "width", **options)
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "new", "expected"),
+    [
+        (stack, 3, 8, [0, 1, 2, 0, 1, 2, 1, 2]),
+        (stack, 2, 4, [0, 1, 0, 1]),
+        (interleave, 3, 6, [0, 0, 1, 1, 2, 2]),
+        (interleave, 4, 5, [0, 0, 1, 2, 3]),
+    ],
+)
+def test_layer_lists(function: Any, old: int, new: int, expected: list[int]) -> None:
+    """Which old layer each new one copies."""
+    assert function(old, new) == expected
+
+
+def test_insert_makes_repeats_silent() -> None:
+    """The first of each layer is the original, its repeats add nothing."""
+    layers = grow("llama", "depth", to={"layers": 5}).layers["layers"]
+    assert layers.source == (0, 0, 1, 1, 2)
+    assert layers.silent == (False, True, False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": {"layers": 2}}, "3 → 2 shrinks the model"),
+        ({"to": {"hidden": 48}}, "depth only grows layers"),
+        ({"to": {"leyers": 4}}, 'no axis "leyers"'),
+        ({}, "no target"),
+        ({"layers": [0, 1, 7]}, "layer 7 is out of range, the model has 3 layers"),
+        ({"layers": [0, 1, 2, 2], "to": {"layers": 5}}, "4 listed, but to.layers is 5"),
+    ],
+)
+def test_depth_refusals(options: dict[str, Any], message: str) -> None:
+    """What depth cannot do."""
+    with pytest.raises(RecipeError, match=message):
+        grow("llama", "depth", **options)
