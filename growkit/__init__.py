@@ -1,0 +1,72 @@
+"""growkit: a larger transformer that starts from what a small one knows.
+
+It reads a checkpoint, applies a recipe of growth operators, and writes a larger checkpoint for a
+separate training run; where the mathematics allows, the larger one computes the same function.
+`plan_growth`, `grow` and `verify_growth` are the Python API, `growkit` the command.
+
+The rooms of the building, from the ground up; each imports only rooms above it in this list:
+
+    errors       what can go wrong, and the exit code that says so
+    kernel       linear maps on one axis, kept sparse
+    axes         how an axis grows: the algebra that everything else is written in
+    expression   how the dims of real tensors are composed of axes
+    formula      what an output tensor is made of: nouns only
+    family       which tensors a kind of model has on disk, on which axes; one YAML each
+    ops          the growth operators, one idea per file
+    plain        YAML text as plain data, and changes to it
+    recipe       what the user wants, checked before anything is planned
+    model        a checkpoint read through its family
+    proof        what a step keeps of the function, without looking at a weight
+    compose      the terms of every tensor, step after step
+    plan         recipe and headers in; formulas, new config and exactness claim out
+    noise        seeded random numbers that belong to a row
+    blocks       how many rows at a time, and the memory that takes
+    layout       which byte of which file each output row is
+    engine       evaluates one formula, block of rows by block of rows; torch starts here
+    report       what happened: growkit.json, the model card
+    show         a plan in words, for a terminal
+    store        bytes in and out; the only room that opens files
+    verify       does the large model compute the small one's function?
+    run          the Python API: joins the rooms
+    cli          the command line; the only room that prints
+
+The words, each with one meaning:
+
+    axis         a named direction of a model, such as hidden; a dim is a position in a tensor
+    kernel       a linear map on one axis, shape (new, old)
+    map          how one axis grows: the kernels for tensors that write it and that read it
+    family       models that name and shape their tensors alike
+    operator     one idea of how to grow, with its options
+    recipe       operators in order, as a user writes them
+    plan         a whole growth, decided; it holds no weights
+    term         a source times one kernel per dim; terms add up to a formula, formulas to a plan
+    source       where a term's numbers come from: a checkpoint's tensor, or a seeded generator
+    layout       where the output's bytes go
+    shard        one output file of several
+    report       what a finished growth says about itself
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from growkit.errors import GrowkitError
+
+if TYPE_CHECKING:
+    from growkit.run import grow, plan_growth, verify_growth
+
+__version__ = "0.1.0"
+__all__ = ["GrowkitError", "__version__", "grow", "plan_growth", "verify_growth"]
+
+
+def __getattr__(name: str) -> Any:
+    """The Python API, on first use: `import growkit` alone loads neither torch nor numpy."""
+    if name in __all__:
+        from growkit import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

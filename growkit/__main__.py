@@ -1,0 +1,8 @@
+"""`python -m growkit` is `growkit`."""
+
+import sys
+
+from growkit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

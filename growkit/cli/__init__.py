@@ -1,0 +1,335 @@
+"""The command line: reads flags, calls `run`, prints. The only room that prints.
+
+    door       failures as sentences and exit codes
+    progress   bytes, rate and time left
+
+Data goes to stdout, everything else to stderr. The law: `growkit --help` imports nothing but click;
+everything else is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from growkit import __version__
+from growkit.cli.door import Door, as_text, print_json
+from growkit.cli.progress import progress_shown
+
+if TYPE_CHECKING:
+    from growkit.run import Result
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+# -- options that several commands share ---------------------------------------------------------
+
+
+def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=CKPT` pairs as a mapping."""
+    out: dict[str, str] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not (name and equals and path):
+            raise click.BadParameter(f"expected NAME=CKPT, found {value!r}")
+        if name in out:
+            raise click.BadParameter(f"{name} is given twice")
+        out[name] = path
+    return out
+
+
+def _options(*chosen: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(chosen):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_family = click.option(
+    "--family", type=_FILE, help="Family file (YAML) in place of the shipped one."
+)
+_config = click.option("--config", type=_FILE, help="config.json, if not beside the source file.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_growth = _options(
+    click.argument("source"),
+    click.option("--recipe", required=True, metavar="NAME|FILE",
+                 help="Built-in name, or a .yaml file."),
+    click.option("--source", "sources", multiple=True, metavar="NAME=CKPT", callback=_sources,
+                 help="A further checkpoint that the recipe names."),
+    _config,
+    click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
+                 help="Change the recipe: seed=1, or STEP.KEY=VALUE such as width.to.hidden=1024."),
+    click.option("--dtype", metavar="D", help="keep, float32, bfloat16 (bf16), float16, float64."),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of all noise."),
+    _family,
+    click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
+                 help="Largest output file; a larger tensor gets a file of its own."),
+    click.option("--max-memory", default="2GB", show_default=True, metavar="SIZE",
+                 help="Stay below this much memory."),
+)  # fmt: skip
+
+
+@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="growkit")
+def app() -> None:
+    """Grow transformer checkpoints: a larger model that starts from what the small one knows.
+
+    \b
+    Examples:
+      growkit grow small/ --recipe bert_base
+      growkit plan small/ --recipe double_width --set noise.snr_db=20
+    """
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+@app.command()
+@_growth
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Output folder. [default: SOURCE-RECIPE]"
+)
+@click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and Inf in the source.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT once the new one is complete.")
+@click.option("--verify", is_flag=True, help="Run both models afterwards and compare them.")
+@click.option(
+    "--summary",
+    type=click.File("w", encoding="utf-8", lazy=True, atomic=True),
+    metavar="FILE",
+    help="Write what --json prints to this file, too.",
+)
+@_as_json
+@click.option("-q", "--quiet", is_flag=True, help="Print only the path of the result.")
+def grow(
+    source: str, recipe: str, summary: Any, as_json: bool, quiet: bool, **options: Any
+) -> None:
+    """Write a larger checkpoint that starts from SOURCE.
+
+    SOURCE is a .safetensors file with its config.json, a folder, or a sharded index. An interrupted
+    run is resumed by the same command; a finished one is left as it is.
+
+    \b
+    Examples:
+      growkit grow small/ --recipe bert_base -o big/
+      growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
+    """
+    from growkit import report, run
+
+    with progress_shown(quiet) as progress:
+        result = run.grow(source, recipe, progress=progress, **options)
+    told = report.summary_json(
+        result.report,
+        out=str(result.out),
+        already_done=result.already_done,
+        seconds=result.seconds,
+    )
+    if summary is not None:
+        summary.write(as_text(told) + "\n")
+    for lint in result.plan.lints:
+        click.echo(f"warning: {lint}", err=True)
+    if quiet:
+        click.echo(result.out)
+    elif as_json:
+        print_json(told)
+    else:
+        _say_result(result)
+
+
+def _say_result(result: Result) -> None:
+    from growkit.show import claim_text, in_bytes, verification_text
+
+    plan, report = result.plan, result.report
+    done = "already done" if result.already_done else f"written in {result.seconds:.1f} s"
+    click.echo(f"{result.out}: {done}")
+    click.echo(f"  parameters {plan.parameters_before:,} → {plan.parameters_after:,}")
+    click.echo(f"  peak memory {in_bytes(report['peak_memory_bytes'])}")
+    click.echo(f"  {claim_text(plan.claim.claim, plan.claim.reasons)}")
+    if report["verify"]:
+        click.echo(verification_text(report["verify"]))
+
+
+@app.command()
+@_growth
+@click.option("--tensor", metavar="NAME", help="Show what one output tensor is made of.")
+@_as_json
+def plan(
+    source: str,
+    recipe: str,
+    max_shard_size: str,
+    max_memory: str,
+    tensor: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show what `grow` would do, from headers alone: sizes, claim, cost.
+
+    \b
+    Examples:
+      growkit plan small/ --recipe bert_large
+      growkit plan small/ --recipe bert_large --tensor pooler.dense.weight
+    """
+    from dataclasses import asdict
+
+    from growkit import report, run, show
+
+    planned = run.plan_growth(source, recipe, **options)
+    cost = asdict(run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory))
+    text = show.plan_text(planned, **cost) if tensor is None else show.explain(planned, tensor)
+    told = report.plan_json(planned, **cost)
+    if tensor is not None:
+        told = {"name": tensor, **told["tensors"][tensor], "text": text}
+    print_json(told) if as_json else click.echo(text)
+
+
+@app.command()
+@click.argument("checkpoints", nargs=-1, metavar="SMALL BIG")
+@click.option(
+    "--files",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Only re-read the files of OUT: headers, sizes, checksums.",
+)
+@click.option(
+    "--text", type=click.File(encoding="utf-8"), help="Compare on the lines of this file, too."
+)
+@click.option(
+    "--max-drift",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Largest relative error; also where nothing or only an approximation is claimed.",
+)
+@_as_json
+def verify(
+    checkpoints: tuple[str, ...],
+    files: Path | None,
+    text: Any,
+    max_drift: float | None,
+    as_json: bool,
+) -> None:
+    """Run SMALL and BIG and compare what they compute with what growkit.json claims.
+
+    Exit code 1 if the outputs differ by more than the claim allows.
+
+    \b
+    Examples:
+      growkit verify small/ big/
+      growkit verify --files big/
+    """
+    if (files is None) == (not checkpoints) or len(checkpoints) not in (0, 2):
+        raise click.UsageError("expected SMALL and BIG, or --files OUT")
+    if files is not None and (text or max_drift is not None):
+        raise click.UsageError("--files runs no model: leave --text and --max-drift out")
+    from growkit import run
+
+    if files is not None:
+        problems = run.check_files(files)
+        told: dict[str, Any] = {"out": str(files), "passed": not problems, "problems": problems}
+        words = [*problems] if problems else [f"{files}: every file is as it was written"]
+    else:
+        from growkit.report import verification_json
+        from growkit.show import verification_text
+
+        try:
+            lines = text.read() if text else None
+        except UnicodeDecodeError:
+            raise click.BadParameter("not UTF-8 text", param_hint="--text") from None
+        found = run.verify_growth(*checkpoints, text=lines, max_drift=max_drift)
+        told = verification_json(found)
+        words = [verification_text(told)]
+    print_json(told) if as_json else click.echo("\n".join(words))
+    if not told["passed"]:
+        click.echo("error: verification failed", err=True)
+        click.get_current_context().exit(1)
+
+
+@app.command()
+@click.argument("checkpoint", metavar="CKPT")
+@_config
+@_family
+@_as_json
+def inspect(checkpoint: str, config: Path | None, family: Path | None, as_json: bool) -> None:
+    """Show the family of CKPT, its axes and sizes, and what can grow.
+
+    \b
+    Examples:
+      growkit inspect small/
+      growkit inspect model.safetensors --config config.json --json
+    """
+    from growkit import run, show
+
+    told = run.inspect_checkpoint(checkpoint, config=config, family=family)
+    print_json(told) if as_json else click.echo(show.inspection_text(told))
+
+
+@app.command()
+@click.argument("name", required=False)
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of recipe files, for editors.")
+@_as_json
+def recipes(name: str | None, schema: bool, as_json: bool) -> None:
+    """List the built-in recipes, or print one to start your own from.
+
+    \b
+    Examples:
+      growkit recipes
+      growkit recipes bert_base > mine.yaml
+    """
+    from growkit import recipe
+
+    if schema:
+        print_json(recipe.json_schema())
+    elif name is not None and not as_json:
+        click.echo(recipe.recipe_text(name), nl=False)
+    else:
+        chosen = [name] if name is not None else recipe.builtin_recipes()
+        loaded = dict(map(recipe.load_recipe, chosen))
+        if name is not None:
+            print_json(next(iter(loaded.values())).model_dump(mode="json", by_alias=True))
+        elif as_json:
+            print_json({"recipes": [{"name": n, "about": r.about} for n, r in loaded.items()]})
+        else:
+            _table([(n, r.about) for n, r in loaded.items()])
+
+
+@app.command()
+@click.argument("name", required=False)
+@_as_json
+def families(name: str | None, as_json: bool) -> None:
+    """List the families of models that growkit knows, or print one family file.
+
+    \b
+    Examples:
+      growkit families
+      growkit families llama > my_family.yaml
+    """
+    from growkit import run
+
+    if name is not None:
+        text = run.family_text(name)
+        print_json({"name": name, "text": text}) if as_json else click.echo(text, nl=False)
+        return
+    known = run.list_families()
+    if as_json:
+        print_json({"families": known})
+    else:
+        _table([(f["name"], f["about"]) for f in known])
+
+
+def _table(rows: list[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, about in rows:
+        click.echo(f"{name:<{width}}  {about}")
+
+
+def main() -> None:
+    """The entry point of the `growkit` command."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without × gets ? instead of a traceback
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app(prog_name="growkit")

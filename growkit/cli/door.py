@@ -1,0 +1,107 @@
+"""The door of the command line: every failure leaves as a sentence, a hint and an exit code.
+
+The law: one line on stderr, a traceback only with GROWKIT_DEBUG=1; with --json, stdout still holds
+exactly one JSON object.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+RESUME = "run the same command again to resume; finished shards are kept"
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    click.echo(as_text(value))
+
+
+def as_text(value: Mapping[str, Any]) -> str:
+    """JSON as it is printed and saved."""
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class Door(click.Group):
+    """The group of commands; every failure leaves through it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember whether the answer has to be JSON, even if the rest cannot be parsed."""
+        ctx.meta["growkit.json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; say what went wrong and with which code."""
+        try:
+            with _sigterm():
+                return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except click.ClickException as error:
+            if ctx.meta["growkit.json"]:
+                _fail(ctx, error.format_message(), "", error.exit_code)
+            raise
+        except KeyboardInterrupt:
+            _fail(ctx, "interrupted", RESUME, 130)
+        except _Terminated:
+            _fail(ctx, "terminated", RESUME, 143)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # click ends quietly when the reader of a pipe has gone
+            if os.environ.get("GROWKIT_DEBUG") == "1":
+                import traceback
+
+                click.echo(traceback.format_exc(), err=True, nl=False)
+            _fail(ctx, *_sentence(error))
+
+
+def _sentence(error: Exception) -> tuple[str, str, int]:
+    """Message, hint and exit code of a failure."""
+    from growkit.errors import GrowkitError, ResourceError
+
+    if isinstance(error, GrowkitError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, MemoryError):
+        return "not enough memory", "lower --max-memory", ResourceError.exit_code
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, PermissionError) or getattr(error, "errno", 0) == errno.ENOSPC:
+        return message, "", ResourceError.exit_code
+    return f"unexpected {message}", "GROWKIT_DEBUG=1 shows where it happened", 1
+
+
+def _fail(ctx: click.Context, message: str, hint: str, exit_code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    if ctx.meta["growkit.json"]:
+        print_json({"error": message, "hint": hint, "exit_code": exit_code})
+    ctx.exit(exit_code)
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Inside, SIGTERM unwinds like Ctrl-C, so that locks and handles are let go."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

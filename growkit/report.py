@@ -1,0 +1,357 @@
+"""What happened, and what it means for the trainer: growkit.json, the plan as JSON, the model card.
+
+The law: everything here is read off the plan, nothing is decided; it opens no file and prints
+nothing. What a tensor is made of is said in four words: *copied* (every value is one source value),
+*scaled* (one source value times a factor), *mixed* (several) and *new* (no source at all).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import PurePath
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+
+from growkit.formula import Formula, Stored, Term
+from growkit.kernel import BoolArray, Kernel
+from growkit.plan import Plan
+from growkit.proof import APPROXIMATE
+from growkit.recipe import resolved
+
+Kind = Literal["copied", "scaled", "mixed", "new"]
+Json = dict[str, Any]
+
+
+# -- where a tensor comes from -------------------------------------------------------------------
+
+
+class Origin(NamedTuple):
+    """Where the values of one output tensor come from."""
+
+    kind: Kind
+    sources: tuple[Stored, ...]
+    new_rows: int  # rows of dim 0 that no source tensor reaches
+
+
+def origin(formula: Formula) -> Origin:
+    """Where an output tensor comes from, read off its terms.
+
+    >>> origin(Formula("w", (4, 2), "F32"))  # no terms: zeros
+    Origin(kind='new', sources=(), new_rows=4)
+    """
+    rows = formula.shape[0] if formula.shape else 0
+    stored = [t for t in formula.terms if isinstance(t.source, Stored)]
+    if not stored:
+        return Origin("new", (), rows)
+    sources = tuple(dict.fromkeys(t.source for t in stored if isinstance(t.source, Stored)))
+    masks = [_reached(t.kernels[0]) for t in stored if t.kernels]
+    reached = [m for m in masks if m is not None]
+    covered = not masks or len(reached) < len(masks)  # some term reaches every row
+    new_rows = 0 if covered else rows - int(np.logical_or.reduce(reached).sum())
+    return Origin(_kind(stored, formula.terms), sources, new_rows)
+
+
+def _kind(stored: Sequence[Term], terms: Sequence[Term]) -> Kind:
+    kernels = [k for t in stored for k in t.kernels if k is not None]
+    several = any(not k.is_gather or k.index.shape[1] > 1 for k in kernels)
+    if several or any(_overlap(a, b) for a, b in combinations(terms, 2)):
+        return "mixed"
+    units = all((k.unit_rows | k.zero_rows).all() for k in kernels)
+    return "copied" if units and all(t.scale == 1.0 for t in stored) else "scaled"
+
+
+def _overlap(a: Term, b: Term) -> bool:
+    """Some element takes from both terms."""
+    for left, right in zip(a.kernels, b.kernels, strict=True):
+        x, y = _reached(left), _reached(right)
+        if x is not None and y is not None and not (x & y).any():
+            return False
+    return True
+
+
+def _reached(kernel: Kernel | None) -> BoolArray | None:
+    """Which rows are not zero; None is all of them."""
+    return None if kernel is None else ~kernel.zero_rows
+
+
+def further_copies(formulas: Sequence[Formula]) -> set[str]:
+    """Tensors whose sources an earlier tensor already carries: those of added layers, mostly."""
+    seen: set[tuple[Stored, ...]] = set()
+    further = set()
+    for formula in sorted(formulas, key=lambda f: _natural(f.name)):
+        sources = origin(formula).sources
+        if sources in seen:
+            further.add(formula.name)
+        elif sources:
+            seen.add(sources)
+    return further
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+# -- JSON ----------------------------------------------------------------------------------------
+
+
+def report_json(
+    plan: Plan,
+    *,
+    version: str,
+    digest: str,
+    files: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Any]],
+    started: str,
+    seconds: float,
+    peak_bytes: int,
+) -> Json:
+    """growkit.json: what a trainer, `verify` and the next growkit need to know about a result.
+
+    `files` are the files written, with whatever is known of each; `tensors` gives file and crc32 of
+    each tensor; `started` is an ISO 8601 time, `peak_bytes` the memory measured.
+    """
+    listed = _tensors(plan)
+    for name, entry in listed.items():
+        entry |= {"file": tensors[name]["file"], "crc32": tensors[name]["crc32"]}
+    return {
+        "version": version,
+        "digest": digest,
+        **_head(plan),
+        "sources": {
+            name: {
+                "path": checkpoint.path,
+                "revision": checkpoint.revision,
+                "files": [asdict(file) for file in checkpoint.files],
+            }
+            for name, checkpoint in plan.sources.items()
+        },
+        "exactness": _exactness(plan),
+        "readback": plan.readback if plan.readback in plan.maps else None,
+        "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items()},
+        "files": dict(files),
+        "tensors": listed,
+        "new_tensors": new_tensors(plan),
+        "zeroed_tensors": list(plan.zeroed),
+        "dropped": list(plan.dropped),
+        "seeds": {"recipe": plan.recipe.seed},
+        "timings": {"started": started, "seconds": round(seconds, 3)},
+        "peak_memory_bytes": peak_bytes,
+        "verify": None,
+        "hints": hints(plan),
+    }
+
+
+def plan_json(
+    plan: Plan,
+    *,
+    digest: str,
+    output_bytes: int,
+    disk_bytes: int,
+    peak_bytes: int,
+    shards: Sequence[str],
+) -> Json:
+    """The plan for programs: what `growkit plan --json` prints."""
+    return {
+        "digest": digest,
+        **_head(plan),
+        "config": config_changes(plan),
+        "exactness": _exactness(plan),
+        "output_bytes": output_bytes,
+        "disk_bytes": disk_bytes,
+        "peak_memory_bytes": peak_bytes,
+        "shards": list(shards),
+        "tensors": _tensors(plan),
+        "new_tensors": new_tensors(plan),
+        "zeroed_tensors": list(plan.zeroed),
+        "dropped": list(plan.dropped),
+        "hints": hints(plan),
+        "resolved": yaml.safe_load(resolved(plan.recipe)),
+    }
+
+
+def summary_json(
+    report: Mapping[str, Any], *, out: str, already_done: bool, seconds: float
+) -> Json:
+    """The part of growkit.json that fits on a screen: what `growkit grow --json` prints."""
+    kept = ("digest", "recipe", "family", "sizes", "parameters", "exactness", "verify", "hints")
+    return {
+        "out": out,
+        "already_done": already_done,
+        "seconds": round(seconds, 3),
+        **{key: report[key] for key in kept},
+        "origins": origins(report["tensors"]),
+        "new_tensors": len(report["new_tensors"]),
+        "zeroed_tensors": len(report["zeroed_tensors"]),
+        "dropped": report["dropped"],
+        "peak_memory_bytes": report["peak_memory_bytes"],
+    }
+
+
+def verification_json(found: Any) -> Json:
+    """A `verify.Verification` as JSON: what was measured, what was claimed, do they agree."""
+    return {"passed": found.passed, **asdict(found)}
+
+
+def config_changes(plan: Plan) -> dict[str, list[Any]]:
+    """Keys of config.json that change, each with [before, after]; None where it is absent."""
+    before, after = plan.config_before, plan.config
+    return {
+        key: [before.get(key), after.get(key)]
+        for key in [*before, *(k for k in after if k not in before)]
+        if before.get(key) != after.get(key)
+    }
+
+
+def new_tensors(plan: Plan) -> list[str]:
+    """Tensors that the source did not have: made of nothing, or one more copy of the same thing."""
+    further = further_copies(plan.formulas)
+    return [f.name for f in plan.formulas if f.name in further or origin(f).kind == "new"]
+
+
+def origins(tensors: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many tensors are copied, scaled, mixed and new."""
+    return dict(Counter(str(t["origin"]) for t in tensors.values()).most_common())
+
+
+def _head(plan: Plan) -> Json:
+    return {
+        "recipe": plan.recipe_name,
+        "family": plan.family,
+        "sizes": {"before": dict(plan.sizes_before), "after": dict(plan.sizes_after)},
+        "parameters": {"before": plan.parameters_before, "after": plan.parameters_after},
+    }
+
+
+def _exactness(plan: Plan) -> Json:
+    return {
+        **asdict(plan.claim),
+        "storage": asdict(plan.storage),
+        "steps": [*map(asdict, plan.steps)],
+    }
+
+
+def _read_map(read: Kernel) -> Json:
+    """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`."""
+    assert read.is_gather, "no map of a recipe reads with shared rows"
+    sparse = {"index": read.index.tolist(), "coef": read.coef.tolist()}
+    return {"old": read.old, "new": read.new, "read": sparse}
+
+
+def _tensors(plan: Plan) -> dict[str, Json]:
+    main = plan.recipe.sources[0]
+    out: dict[str, Json] = {}
+    for formula in plan.formulas:
+        kind, sources, new_rows = origin(formula)
+        out[formula.name] = {
+            "shape": list(formula.shape),
+            "dtype": formula.dtype,
+            "origin": kind,
+            "from": [s.name if s.source == main else f"{s.source}:{s.name}" for s in sources],
+            "new_rows": new_rows,
+        }
+    return out
+
+
+# -- words for the trainer -----------------------------------------------------------------------
+
+
+def hints(plan: Plan) -> list[str]:
+    """What to mind when training goes on, the plan's own warnings first."""
+    out = list(plan.lints)
+    if plan.claim.claim == APPROXIMATE:
+        out.append(
+            "The first steps repair what growth changed: expect the loss to start above the small "
+            "model's. `growkit verify SMALL BIG` measures by how much the outputs differ."
+        )
+    out.append(
+        "No optimizer state is written: start with a fresh optimizer and warm the learning rate "
+        "up again, over 200 to 3000 steps, to the peak that is usual for the new size; lower "
+        "peaks cost final quality (LEMON, arXiv 2310.07999; stacking, arXiv 2405.15319)."
+    )
+    if plan.zeroed and any(step.op == "depth" for step in plan.steps):
+        out.append(
+            "The added layers are silent: to keep what the small model knows, train only "
+            "new_tensors at first and freeze the rest (block expansion, arXiv 2401.02415)."
+        )
+    if plan.zeroed:
+        out.append(
+            f"{len(plan.zeroed)} tensors start at zero on purpose (zeroed_tensors). They learn "
+            "from the first step on; what feeds only them learns from the second."
+        )
+    return out
+
+
+# -- model card ----------------------------------------------------------------------------------
+
+
+def model_card(plan: Plan, report: Json) -> str:
+    """README.md of the result: YAML front matter for the Hub, then what a person asks first."""
+    source = plan.sources[plan.recipe.sources[0]]
+    base = hub_id(source.path, source.revision)
+    front: Json = {"library_name": "transformers"} if "model_type" in plan.config else {}
+    front |= {"base_model": base} if base else {}
+    front |= {"tags": ["growkit", "model-growth"]}
+    names = plan.config.get("architectures") or ["AutoModel"]
+    sizes = [
+        f"| {axis} | {plan.sizes_before.get(axis, '–')} | {after} |"
+        for axis, after in plan.sizes_after.items()
+    ]
+    claim = report["exactness"]
+    counts = ", ".join(f"{n} {kind}" for kind, n in origins(report["tensors"]).items())
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
+            "---",
+            "",
+            f"# {base or PurePath(source.path).stem} grown by `{plan.recipe_name}`",
+            "",
+            f"Grown with growkit {report['version']} and not yet trained at this size: an "
+            "initialisation for further training.",
+            "",
+            "| | before | after |",
+            "|---|---:|---:|",
+            *sizes,
+            f"| parameters | {plan.parameters_before:,} | {plan.parameters_after:,} |",
+            "",
+            "## Does it still compute the same?",
+            "",
+            f"Claim: **{claim['claim']}**, stored as {claim['storage']['dtype']} "
+            f"({claim['storage']['claim']}).",
+            *(["", *(f"- {reason}" for reason in claim["reasons"])] if claim["reasons"] else []),
+            "",
+            "## Load",
+            "",
+            "```python",
+            f"from transformers import {names[0]}",
+            "",
+            f'model = {names[0]}.from_pretrained("path/to/this/folder")',
+            "```",
+            "",
+            "## Train",
+            "",
+            *(f"- {hint}" for hint in report["hints"]),
+            "",
+            f"Tensors: {counts}. `growkit.json` has the origin of each, `recipe.yaml` the recipe.",
+            "",
+        ]
+    )
+
+
+def hub_id(path: str, revision: str | None) -> str | None:
+    """`org/name` if the checkpoint came from the Hub, by its cache folder or its own spelling.
+
+    >>> hub_id("~/.cache/hub/models--org--name/snapshots/0a1b", None)
+    'org/name'
+    """
+    cached = re.search(r"models--([\w.-]+?)--([\w.-]+)", path)
+    if cached:
+        return f"{cached[1]}/{cached[2]}"
+    return path if revision and re.fullmatch(r"[\w.-]+/[\w.-]+", path) else None

@@ -1,0 +1,345 @@
+"""A plan in words, for a terminal of 80 columns: the whole of it, or one tensor.
+
+The law: every number shown is read off the plan. Nothing is decided here and nothing printed.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from growkit.axes import AxisMap
+from growkit.errors import UsageError, did_you_mean
+from growkit.formula import Ones, Stored, Term
+from growkit.kernel import IntArray, Kernel
+from growkit.plan import Plan
+from growkit.recipe import resolved
+from growkit.report import config_changes, hints, origin, origins
+
+WIDTH = 80  # columns
+RUNS = 4  # ranges of a map that are spelled out
+ROWS = 3  # first rows of a map that are spelled out
+
+
+# -- the whole plan ------------------------------------------------------------------------------
+
+
+def plan_text(
+    plan: Plan,
+    *,
+    digest: str,
+    output_bytes: int,
+    disk_bytes: int,
+    peak_bytes: int,
+    shards: Sequence[str],
+) -> str:
+    """The plan for people: sizes, config, claim, steps, tensors, cost, recipe."""
+    kinds = origins({f.name: {"origin": origin(f).kind} for f in plan.formulas})
+    files = _count(len(shards), "file")
+    return "\n".join(
+        [
+            f"{plan.recipe_name}: {plan.family}, {len(plan.formulas)} tensors",
+            "",
+            *_sizes(plan),
+            *_section("config.json", (_change(k, *v) for k, v in config_changes(plan).items())),
+            *_section("claim", [claim_text(plan.claim.claim, plan.claim.reasons)]),
+            *_section(
+                "steps",
+                (
+                    f"{i} {step.op}: {claim_text(step.claim, step.reasons)}"
+                    for i, step in enumerate(plan.steps)
+                ),
+            ),
+            *_section(
+                "tensors",
+                [
+                    ", ".join(f"{n} {kind}" for kind, n in kinds.items()),
+                    *([f"{len(plan.zeroed)} zero on purpose"] if plan.zeroed else []),
+                    *(f"dropped: {name}" for name in plan.dropped),
+                ],
+            ),
+            *_section(
+                "cost",
+                [
+                    f"output {in_bytes(output_bytes)} in {files}, {plan.storage.dtype}, "
+                    f"values {plan.storage.claim}",
+                    f"disk needed {in_bytes(disk_bytes)}, peak memory {in_bytes(peak_bytes)}",
+                    f"digest {digest}",
+                ],
+            ),
+            *_section("hints", hints(plan)),
+            "",
+            "recipe",
+            textwrap.indent(resolved(plan.recipe).rstrip(), "  "),
+        ]
+    )
+
+
+def claim_text(claim: str, reasons: Sequence[str]) -> str:
+    """A claim and its reasons in one sentence."""
+    return f"{claim}: {'; '.join(reasons)}" if reasons else claim
+
+
+def in_bytes(count: float) -> str:
+    """Bytes in decimal units, as disks are sold.
+
+    >>> in_bytes(437_951_328)
+    '438 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _sizes(plan: Plan) -> list[str]:
+    before = {**plan.sizes_before, "parameters": plan.parameters_before}
+    after = {**plan.sizes_after, "parameters": plan.parameters_after}
+    rows = []
+    for axis, new in after.items():
+        old = before.get(axis)
+        ratio = f"× {new / old:.4g}" if old and new != old else ""
+        rows.append(
+            f"  {axis:<16}{'' if old is None else f'{old:,}':>16}{new:>16,}   {ratio}".rstrip()
+        )
+    return [f"  {'':<16}{'before':>16}{'after':>16}", *rows]
+
+
+def _section(title: str, items: Iterable[str]) -> list[str]:
+    """A title and its items; nothing at all without items."""
+    lines = [line for item in items for line in _wrapped(item, "  ")]
+    return ["", title, *lines] if lines else []
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _change(key: str, before: Any, after: Any) -> str:
+    def brief(value: Any) -> str:
+        text = "absent" if value is None else repr(value)
+        return text if len(text) <= 60 else f"{text[:50]}… ({len(text)} characters)"
+
+    return f"{key}: {brief(before)} → {brief(after)}"
+
+
+def verification_text(told: Mapping[str, Any]) -> str:
+    """What `verify` measured, claimed and found, from its JSON."""
+    m = told["measurement"]
+    lines = []
+    if m["error"] is not None:
+        lines.append(
+            f"{m['kind']} of {m['tokens']} tokens: largest relative difference {m['error']:.2e}, "
+            f"root mean square {m['rms']:.2e}"
+        )
+    if m["kl"] is not None:
+        lines.append(f"KL {m['kl']:.2e} nats, same first choice {m['top1']:.1%}")
+    if told["claim"] is not None:
+        limit = told["tolerance"]
+        allows = "any difference" if limit is None else f"{limit:.2e}"
+        lines.append(f'claim "{told["claim"]}" allows {allows}')
+        lines += [f"  {reason}" for reason in told["reasons"]]
+    lines += [f"note: {note}" for note in told["notes"]]
+    lines += [f"failed: {failure}" for failure in told["failures"]]
+    return "\n".join([*lines, "passed" if told["passed"] else "FAILED"])
+
+
+def inspection_text(told: Mapping[str, Any]) -> str:
+    """What a checkpoint is and what of it can grow, from the JSON of `inspect`."""
+    rows = [
+        f"  {axis:<14}{entry['size']:>12,}   {'can grow' if entry['can_grow'] else 'fixed'}"
+        + (f": {entry['why']}" if entry["why"] else "")
+        for axis, entry in told["axes"].items()
+    ]
+    return "\n".join(rows)
+
+
+# -- one tensor ----------------------------------------------------------------------------------
+
+
+def explain(plan: Plan, name: str) -> str:
+    """What one output tensor is made of, term by term, and the maps of the axes behind it.
+
+    Raises UsageError for a tensor that the plan does not write.
+    """
+    formulas = {f.name: f for f in plan.formulas}
+    if name not in formulas:
+        raise UsageError(
+            f"--tensor {name}: the plan writes no such tensor", hint=did_you_mean(name, formulas)
+        )
+    formula = formulas[name]
+    kind, _, new_rows = origin(formula)
+    lines = [
+        name,
+        f"  {_shape(formula.shape)} {formula.dtype}, {kind}, {_count(new_rows, 'new row')}",
+    ]
+    lines += [] if formula.terms else ["", "  = 0"]
+    for i, term in enumerate(formula.terms):
+        scale = "" if term.scale == 1.0 else f"{term.scale:.6g} × "
+        lines += ["", f"  {'+' if i else '='} {scale}{_source(term)}"]
+        for dim, kernel in enumerate(term.kernels):
+            lines += _wrapped(f"dim {dim}: {_axis(plan.maps, kernel)}{in_words(kernel)}", "    ")
+            if kernel is not None and kernel.scalar() is None:
+                lines += _wrapped(first_rows(kernel), "      ")
+    kernels = [k for t in formula.terms for k in t.kernels if k is not None]
+    for axis, m in plan.maps.items():
+        if not m.is_identity and any(_behind(plan.maps, axis, k) for k in kernels):
+            lines += ["", f"  {axis}: {m.old} → {m.new}"]
+            for role, kernel in _roles(m).items():
+                lines += _wrapped(f"{role}: {in_words(kernel)}", "    ")
+    return "\n".join(lines)
+
+
+def _behind(maps: Mapping[str, AxisMap], axis: str, kernel: Kernel) -> bool:
+    """The kernel is that of this axis, or may be a product with it."""
+    known, m = _axis(maps, kernel), maps[axis]
+    divides = kernel.new % m.new == 0 == kernel.old % m.old and kernel.shape != m.write.shape
+    return known.startswith(f"{axis},") if known else divides
+
+
+def in_words(kernel: Kernel | None) -> str:
+    """A kernel as a person would say it.
+
+    >>> in_words(Kernel.gather([0, 1, 0, 1], 0.5, old=2))
+    'tile ×2 (coef 0.5)'
+    """
+    if kernel is None or kernel.is_identity:
+        return "identity"
+    if kernel.dense is not None:
+        return f"dense, {kernel.old} → {kernel.new}"
+    rho = kernel.scalar()
+    if rho is not None:
+        return f"× {rho:.6g}"
+    parts = []
+    if kernel.index.shape[1] > 1:
+        most = int((kernel.coef != 0).sum(axis=1).max())
+        parts.append(f"up to {most} of {kernel.old} per row{_coefs(kernel)}")
+    elif kernel.coef.any():
+        parts.append(_pattern(kernel) + _coefs(kernel))
+    if kernel.share.shape[1]:
+        count = int(kernel.share.any(axis=1).sum())
+        parts.append(f"{_count(count, 'row')} of a mean of all {kernel.old}")
+    zeros = int(kernel.zero_rows.sum())
+    if zeros:
+        parts.append(_count(zeros, "zero row"))
+    return ", ".join(parts)
+
+
+def first_rows(kernel: Kernel) -> str:
+    """The first rows of a kernel that are not zero, as sums of source rows."""
+
+    def row(i: int) -> str:
+        if kernel.dense is not None:
+            return "dense"
+        terms = [
+            f"{'' if c == 1 else f'{c:.6g}·'}old {j}"
+            for j, c in zip(kernel.index[i].tolist(), kernel.coef[i].tolist(), strict=True)
+            if c
+        ]
+        terms += ["shared"] if kernel.share[i].any() else []
+        more = " + …" if len(terms) > RUNS else ""
+        return " + ".join(terms[:RUNS]).replace("+ -", "- ") + more
+
+    rows = np.flatnonzero(~kernel.zero_rows).tolist()
+    shown = [f"row {i} = {row(i)}" for i in rows[:ROWS]]
+    return ", ".join([*shown, "…"] if len(rows) > ROWS else shown)
+
+
+def _pattern(kernel: Kernel) -> str:
+    """Which source row each new row takes, for at most one source per row."""
+    old, used = kernel.old, np.flatnonzero(kernel.coef[:, 0])
+    new, index = len(used), kernel.index[used, 0]
+    if used[-1] == new - 1:  # zero rows only at the end
+        ratio = new // old
+        if new == ratio * old and ratio > 1 and np.array_equal(index, used % old):
+            return f"tile ×{ratio}"
+        if new == ratio * old and ratio > 1 and np.array_equal(index, used // ratio):
+            return f"repeat ×{ratio}"
+        blocks = _blocks(index, old)
+        if 1 < blocks < min(new, old):
+            block = Kernel.gather(index[: new // blocks], old=old // blocks)
+            return f"in each of {blocks} blocks: {_pattern(block)}"
+    cuts = np.flatnonzero((np.diff(index) != 1) | (np.diff(used) != 1)) + 1
+    runs = [
+        f"{_range(rows)} from {_range(old_rows)}"
+        for rows, old_rows in zip(np.split(used, cuts), np.split(index, cuts), strict=True)
+    ]
+    more = f", … ({len(runs)} ranges)" if len(runs) > RUNS else ""
+    return ", ".join(runs[:RUNS]) + more
+
+
+def _blocks(index: IntArray, old: int) -> int:
+    """The number of equal blocks on the diagonal: heads, where the map acts inside each."""
+    for n in range(min(len(index), old), 1, -1):
+        if len(index) % n == 0 == old % n:
+            inside = index.reshape(n, -1) - np.arange(n)[:, None] * (old // n)
+            if (inside == inside[0]).all() and 0 <= inside[0].min() <= inside[0].max() < old // n:
+                return n
+    return 1
+
+
+def _range(rows: Any) -> str:
+    return f"{rows[0]}" if len(rows) == 1 else f"{rows[0]}–{rows[-1]}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _coefs(kernel: Kernel) -> str:
+    coef = kernel.coef[kernel.coef != 0]
+    low, high = float(coef.min()), float(coef.max())
+    if low == high == 1.0:
+        return ""
+    return f" (coef {low:.6g})" if low == high else f" (coefs {low:.6g} to {high:.6g})"
+
+
+def _source(term: Term) -> str:
+    source = term.source
+    if isinstance(source, Stored):
+        return f"{source.source}: {source.name} {_shape(source.shape)} {source.dtype}"
+    if isinstance(source, Ones):
+        return "ones"
+    level = f"{source.snr_db:g} dB" if source.snr_db is not None else f"std {source.std:g}"
+    return f"noise of step {source.step}, seed {source.seed}, {level}"
+
+
+def _roles(m: AxisMap) -> dict[str, Kernel]:
+    """The kernels of an axis, by what a tensor does with it."""
+    roles = {"write": m.write, "read": m.read}
+    if in_words(m.write_normed) != in_words(m.write):
+        roles["write normed"] = m.write_normed
+    return roles
+
+
+def _axis(maps: Mapping[str, AxisMap], kernel: Kernel | None) -> str:
+    """`hidden, read: ` where a kernel is that of one axis as it is."""
+    known = [
+        (f"{axis}, {role}: ", k)
+        for axis, m in maps.items()
+        if not m.is_identity
+        for role, k in {**_roles(m), "gain": m.gain}.items()
+    ]
+    same = [label for label, k in known if k is kernel]
+    same += [label for label, k in known if kernel is not None and _equal(k, kernel)]
+    return same[0] if same else ""
+
+
+def _equal(a: Kernel, b: Kernel) -> bool:
+    pairs = ((a.index, b.index), (a.coef, b.coef), (a.share, b.share), (a.rows, b.rows))
+    return a.shape == b.shape and all(np.array_equal(x, y) for x, y in pairs)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))})"

@@ -1,0 +1,164 @@
+"""One model, loaded by transformers and run on tokens.
+
+The law: only what lies beside the weights is read, no code of a checkpoint is run, and nothing that
+is missing is made up: a parameter that no file holds is NaN, so that it shows where it matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from growkit.errors import UsageError, VerifyError
+from growkit.formula import Checkpoint
+
+try:
+    import transformers
+    from tokenizers import Tokenizer
+except ImportError as error:
+    raise UsageError(
+        f"verify: transformers cannot be imported ({error})",
+        hint="pip install 'growkit[verify]'",
+    ) from error
+
+LENGTHS = (8, 32, 128)  # tokens of the random sequences, cut to the model's positions
+TEXT_TOKENS = 1024  # of a given text, at most: one model's outputs for them are held in memory
+HIDDEN = "last_hidden_state"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model, and where its files and its class disagree."""
+
+    path: Path
+    model: Any
+    missing: frozenset[str]  # parameters that no file holds
+    unexpected: frozenset[str]  # stored tensors that the class has no place for
+
+
+def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loaded:
+    """The model of a checkpoint, of the class that its config names, with eager attention."""
+    path = Path(checkpoint.path)
+    try:
+        cls, config = _class_and_config(checkpoint.config)
+        if path.is_file():
+            config.transformers_weights = path.name
+        with _silence():
+            model, info = cls.from_pretrained(
+                _folder(checkpoint),
+                config=config,
+                dtype=dtype,
+                attn_implementation="eager",
+                output_loading_info=True,
+                local_files_only=True,
+            )
+    except Exception as error:  # transformers raises all kinds; each is about this checkpoint
+        raise VerifyError(
+            f"{path}: transformers {transformers.__version__} cannot load it: {_reason(error)}",
+            hint="`growkit inspect` shows what the files hold",
+        ) from error
+    missing = frozenset(info["missing_keys"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in missing:
+                parameter.fill_(torch.nan)
+    return Loaded(path, model.eval(), missing, frozenset(info["unexpected_keys"]))
+
+
+def _class_and_config(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    names = config.get("architectures") or [""]
+    cls = getattr(transformers, names[0], None)
+    if cls is None:
+        kind = transformers.CONFIG_MAPPING[config["model_type"]]
+        return transformers.AutoModel, kind.from_dict(dict(config))
+    return cls, cls.config_class.from_dict(dict(config))
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    path = Path(checkpoint.path)
+    return path.parent if path.is_file() else path
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {[*str(error).strip().splitlines(), ''][0]}"
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No load report and no progress bars of transformers: only `cli` speaks."""
+    log: Any = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(log.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def random_tokens(model: Any, seed: int) -> list[torch.Tensor]:
+    """Sequences of random tokens that the model can read, each (1, length)."""
+    generator = torch.Generator().manual_seed(seed)
+    vocab = model.get_input_embeddings().weight.shape[0]
+    lengths = sorted({min(length, _longest(model)) for length in LENGTHS})
+    return [torch.randint(vocab, (1, length), generator=generator) for length in lengths]
+
+
+def text_tokens(
+    checkpoint: Checkpoint, model: Any, text: str
+) -> tuple[list[torch.Tensor], list[str]]:
+    """The tokens of each line of `text` by the checkpoint's tokenizer, each (1, length); notes."""
+    file = _folder(checkpoint) / "tokenizer.json"
+    if not file.is_file():
+        raise UsageError(
+            f"{file}: not found, so the text cannot be turned into tokens",
+            hint="leave --text out: random tokens need no tokenizer",
+        )
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    batches: list[torch.Tensor] = []
+    room, longest = TEXT_TOKENS, _longest(model)
+    for line in filter(None, map(str.strip, text.splitlines())):
+        ids = tokenizer.encode(line).ids
+        used = ids[:room]
+        room -= len(used)
+        batches += [torch.tensor([used[i : i + longest]]) for i in range(0, len(used), longest)]
+        if len(used) < len(ids):
+            return batches, [f"text: only its first {TEXT_TOKENS} tokens were used"]
+    return batches, []
+
+
+def _longest(model: Any) -> int:
+    """How many tokens a model is given at once."""
+    return min(getattr(model.config, "max_position_embeddings", None) or LENGTHS[-1], LENGTHS[-1])
+
+
+def outputs(loaded: Loaded, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All logits that the class gives, else the last hidden state, by name.
+
+    Each is (predictions, classes) or (tokens, hidden), over all batches.
+    """
+    rows: dict[str, list[torch.Tensor]] = {}
+    for batch in batches:
+        try:
+            with torch.no_grad():
+                result = loaded.model(input_ids=batch)
+            logits = {name: value for name, value in result.items() if name.endswith("logits")}
+            named = logits or {HIDDEN: result[HIDDEN]}
+        except Exception as error:  # as in `load`
+            raise VerifyError(
+                f"{loaded.path}: {type(loaded.model).__name__} does not run on tokens: "
+                + _reason(error),
+                hint="verify runs models that read token ids and give logits or a hidden state",
+            ) from error
+        for name, value in named.items():
+            rows.setdefault(name, []).append(value.reshape(-1, value.shape[-1]))
+    return {name: torch.cat(values) for name, values in rows.items()}

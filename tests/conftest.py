@@ -1,0 +1,19 @@
+"""Set before anything is imported: no network, two threads, the same examples on every run."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "OMP_NUM_THREADS": "2",  # torch reads it on import; subprocesses inherit it
+    "TOKENIZERS_PARALLELISM": "false",
+}
+os.environ.pop("GROWKIT_DEBUG", None)  # it turns error messages into tracebacks
+
+# Timings vary on a shared machine, and a red run must be about the change, not about the dice.
+hypothesis.settings.register_profile("growkit", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("growkit")

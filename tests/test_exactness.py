@@ -1,0 +1,235 @@
+"""Claim = measurement: every growth is written, loaded by transformers and run in float64.
+
+Tiny random models with random norm gains and biases. A claim of exact must measure as exact, and a
+claim of approximate must measurably differ; both ways, for every family, head class and operator.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import transformers
+
+from growkit import run
+from growkit.proof import APPROXIMATE, EPS, EXACT
+from growkit.recipe import parse_recipe
+from growkit.verify import full_precision
+
+NOISE = {"op": "noise", "snr_db": 0}
+DEEPER = {"op": "depth", "to": {"layers": "2x"}}
+HEADS = [
+    ("bert", "base"), ("bert", "no_pooler"), ("bert", "masked_lm"), ("bert", "pretraining"),
+    ("bert", "classifier"), ("gpt2", "base"), ("gpt2", "causal"), ("gpt2", "untied"),
+    ("gpt2", "classifier"), ("llama", "base"), ("llama", "causal"), ("llama", "tied"),
+    ("llama", "biased"), ("llama", "classifier"), ("mistral", "causal"), ("qwen2", "causal"),
+    ("qwen2", "tied"),
+]  # fmt: skip
+COUPLED = ("bert", "gpt2")  # hidden = heads × head_dim in code
+TOLERANCE = {torch.float64: {EXACT: 1e-10, EPS: 1e-9}, torch.float32: {EXACT: 2e-5, EPS: 2e-5}}
+DIFFERS = 1e-3
+
+
+def width(**to: Any) -> dict[str, Any]:
+    """A width step."""
+    return {"op": "width", "to": to}
+
+
+CASES: dict[str, list[dict[str, Any]]] = {
+    "2x": [width(axes="2x")],
+    "3x": [width(axes="3x")],
+    "3/2x": [width(axes="3/2x")],
+    "mlp": [width(mlp=25)],
+    "2x, noise": [width(axes="2x"), NOISE],
+    "3x, noise": [width(axes="3x"), NOISE],
+    "3/2x, noise": [width(axes="3/2x"), NOISE],
+    "mlp, noise": [width(mlp=25), NOISE],
+    "silent 2x": [DEEPER],
+    "silent 2x, noise": [DEEPER, NOISE],
+    "2x and silent, noise": [width(axes="2x"), DEEPER, NOISE],
+    "noise, then 3/2x": [width(mlp="2x"), NOISE, width(axes="3/2x")],
+    "stack": [{**DEEPER, "how": "stack"}],
+    "uneven split": [{**width(mlp="2x"), "how": {"mlp": {"map": "uneven", "weights": [2, 1]}}}],
+}
+FREE = {  # families whose head size is a config key of its own
+    "heads": [width(hidden=48, heads=6)],
+    "heads and kv heads": [width(hidden=48, heads=8, kv_heads=4), NOISE],
+    "fresh kv heads": [width(hidden=48, heads=6, kv_heads=3), NOISE],
+    "kv heads only": [width(kv_heads=4)],
+    "head_dim 2x": [width(head_dim="2x"), NOISE],
+    "head_dim 3/2x": [width(head_dim="3/2x"), NOISE],
+    "hidden only": [width(hidden=28), NOISE],
+    "hidden isometric": [{**width(hidden=28), "how": "isometric"}, NOISE],
+    "hidden circular": [{**width(hidden=28), "how": "circular"}],
+    "hidden repeat": [{**width(hidden=48), "how": "repeat"}, NOISE],
+    "explicit layers": [{"op": "depth", "layers": [0, 0, 1], "new": "silent"}],
+}
+TOGETHER = {
+    "head_dim 2x": [width(hidden="2x", head_dim="2x"), NOISE],
+    "head_dim 3/2x": [width(hidden="3/2x", head_dim="3/2x"), NOISE],
+    "repeat": [{**width(axes="2x"), "how": "repeat"}, NOISE],
+}
+TABLE = [
+    pytest.param(family, head, steps, id=f"{family}-{head}-{name}")
+    for family, head in HEADS
+    for name, steps in (CASES | (TOGETHER if family in COUPLED else FREE)).items()
+]
+
+
+def sizes(family: str) -> dict[str, int]:
+    """Sizes that differ from each other, with grouped kv heads and a free head size if possible."""
+    common = {"heads": 4, "head_dim": 4, "mlp": 18, "layers": 2}
+    if family in COUPLED:
+        return common
+    return {**common, "kv_heads": 2, "hidden": 24}
+
+
+def steps_of(steps: list[dict[str, Any]], **keys: Any) -> Any:
+    """A recipe of these steps."""
+    return parse_recipe({"steps": steps, **keys})
+
+
+def load(folder: Path, model: Any) -> Any:
+    """A checkpoint loaded as the class that a model is of: no key missing, none left over."""
+    extra = {"add_pooling_layer": False} if getattr(model, "pooler", 1) is None else {}
+    with full_precision():
+        loaded, info = type(model).from_pretrained(
+            folder, dtype=torch.float64, attn_implementation="eager", output_loading_info=True, **extra
+        )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    return loaded.eval()
+
+
+def measure(model: Any, small: Path, result: run.Result) -> float:
+    """The largest difference of the outputs, relative to the largest output."""
+    ids = torch.randint(1, 29, (3, 11), generator=torch.Generator().manual_seed(1))
+    with full_precision():
+        want = tiny.outputs(load(small, model), ids)
+        have = tiny.outputs(load(result.out, model), ids)
+    if have.shape != want.shape:  # a hidden state: read back through the map of the stream
+        read = result.plan.maps["hidden"].read.matrix()
+        have = have @ torch.from_numpy(read)
+    return float((have - want).abs().max() / want.abs().max())
+
+
+@pytest.mark.parametrize(("family", "head", "steps"), TABLE)
+def test_claim_is_measurement(
+    tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]]
+) -> None:
+    """What the plan claims is what transformers computes, in float64."""
+    model = tiny.build(family, head, seed=3, **sizes(family))
+    small = tiny.save(model, tmp_path / "small")
+    result = run.grow(small, steps_of(steps), out=tmp_path / "big")
+    error = measure(model, small, result)
+    claim = result.plan.claim
+    if claim.claim == APPROXIMATE:
+        assert error > DIFFERS
+        assert claim.reasons
+    else:
+        assert error <= TOLERANCE[torch.float64][claim.claim]
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "name", "claim"),
+    [
+        ("bert", "base", "2x", EXACT), ("bert", "masked_lm", "3x", EXACT),
+        ("bert", "classifier", "3/2x", APPROXIMATE), ("bert", "base", "3/2x", APPROXIMATE),
+        ("bert", "pretraining", "silent 2x", EPS), ("bert", "base", "mlp", EXACT),
+        ("gpt2", "causal", "3/2x, noise", EXACT), ("gpt2", "causal", "silent 2x", EXACT),
+        ("llama", "tied", "3/2x, noise", EXACT), ("llama", "causal", "stack", APPROXIMATE),
+        ("mistral", "causal", "3x", EXACT), ("qwen2", "tied", "3/2x", EXACT),
+    ],
+)  # fmt: skip
+def test_claims_and_float32(
+    tmp_path: Path, family: str, head: str, name: str, claim: str
+) -> None:
+    """The claim that each cell must have, and its measurement for a float32 checkpoint."""
+    model = tiny.build(family, head, seed=5, dtype=torch.float32, **sizes(family))
+    small = tiny.save(model, tmp_path / "small")
+    result = run.grow(small, steps_of(CASES[name]), out=tmp_path / "big")
+    assert result.plan.claim.claim == claim
+    error = measure(model, small, result)
+    limit = TOLERANCE[torch.float32].get(claim)
+    assert error > DIFFERS if limit is None else error <= limit
+
+
+@pytest.mark.parametrize("head", ["base", "masked_lm"])
+def test_the_eps_claim_shrinks_with_eps(tmp_path: Path, head: str) -> None:
+    """Silent layers under post-norm differ by eps, and by nothing else."""
+    errors = []
+    for eps in (1e-5, 1e-12):
+        model = tiny.build("bert", head, seed=3, layer_norm_eps=eps, **sizes("bert"))
+        small = tiny.save(model, tmp_path / f"small{eps}")
+        result = run.grow(small, steps_of([DEEPER]), out=tmp_path / f"big{eps}")
+        assert result.plan.claim.claim == EPS
+        assert run.verify_growth(small, result.out).passed
+        errors.append(measure(model, small, result))
+    assert 1e-7 < errors[0] < 1e-3
+    assert errors[1] < 1e-10
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("tied", ["final_norm", "untie"])
+def test_both_ways_to_treat_a_tied_head(tmp_path: Path, family: str, tied: str) -> None:
+    """The factor in the norm before the head, or a head of its own: both keep the logits."""
+    head = {"bert": "masked_lm", "gpt2": "causal", "llama": "tied"}[family]
+    model = tiny.build(family, head, seed=3, **sizes(family))
+    small = tiny.save(model, tmp_path / "small")
+    result = run.grow(small, steps_of([width(axes="2x")], tied=tied), out=tmp_path / "big")
+    assert measure(model, small, result) < 1e-10
+
+
+def test_scores_divided_by_the_layer_number(tmp_path: Path) -> None:
+    """GPT-2's inverse layer index: copies of a layer at another place keep their scores."""
+    model = tiny.build(
+        "gpt2", "causal", seed=3, scale_attn_by_inverse_layer_idx=True, **sizes("gpt2")
+    )
+    small = tiny.save(model, tmp_path / "small")
+    result = run.grow(small, steps_of([DEEPER]), out=tmp_path / "big")
+    assert result.plan.claim.claim == EXACT
+    assert measure(model, small, result) < 1e-10
+
+
+def test_unscaled_scores(tmp_path: Path) -> None:
+    """Without the 1/√head_dim in the scores, growing head_dim needs no factor for it."""
+    model = tiny.build("gpt2", "causal", seed=3, scale_attn_weights=False, **sizes("gpt2"))
+    small = tiny.save(model, tmp_path / "small")
+    result = run.grow(small, steps_of(TOGETHER["head_dim 2x"]), out=tmp_path / "big")
+    assert result.plan.claim.claim == EXACT
+    assert measure(model, small, result) < 1e-10
+
+
+@pytest.mark.parametrize("rope", ["linear", "llama3", "yarn", "dynamic"])
+@pytest.mark.parametrize("to", ["2x", "3/2x"])
+def test_rope_types(tmp_path: Path, rope: str, to: str) -> None:
+    """Growing head_dim under scaled rotary positions; only the dynamic type cannot be kept."""
+    keys: dict[str, Any] = {"rope_type": rope, "rope_theta": 10000.0, "factor": 2.0}
+    if rope == "llama3":
+        keys |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    if rope in ("llama3", "yarn"):
+        keys["original_max_position_embeddings"] = 8
+    model = tiny.build("llama", "causal", seed=3, rope_parameters=keys, positions=8, **sizes("llama"))
+    small = tiny.save(model, tmp_path / "small")
+    result = run.grow(small, steps_of([width(head_dim=to)]), out=tmp_path / "big")
+    assert (result.plan.claim.claim == APPROXIMATE) is (rope == "dynamic")
+    assert (measure(model, small, result) < 1e-10) is (rope != "dynamic")
+
+
+def test_half_size_bert_grows_to_bert_large(tmp_path: Path) -> None:
+    """512 × 12 layers × 8 heads × 2048 → BERT-large, layers included: exact up to eps."""
+    model = tiny.build(
+        "bert", "base", seed=1, dtype=torch.float32, heads=8, head_dim=64, mlp=2048, layers=12
+    )
+    small = tiny.save(model, tmp_path / "small")
+    result = run.grow(small, "bert_large", out=tmp_path / "big")
+    assert result.plan.claim.claim == EPS
+    after = {"hidden": 1024, "heads": 16, "head_dim": 64, "mlp": 4096, "layers": 24}
+    assert {k: result.plan.sizes_after[k] for k in after} == after
+    assert measure(model, small, result) < 2e-5
+    loaded = transformers.AutoModel.from_pretrained(result.out)
+    assert loaded.config.num_hidden_layers == 24
