@@ -20,9 +20,10 @@ from growkit.kernel import IntArray, Kernel
 
 Rows = Callable[[Stored, int, int], memoryview]  # raw bytes of rows [start, stop) of dim 0
 
-TARGET = 16 << 20  # bytes of output in a block, at most
+TARGET = 4 << 20  # bytes of output in a block, at most; larger ones fall out of the caches
 CHUNK = 1 << 17  # elements in a float64 sum over a whole tensor (1 MiB), whatever the block
 TILE = 64  # rows per matrix product of a dense kernel, whatever the block
+SLACK = 16 << 20  # bytes that the allocator keeps, or that are used where they cannot be seen
 GAP = 4096  # bytes that are rather read over than skipped
 
 # Bits of +infinity by dtype; as signed and as unsigned numbers, all not-finite values are above it
@@ -217,7 +218,7 @@ def working_bytes(formula: Formula, rows: int) -> int:
     compute = compute_bytes(formula)
     moved = len(formula.terms) == 1 and moves(formula.terms[0])
     item = ITEM_BYTES[formula.dtype] if moved else compute
-    return 2 * stored + _sum_bytes(formula.terms, rows, item, compute)
+    return SLACK + 2 * stored + _sum_bytes(formula.terms, rows, item, compute)
 
 
 def _sum_bytes(terms: tuple[Term, ...], rows: int, item: int, compute: int) -> int:
@@ -237,8 +238,9 @@ def _sum_bytes(terms: tuple[Term, ...], rows: int, item: int, compute: int) -> i
 def _term_bytes(term: Term, rows: int, item: int, compute: int) -> tuple[int, int]:
     """(bytes alive at the worst moment of a term, bytes of it that stay from block to block)."""
     source, (head, *tail) = term.source, term.kernels or (None,)
-    old, width, stays, scratch = _rows(source.shape), _width(source.shape), 0, 0
-    count = min(old, rows * max(1, head.index.shape[1] if head else 1))
+    old, width, stays = _rows(source.shape), _width(source.shape), 0
+    taken = rows * max(1, head.index.shape[1] if head else 1)
+    count, scratch = min(old, taken), 64 * taken if head else 0  # indices and coefficients
     if any(k is not None and k.dense is not None for k in tail):
         count = min(old, TILE * count if head else count + 2 * TILE)
     raw = 2 * min(count * (width * item_bytes(source) + GAP), old * width * item_bytes(source))
@@ -246,10 +248,10 @@ def _term_bytes(term: Term, rows: int, item: int, compute: int) -> tuple[int, in
         raw += 4 << 20  # words of the generator
     if head is not None and head.dense is not None:
         count, part = rows, chunk_rows(source.shape, TILE) * width
-        scratch = (2 * rows + 3 * TILE) * width * 8 + part * (8 + 2 * item_bytes(source))
+        scratch += (2 * rows + 3 * TILE) * width * 8 + part * (8 + 2 * item_bytes(source))
     if head is not None and head.share.shape[1]:
         stays = head.share.shape[1] * (width + _new_width(term)) * 8 * 3
-        scratch = max(CHUNK, width) * 16 + chunk_rows(source.shape) * width * 2 * item_bytes(source)
+        scratch += max(CHUNK, width) * 16 + chunk_rows(source.shape) * width * 2 * item_bytes(source)
     size = count * width
     peak = size * (item + compute)
     for kernel in [*tail, head]:
@@ -262,7 +264,7 @@ def _term_bytes(term: Term, rows: int, item: int, compute: int) -> tuple[int, in
             new = count * width
             tile = min(count, TILE) if kernel.dense is not None else 1
             if not kernel.is_gather:
-                scratch = max(scratch, 16 * max(CHUNK, tile * (width + size // max(1, count))))
+                scratch += 16 * max(CHUNK, tile * (width + size // max(1, count)))
         several = kernel.index.shape[1] > 1 or kernel.share.shape[1] > 0
         peak = max(peak, size * item + new * item * (2 if several else 1))
         size = new

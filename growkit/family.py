@@ -71,6 +71,7 @@ class Head:
     classes: tuple[str, ...]  # parts of the class names that have this head
     default: bool  # tied when config.json does not say
     also: tuple[str, ...] = ()  # further modules that read what that norm puts out
+    ties: Mapping[str, str] = field(default_factory=dict)  # tensor → its twin; weight → tied first
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +339,7 @@ def _parse(data: Mapping[str, Any], where: str) -> Family:
             many(head["classes"]),
             bool(head["default"]),
             many(head.get("also")),
+            {head["weight"]: head.get("tied") or "", **(head.get("ties") or {})},
         )
         if head
         else None,

@@ -1,8 +1,8 @@
 """Formulas → files: which byte of which file each output tensor is. Opens nothing, holds no values.
 
-Shards are filled in the given order by huggingface_hub's rule. Inside a file the tensors stand in the
-order of the safetensors reference writer, without holes, behind a header padded so that the data
-start on a page. So the formulas alone decide every byte but the values, whoever writes the file.
+Shards are filled in the given order by huggingface_hub's rule. Inside a file the tensors stand in
+the order of the safetensors reference writer, without holes, behind a header padded so that the
+data start on a page. So the formulas decide every byte but the values, whoever writes the file.
 """
 
 from __future__ import annotations

@@ -241,9 +241,10 @@ def _tie(
         return False, ()
     said = checkpoint.config.get("tie_word_embeddings")
     tied = head.default if said is None else bool(said)
-    stored = entries.get(head.weight)
-    if stored is not None:
-        return tied, ((stored.info.name, entries[head.tied].info.name),) if tied else ()
+    if head.weight in entries:
+        both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
+        same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both)
+        return tied, same if tied else ()
     names = checkpoint.config.get("architectures") or []
     has_head = any(c in str(n) for n in names for c in head.classes)
     if has_head and not tied:

@@ -118,9 +118,10 @@ def _begin(source: str, model: Model, *, untie: bool) -> _State:
     if untie and tied:
         head = model.family.head
         assert head is not None
-        pattern = next(p for p in model.family.patterns.values() if p.name == head.weight)
-        embedding = parts[head.tied]
-        parts[head.weight] = replace(embedding, pattern=pattern, numbers=(), name=head.weight)
+        patterns = {p.name: p for p in model.family.patterns.values()}
+        for name, twin in head.ties.items():
+            if twin in parts:
+                parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
         config["tie_word_embeddings"] = tied = False
     layers = {a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers")}
     return _State(model, model.sizes, config, parts, {}, layers, tied)

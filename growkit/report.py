@@ -7,6 +7,7 @@ nothing. What a tensor is made of is said in four words: *copied* (every value i
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,7 @@ def report_json(
             name: {
                 "path": checkpoint.path,
                 "revision": checkpoint.revision,
-                "files": [asdict(file) for file in checkpoint.files],
+                "files": [_plain(file) for file in checkpoint.files],
             }
             for name, checkpoint in plan.sources.items()
         },
@@ -196,7 +197,7 @@ def summary_json(
 
 def verification_json(found: Any) -> Json:
     """A `verify.Verification` as JSON: what was measured, what was claimed, do they agree."""
-    return {"passed": found.passed, **asdict(found)}
+    return {"passed": found.passed, **_plain(found)}
 
 
 def config_changes(plan: Plan) -> dict[str, list[Any]]:
@@ -230,17 +231,23 @@ def _head(plan: Plan) -> Json:
 
 
 def _exactness(plan: Plan) -> Json:
-    return {
-        **asdict(plan.claim),
-        "storage": asdict(plan.storage),
-        "steps": [*map(asdict, plan.steps)],
-    }
+    steps = [_plain(step) for step in plan.steps]
+    return {**_plain(plan.claim), "storage": _plain(plan.storage), "steps": steps}
+
+
+def _plain(record: Any) -> Json:
+    """A dataclass as JSON holds it, with lists for tuples: equal to what is read back later."""
+    plain: Json = json.loads(json.dumps(asdict(record)))
+    return plain
 
 
 def _read_map(read: Kernel) -> Json:
     """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`."""
     assert read.is_gather, "no map of a recipe reads with shared rows"
-    sparse = {"index": read.index.tolist(), "coef": read.coef.tolist()}
+    index, coef = read.index, read.coef
+    if index.shape[1] == 1:  # one source per row: plain lists
+        index, coef = index[:, 0], coef[:, 0]
+    sparse = {"index": index.tolist(), "coef": coef.tolist()}
     return {"old": read.old, "new": read.new, "read": sparse}
 
 

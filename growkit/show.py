@@ -134,14 +134,28 @@ def _change(key: str, before: Any, after: Any) -> str:
     return f"{key}: {brief(before)} → {brief(after)}"
 
 
+def result_text(plan: Plan, told: Mapping[str, Any]) -> str:
+    """A finished growth, from its summary."""
+    done = "already done" if told["already_done"] else f"written in {told['seconds']:.1f} s"
+    lines = [
+        f"parameters {plan.parameters_before:,} → {plan.parameters_after:,}",
+        ", ".join(f"{n} {kind}" for kind, n in told["origins"].items()),
+        f"peak memory {in_bytes(told['peak_memory_bytes'])}",
+        claim_text(plan.claim.claim, plan.claim.reasons),
+    ]
+    verified = [verification_text(told["verify"])] if told["verify"] else []
+    return "\n".join(
+        [f"{told['out']}: {done}", *(row for x in lines for row in _wrapped(x, "  ")), *verified]
+    )
+
+
 def verification_text(told: Mapping[str, Any]) -> str:
     """What `verify` measured, claimed and found, from its JSON."""
-    m = told["measurement"]
-    lines = []
+    m, lines = told["measurement"], []
     if m["error"] is not None:
         lines.append(
             f"{m['kind']} of {m['tokens']} tokens: largest relative difference {m['error']:.2e}, "
-            f"root mean square {m['rms']:.2e}"
+            f"rms {m['rms']:.2e}"
         )
     if m["kl"] is not None:
         lines.append(f"KL {m['kl']:.2e} nats, same first choice {m['top1']:.1%}")
@@ -152,17 +166,33 @@ def verification_text(told: Mapping[str, Any]) -> str:
         lines += [f"  {reason}" for reason in told["reasons"]]
     lines += [f"note: {note}" for note in told["notes"]]
     lines += [f"failed: {failure}" for failure in told["failures"]]
-    return "\n".join([*lines, "passed" if told["passed"] else "FAILED"])
+    lines.append("passed" if told["passed"] else "FAILED")
+    return "\n".join(row for line in lines for row in _wrapped(line, ""))
 
 
 def inspection_text(told: Mapping[str, Any]) -> str:
     """What a checkpoint is and what of it can grow, from the JSON of `inspect`."""
-    rows = [
-        f"  {axis:<14}{entry['size']:>12,}   {'can grow' if entry['can_grow'] else 'fixed'}"
-        + (f": {entry['why']}" if entry["why"] else "")
-        for axis, entry in told["axes"].items()
-    ]
-    return "\n".join(rows)
+    dtypes = ", ".join(f"{n} {dtype}" for dtype, n in told["dtypes"].items())
+    facts = {
+        "family": f"{told['family']}: {told['about']}",
+        "classes": ", ".join(told["classes"]) or "not said by config.json",
+        "parameters": f"{told['parameters']:,}",
+        "tensors": f"{told['tensors']} ({dtypes})",
+        "head": "tied to the embedding" if told["tied"] else "not tied",
+        "files": ", ".join(told["files"]),
+        "carried": ", ".join(told["side_files"]),
+        "dropped": "; ".join(told["dropped"]),
+    }
+    lines = [told["path"], ""]
+    for name, fact in facts.items():
+        lines += (
+            textwrap.wrap(f"{name:<12}{fact}", WIDTH, subsequent_indent=" " * 12) if fact else []
+        )
+    lines += ["", f"{'axis':<12}{'size':>12}  grows"]
+    for axis, entry in told["axes"].items():
+        grows = ", ".join(filter(None, ["yes" if entry["can_grow"] else "no", entry["why"]]))
+        lines.append(f"{axis:<12}{entry['size']:>12,}  {grows}")
+    return "\n".join(lines)
 
 
 # -- one tensor ----------------------------------------------------------------------------------

@@ -74,11 +74,11 @@ def test_wheel_carries_its_data(wheel: Path) -> None:
     """Every source file, recipe and family is in the wheel, and nothing of the tests."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    package = {str(p.relative_to(ROOT)) for p in (ROOT / "growkit").rglob("*.[py]*") if p.is_file()}
+    files = [*(ROOT / "growkit").rglob("*.py"), *(ROOT / "growkit").rglob("*.yaml")]
+    package = {str(file.relative_to(ROOT)) for file in files} | {"growkit/py.typed"}
     recipes = {f"growkit/recipes/{p.name}" for p in (ROOT / "recipes").glob("*.yaml")}
     assert recipes
-    assert "growkit/py.typed" in names
-    assert names == {name for name in package if "__pycache__" not in name} | recipes
+    assert names == package | recipes
 
 
 def test_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_report_without_width_needs_no_map(deep: Plan) -> None:
 
 
 def test_new_tensors_are_the_added_layers(deep: Plan) -> None:
-    """Every tensor of an added layer is new to a trainer, copied or zero, and no other tensor is."""
+    """Every tensor of an added layer is new to a trainer, copied or zero, and no other is."""
     names = {f.name for f in deep.formulas if ".h.1." in f.name or ".h.3." in f.name}
     assert set(new_tensors(deep)) == names
     assert set(deep.zeroed) < names
@@ -210,7 +210,7 @@ def test_plan_json(plan: Plan) -> None:
 
 
 def test_model_card(plan: Plan) -> None:
-    """Front matter for the Hub; sizes, claim, how to load, what to mind; no path of this machine."""
+    """Front matter for the Hub; sizes, claim, how to load, what to mind; no local path."""
     card = model_card(plan, report_of(plan))
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front) == {

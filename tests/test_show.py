@@ -38,8 +38,11 @@ HEADS = AxisMap.identity(3).kron(tile(4, 8))
         (HEADS.write, "in each of 3 blocks: tile ×2"),
         (pad(3, 4).kron(tile(4, 8)).write, "in each of 3 blocks: tile ×2, 8 zero rows"),
         (Kernel.gather([[0, 1], [1, 2]], 0.5, old=3), "up to 2 of 3 per row (coef 0.5)"),
-        (Kernel.gather([4, 3, 2, 1, 0, 0], old=5), "0 from 4, 1 from 3, 2 from 2, 3 from 1, … (6 ranges)"),
-        (Kernel.gather([0, 0], 0.0, old=2), "2 zero rows"),
+        (
+            Kernel.gather([4, 3, 2, 1, 0, 0], old=5),
+            "0 from 4, 1 from 3, 2 from 2, 3 from 1, … (6 ranges)",
+        ),
+        (Kernel.gather([0, 0, 0], 0.0, old=2), "3 zero rows"),
         (Kernel.from_matrix(np.ones((3, 2))), "dense, 2 → 3"),
     ],
 )  # fmt: skip
@@ -85,7 +88,11 @@ def plan(small: Path) -> Plan:
     return plan_growth(
         small,
         "bert_large",
-        overrides=["width.to={hidden: 12, heads: 3, mlp: 24}", "depth.to.layers=3"],
+        overrides=[
+            "width.to={hidden: 12, heads: 3, mlp: 24}",
+            "width.how={hidden: pad}",
+            "depth.to.layers=3",
+        ],
     )
 
 
@@ -100,9 +107,10 @@ def test_plan_text(plan: Plan) -> None:
         "  disk needed 438 MB, peak memory 310 MB",
         f"  digest {'d' * 64}",
         "    to: {hidden: 12, heads: 3, mlp: 24}",
+        "    how: {hidden: pad}",
     ):
         assert line in text.splitlines()
-    assert "approximate: hidden 8 → 12: LayerNorm writes the stream" in text
+    assert "  approximate: hidden 8 → 12: LayerNorm" in text
     assert "0 width: approximate" in text
     assert "zero on purpose" in text
 
@@ -161,7 +169,7 @@ def test_verification_text() -> None:
         "failures": ["logits differ by 5.00e-01"],
     }
     assert verification_text(told).splitlines() == [
-        "logits of 8 tokens: largest relative difference 5.00e-01, root mean square 2.50e-01",
+        "logits of 8 tokens: largest relative difference 5.00e-01, rms 2.50e-01",
         "KL 1.25e-01 nats, same first choice 75.0%",
         'claim "exact up to norm eps" allows 2.00e-05',
         "  two passes",

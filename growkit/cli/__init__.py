@@ -12,16 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from growkit import __version__
 from growkit.cli.door import Door, as_text, print_json
 from growkit.cli.progress import progress_shown
-
-if TYPE_CHECKING:
-    from growkit.run import Result
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -120,7 +117,7 @@ def grow(
       growkit grow small/ --recipe bert_base -o big/
       growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
     """
-    from growkit import report, run
+    from growkit import report, run, show
 
     with progress_shown(quiet) as progress:
         result = run.grow(source, recipe, progress=progress, **options)
@@ -139,20 +136,7 @@ def grow(
     elif as_json:
         print_json(told)
     else:
-        _say_result(result)
-
-
-def _say_result(result: Result) -> None:
-    from growkit.show import claim_text, in_bytes, verification_text
-
-    plan, report = result.plan, result.report
-    done = "already done" if result.already_done else f"written in {result.seconds:.1f} s"
-    click.echo(f"{result.out}: {done}")
-    click.echo(f"  parameters {plan.parameters_before:,} → {plan.parameters_after:,}")
-    click.echo(f"  peak memory {in_bytes(report['peak_memory_bytes'])}")
-    click.echo(f"  {claim_text(plan.claim.claim, plan.claim.reasons)}")
-    if report["verify"]:
-        click.echo(verification_text(report["verify"]))
+        click.echo(show.result_text(result.plan, told))
 
 
 @app.command()
@@ -327,9 +311,9 @@ def _table(rows: list[tuple[str, str]]) -> None:
         click.echo(f"{name:<{width}}  {about}")
 
 
-def main() -> None:
-    """The entry point of the `growkit` command."""
+def main() -> Any:
+    """The entry point of the `growkit` command; it ends the process."""
     for stream in (sys.stdout, sys.stderr):  # a terminal without × gets ? instead of a traceback
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    app(prog_name="growkit")
+    return app(prog_name="growkit")

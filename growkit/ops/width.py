@@ -220,10 +220,14 @@ class Width(Operator):
     def _stream(self, family: Family, axis: str, old: int, new: int) -> AxisMap:
         how = self._how(axis)
         scale = sqrt(new / old)
-        norms = {p.norm for p in family.patterns.values() if p.norm and axis in p.dims[0][0].axes}
-        name = how.map if how.map != "auto" else "pad" if new % old else "tile"
+        norms = [p for p in family.patterns.values() if p.norm and axis in p.dims[0][0].axes]
+        kinds = {p.norm for p in norms}
+        # Where a LayerNorm writes the stream no uneven map is exact. Copies come closest: MiniLM
+        # 384 → 1024 drifts by 0.03 (root mean square, relative), with mean rows by 0.4.
+        uneven_map = "isometric" if any(p.norm == "ln" and p.to_stream for p in norms) else "pad"
+        name = how.map if how.map != "auto" else uneven_map if new % old else "tile"
         if name == "pad":
-            return pad(old, new, scale=scale, mean="ln" in norms)
+            return pad(old, new, scale=scale, mean="ln" in kinds)
         if name == "isometric":
             return isometric(old, new, scale)
         if name in ("fresh", "ropestride", "ropetheta"):

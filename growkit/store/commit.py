@@ -57,7 +57,7 @@ class Workspace:
         sources: Sequence[Checkpoint],
         overwrite: bool = False,
     ) -> None:
-        self.out = Path(out).resolve()
+        self.out = Path(os.path.realpath(out))
         self.partial = self.out.with_name(f"{self.out.name}.partial") if self.out.name else self.out
         self.folder = self.partial / "model"
         self._old = self.partial / "old"
@@ -220,7 +220,7 @@ class Workspace:
     def _look_at_out(self) -> bool:
         """Whether OUT already holds this result; raises where it may not be replaced."""
         out = self.out
-        if not out.exists():
+        if not out.exists() and not out.is_symlink():
             return False
         if not out.is_dir():
             raise OutputError(f"{out}: exists and is not a folder", hint="give another -o")

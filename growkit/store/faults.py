@@ -23,7 +23,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _resource(path, error, "read") or CheckpointError(
-            f"{path}: cannot read: {error.strerror}"
+            f"{path}: cannot read: {error.strerror}", hint="check the path and the disk it is on"
         ) from error
 
 
@@ -36,7 +36,7 @@ def writing(path: Path, *, size: int | None = None) -> Iterator[None]:
         if error.errno in _FULL:
             raise _full(path, error, size) from error
         raise _resource(path, error, "write") or ResourceError(
-            f"{path}: cannot write: {error.strerror}"
+            f"{path}: cannot write: {error.strerror}", hint="check the path and the disk it is on"
         ) from error
 
 

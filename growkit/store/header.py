@@ -53,6 +53,8 @@ def parse_json(raw: bytes, path: Path, what: str) -> dict[str, Any]:
     """The JSON object in `raw`; a key that appears twice is an error, for one hides the other."""
     try:
         value = json.loads(raw.decode(), object_pairs_hook=_unique)
+        if b"\\u" in raw:  # half a surrogate pair is no text: it cannot be written again
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"{what} is not valid JSON: {error}") from error
     if not isinstance(value, dict):

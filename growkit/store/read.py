@@ -6,6 +6,7 @@ followed, except from a snapshot in the Hub's cache to the files that it links t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -100,13 +101,15 @@ def folder_of(checkpoint: Checkpoint) -> Path:
 def locate(folder: Path, name: str) -> Path:
     """The file called `name` in the folder; a name or a link that leads out of it is refused."""
     path = folder / name
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise CheckpointError(
             f'{folder}: file name "{name}" leads out of the folder',
             hint="the index is not safe to follow: get the checkpoint from where it was made",
         )
-    real, blobs = path.resolve(), _hub_blobs(folder)
-    if not real.is_relative_to(folder.resolve()) and not (blobs and real.is_relative_to(blobs)):
+    real, blobs = Path(os.path.realpath(path)), _hub_blobs(folder)
+    if not real.is_relative_to(os.path.realpath(folder)) and not (
+        blobs and real.is_relative_to(blobs)
+    ):
         raise CheckpointError(
             f"{path}: a link that leads out of the folder, to {real}",
             hint="put a copy of the file there instead of the link",

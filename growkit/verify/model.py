@@ -29,6 +29,7 @@ except ImportError as error:
 LENGTHS = (8, 32, 128)  # tokens of the random sequences, cut to the model's positions
 TEXT_TOKENS = 1024  # of a given text, at most: one model's outputs for them are held in memory
 HIDDEN = "last_hidden_state"
+RUNS = "verify runs models that read token ids and give logits or a last hidden state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,11 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loade
         cls, config = _class_and_config(checkpoint.config)
         if path.is_file():
             config.transformers_weights = path.name
+        if getattr(config, "reorder_and_upcast_attn", False):
+            config.reorder_and_upcast_attn = False  # the same scores, but insists on float32
         with _silence():
             model, info = cls.from_pretrained(
-                _folder(checkpoint),
+                _folder(path),
                 config=config,
                 dtype=dtype,
                 attn_implementation="eager",
@@ -79,8 +82,7 @@ def _class_and_config(config: Mapping[str, Any]) -> tuple[Any, Any]:
     return cls, cls.config_class.from_dict(dict(config))
 
 
-def _folder(checkpoint: Checkpoint) -> Path:
-    path = Path(checkpoint.path)
+def _folder(path: Path) -> Path:
     return path.parent if path.is_file() else path
 
 
@@ -103,19 +105,22 @@ def _silence() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def random_tokens(model: Any, seed: int) -> list[torch.Tensor]:
+def random_tokens(loaded: Loaded, seed: int) -> list[torch.Tensor]:
     """Sequences of random tokens that the model can read, each (1, length)."""
     generator = torch.Generator().manual_seed(seed)
-    vocab = model.get_input_embeddings().weight.shape[0]
-    lengths = sorted({min(length, _longest(model)) for length in LENGTHS})
+    vocab = getattr(loaded.model.get_input_embeddings(), "num_embeddings", None)
+    if vocab is None:
+        raise VerifyError(
+            f"{loaded.path}: {type(loaded.model).__name__} has no table of tokens",
+            hint=RUNS,
+        )
+    lengths = sorted({min(length, _longest(loaded.model)) for length in LENGTHS})
     return [torch.randint(vocab, (1, length), generator=generator) for length in lengths]
 
 
-def text_tokens(
-    checkpoint: Checkpoint, model: Any, text: str
-) -> tuple[list[torch.Tensor], list[str]]:
-    """The tokens of each line of `text` by the checkpoint's tokenizer, each (1, length); notes."""
-    file = _folder(checkpoint) / "tokenizer.json"
+def text_tokens(loaded: Loaded, text: str) -> tuple[list[torch.Tensor], list[str]]:
+    """The tokens of each line of `text` by the tokenizer beside it, each (1, length); and notes."""
+    file = _folder(loaded.path) / "tokenizer.json"
     if not file.is_file():
         raise UsageError(
             f"{file}: not found, so the text cannot be turned into tokens",
@@ -125,7 +130,7 @@ def text_tokens(
     tokenizer.no_padding()
     tokenizer.no_truncation()
     batches: list[torch.Tensor] = []
-    room, longest = TEXT_TOKENS, _longest(model)
+    room, longest = TEXT_TOKENS, _longest(loaded.model)
     for line in filter(None, map(str.strip, text.splitlines())):
         ids = tokenizer.encode(line).ids
         used = ids[:room]
@@ -157,7 +162,7 @@ def outputs(loaded: Loaded, batches: Sequence[torch.Tensor]) -> dict[str, torch.
             raise VerifyError(
                 f"{loaded.path}: {type(loaded.model).__name__} does not run on tokens: "
                 + _reason(error),
-                hint="verify runs models that read token ids and give logits or a hidden state",
+                hint=RUNS,
             ) from error
         for name, value in named.items():
             rows.setdefault(name, []).append(value.reshape(-1, value.shape[-1]))

@@ -1,8 +1,8 @@
 """Float64 all the way: modules that cast to float32 inside are made to compute in float64.
 
-Rotary embeddings, RMSNorm and softmax cast to float32 whatever the model's dtype is, which sets a floor
-of 1e-6 under every measurement. The law: nothing of torch is replaced; calls are rewritten on their
-way in, in this thread, and only inside the block.
+Rotary embeddings, RMSNorm and softmax cast to float32 whatever the model's dtype is, which sets a
+floor of 1e-6 under every measurement. The law: nothing of torch is replaced; calls are rewritten on
+their way in, in this thread, and only inside the block.
 """
 
 from __future__ import annotations

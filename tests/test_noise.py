@@ -1,0 +1,65 @@
+"""Noise: its distribution, and that it belongs to rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from growkit.formula import Noise
+from growkit.noise import UNIT, steps
+
+
+def noise(shape=(200, 500), seed=0, step=1, tensor="w"):
+    """A description of noise with std 1."""
+    return Noise(seed=seed, step=step, tensor=tensor, shape=shape, std=1.0)
+
+
+def test_looks_normal():
+    """Mean, variance, skewness and kurtosis of a sum of four uniforms, within sampling error."""
+    x = steps(noise((1000, 1000)), 0, 1000).astype(np.float64) * UNIT
+    assert abs(x.mean()) < 5e-3
+    assert abs(x.var() - 1) < 5e-3
+    assert abs((x**3).mean()) < 1e-2
+    assert abs((x**4).mean() - 2.7) < 2e-2
+    assert np.abs(x).max() < 3.4642
+
+
+def test_neighbours_are_independent():
+    """No correlation along a row, along a column, or between two seeds, steps or tensors."""
+    x = steps(noise(), 0, 200) * UNIT
+    others = [
+        x[:, 1:],
+        x[1:],
+        *(steps(n, 0, 200) * UNIT for n in (noise(seed=1), noise(step=2), noise(tensor="v"))),
+    ]
+    for y in others:
+        part = x[: y.shape[0], : y.shape[1]]
+        assert abs((part * y).mean()) < 5 / np.sqrt(y.size)
+        assert not np.array_equal(part, y)
+
+
+@pytest.mark.parametrize("shape", [(50, 7), (50,), (50, 3, 5), (50, 1), (3, 70_000)])
+def test_rows_are_keyed_by_their_number(shape):
+    """A row is the same alone, in a block, and in the whole."""
+    whole = steps(noise(shape), 0, shape[0])
+    assert whole.shape == shape
+
+    @given(st.integers(0, shape[0] - 1), st.integers(1, 50))
+    def any_block(start, count):
+        stop = min(start + count, shape[0])
+        np.testing.assert_array_equal(steps(noise(shape), start, stop), whole[start:stop])
+
+    any_block()
+
+
+def test_a_tensor_without_dims_is_one_row():
+    """One number, as a row of its own."""
+    assert steps(noise(()), 0, 1).shape == (1,)
+
+
+def test_numbers_never_change():
+    """A golden row: another numpy, machine or version of growkit must give the same."""
+    found = steps(noise((9, 6), seed=7, step=2, tensor="model.w"), 8, 9)
+    assert found.tolist() == [[0.0] * 6]

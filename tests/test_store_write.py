@@ -1,0 +1,130 @@
+"""Store, writing one file: every byte once, and as the reference reader expects it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from growkit.errors import ResourceError
+from growkit.formula import ITEM_BYTES, Formula
+from growkit.layout import Shard, lay_out
+from growkit.store import ShardWriter
+from growkit.store import write as write_room
+
+FORMULAS = [
+    Formula("b", (5, 3), "F32"),
+    Formula("a", (7,), "BF16"),
+    Formula("c", (), "F64"),
+    Formula("d", (0, 3), "F16"),
+    Formula("e", (4, 4), "I64"),
+]
+
+
+def content(formula: Formula) -> bytes:
+    """Some bytes that belong to a tensor of this name."""
+    return bytes((zlib.crc32(formula.name.encode()) + i) % 2 for i in range(formula.nbytes))
+
+
+def write_shard(folder: Path, shard: Shard, step: int = 1 << 20) -> dict[str, str]:
+    """Write a shard in blocks of `step` bytes."""
+    checksums = {}
+    with ShardWriter(folder, shard) as writer:
+        for placed in shard.tensors:
+            data = content(placed.formula)
+            writer.begin(placed)
+            for at in range(0, len(data), step):
+                writer.write(data[at : at + step])
+            checksums[placed.formula.name] = writer.end()
+        writer.finish()
+    return checksums
+
+
+def expected(shard: Shard) -> bytes:
+    return shard.header + b"".join(content(p.formula) for p in shard.tensors)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Formula,
+            name=st.text("abc.é", min_size=1, max_size=3),
+            shape=st.lists(st.integers(0, 5), max_size=3).map(tuple),
+            dtype=st.sampled_from(sorted(ITEM_BYTES)),
+        ),
+        min_size=1,
+        max_size=6,
+        unique_by=lambda f: f.name,
+    ),
+    st.integers(1, 50),
+)
+def test_reference_reader_gets_what_was_written(tmp_path_factory, formulas, step):
+    """All dtypes and shapes, in blocks of any size, read back by safetensors itself."""
+    folder = tmp_path_factory.mktemp("shard")
+    (shard,) = lay_out(formulas, max_shard_bytes=10**9).shards
+    checksums = write_shard(folder, shard, step)
+    assert (folder / shard.name).read_bytes() == expected(shard)
+    with safe_open(folder / shard.name, "pt") as reader:
+        assert reader.metadata() == {"format": "pt"}
+        for formula in formulas:
+            tensor = reader.get_tensor(formula.name)
+            assert tuple(tensor.shape) == formula.shape
+            raw = bytes(tensor.reshape(-1).view(torch.uint8).tolist())
+            assert raw == content(formula)
+            assert checksums[formula.name] == f"{zlib.crc32(raw):08x}"
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_many_windows_of_write_back(tmp_path, monkeypatch, missing):
+    """Several buffers and windows, with and without the system calls for them."""
+    monkeypatch.setattr(write_room, "BUFFER", 1 << 12)
+    monkeypatch.setattr(write_room, "WINDOW", 1 << 14)
+    if missing:
+        monkeypatch.delattr(os, "posix_fadvise")
+        monkeypatch.delattr(os, "posix_fallocate")
+    (shard,) = lay_out([Formula("w", (100, 333), "F32"), *FORMULAS], max_shard_bytes=10**9).shards
+    write_shard(tmp_path, shard, 1000)
+    assert (tmp_path / shard.name).read_bytes() == expected(shard)
+
+
+def test_every_byte_exactly_once(tmp_path):
+    """A tensor out of order, too short, too long, or left out is our own mistake."""
+    (shard,) = lay_out(FORMULAS, max_shard_bytes=10**9).shards
+    first, second, *_ = shard.tensors
+    with ShardWriter(tmp_path, shard) as writer:
+        with pytest.raises(AssertionError, match="out of order"):
+            writer.begin(second)
+        writer.begin(first)
+        writer.write(b"x")
+        with pytest.raises(AssertionError, match="not written to its last byte"):
+            writer.end()
+        writer.write(bytes(first.stop - first.start))
+        with pytest.raises(AssertionError, match="not written to its last byte"):
+            writer.end()
+        with pytest.raises(AssertionError, match="tensors are missing"):
+            writer.finish()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_no_room_for_the_file(tmp_path):
+    """The file is reserved before the work; what does not fit leaves nothing behind."""
+    (shard,) = lay_out([Formula("w", (1 << 20,), "F32")], max_shard_bytes=10**9).shards
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with (
+            pytest.raises(ResourceError, match=r"File too large: needs 4.20 MB, .* free") as caught,
+            ShardWriter(tmp_path, shard),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "run again to resume" in caught.value.hint
+    assert not [*tmp_path.iterdir()]
