@@ -77,7 +77,8 @@ def _constant(formula: Formula) -> bytes | None:
         return None
     value = np.float64(factor(term))
     if formula.dtype != "BF16":
-        element = value.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[formula.dtype])
+        with np.errstate(over="ignore"):
+            element = value.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[formula.dtype])
         return element.tobytes() if np.isfinite(element) else None
     single = value.astype("<f4")
     exact = float(single) == value and not single.view(np.uint32) & 0xFFFF
@@ -247,11 +248,13 @@ def _term_bytes(term: Term, rows: int, item: int, compute: int) -> tuple[int, in
     if isinstance(source, Noise):
         raw += 4 << 20  # words of the generator
     if head is not None and head.dense is not None:
-        count, part = rows, chunk_rows(source.shape, TILE) * width
-        scratch += (2 * rows + 3 * TILE) * width * 8 + part * (8 + 2 * item_bytes(source))
+        count, part = rows + 2 * TILE, chunk_rows(source.shape, TILE) * width
+        scratch += (count + TILE) * width * 8 + part * (8 + 2 * item_bytes(source))
     if head is not None and head.share.shape[1]:
         stays = head.share.shape[1] * (width + _new_width(term)) * 8 * 3
-        scratch += max(CHUNK, width) * 16 + chunk_rows(source.shape) * width * 2 * item_bytes(source)
+        scratch += max(CHUNK, width) * 16 + chunk_rows(source.shape) * width * 2 * item_bytes(
+            source
+        )
     size = count * width
     peak = size * (item + compute)
     for kernel in [*tail, head]:

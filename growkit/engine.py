@@ -111,8 +111,10 @@ class _Piece:
         """New rows [start, stop) of this term; the caller's to change if `convert` makes copies."""
         head = self.kernels[0]
         if head is not None and head.dense is not None:
-            dense = self._dense_rows(head.dense, start, stop)
-            return self._tail(convert(dense, self.factor))
+            first = start // blocks.TILE * blocks.TILE
+            last = min(head.new, -(-stop // blocks.TILE) * blocks.TILE)
+            x = self._tail(convert(self._dense_rows(head.dense, first, last), self.factor))
+            return x[start - first : stop - first]
         needed = blocks.source_rows(head, start, stop)
         if any(k is not None and k.dense is not None for k in self.kernels[1:]):
             needed = blocks.whole_tiles(needed, self.shape[0])
@@ -139,7 +141,8 @@ class _Piece:
         """Rows of the source, in the dtype they are stored in."""
         shape = self.shape
         if not len(needed):
-            return torch.zeros(0, *shape[1:], dtype=self._span(0, 1).dtype)
+            dtype = self.source.dtype if isinstance(self.source, Stored) else "F32"
+            return torch.zeros(0, *shape[1:], dtype=DTYPES[dtype])
         width = math.prod(shape[1:])
         spans = blocks.runs(needed, width * blocks.item_bytes(self.source))
         parts = [self._span(a, b) for a, b in spans]
@@ -172,19 +175,16 @@ class _Piece:
         return sums
 
     def _dense_rows(self, dense: FloatArray, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of dense · source in float64, computed in whole tiles of rows."""
-        shape = self.shape
+        """Rows [start, stop) of dense · source in float64, one matrix product per tile of rows."""
         matrix = torch.from_numpy(dense)
-        first = start // blocks.TILE * blocks.TILE
-        last = min(len(dense), -(-stop // blocks.TILE) * blocks.TILE)
-        sums = torch.zeros(last - first, math.prod(shape[1:]), dtype=torch.float64)
-        step = blocks.chunk_rows(shape, blocks.TILE)
-        for at in range(0, shape[0], step):
-            x = self._span(at, min(at + step, shape[0])).to(torch.float64)
-            for row in range(first, last, blocks.TILE):
-                tile = matrix[row : min(row + blocks.TILE, last), at : at + step]
-                sums[row - first : row - first + len(tile)].add_(tile @ x.reshape(len(x), -1))
-        return sums[start - first : stop - first].reshape(stop - start, *shape[1:])
+        sums = torch.zeros(stop - start, math.prod(self.shape[1:]), dtype=torch.float64)
+        step = blocks.chunk_rows(self.shape, blocks.TILE)
+        for at in range(0, self.shape[0], step):
+            x = self._span(at, min(at + step, self.shape[0])).to(torch.float64)
+            for row in range(start, stop, blocks.TILE):
+                tile = matrix[row : min(row + blocks.TILE, stop), at : at + step]
+                sums[row - start : row - start + len(tile)].add_(tile @ x.reshape(len(x), -1))
+        return sums.reshape(stop - start, *self.shape[1:])
 
 
 # -- kernels on tensors ----------------------------------------------------------------------------

@@ -7,14 +7,10 @@ proved (`growkit.proof`) from the same maps that the formulas are made of.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from math import frexp, prod, sqrt
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod, sqrt
 from typing import Any
-
-import numpy as np
 
 from growkit import proof
 from growkit.axes import AxisMap, Kernel
@@ -22,14 +18,21 @@ from growkit.compose import Composer, Part, add_noise, blend, grow_axes, grow_la
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.formula import Checkpoint, Formula, Noise, Shape, Stored, Term
+from growkit.lints import lints
 from growkit.model import (
-    DTYPES, Model, check_sizes, get, put, remap_layers, resize_config, user_sizes,
+    DTYPES,
+    Model,
+    check_sizes,
+    get,
+    put,
+    remap_layers,
+    resize_config,
+    user_sizes,
 )  # fmt: skip
 from growkit.ops import Blending, Growth, LayerMap, Noising
 from growkit.proof import Claim, Facts, StepClaim, Storage
 from growkit.recipe import Recipe
 
-FORMAT = 1  # raise when the same plan would be written to other bytes
 INIT_STD = 0.02  # what transformers initialises with where the config has no initializer_range
 
 
@@ -187,7 +190,8 @@ def _theta(state: _State) -> float:
 def _grow_width(state: _State, growth: Growth, number: int, seed: int) -> tuple[_State, Claim]:
     family = state.model.family
     facts = _facts(state, growth)
-    maps = dict(growth.maps)
+    there = {a for p in state.parts.values() for e, _ in p.pattern.dims for a in e.axes}
+    maps = {a: m for a, m in growth.maps.items() if a in there}
     for query, key in zip(family.of_kind("query"), family.of_kind("key"), strict=True):
         if (
             query in maps and key in maps
@@ -196,7 +200,7 @@ def _grow_width(state: _State, growth: Growth, number: int, seed: int) -> tuple[
             rho = maps[query].write.transpose().after(maps[key].write).scalar() or 1.0
             factor = (maps[query].new / maps[query].old) ** (-power / 2) / sqrt(abs(rho))
             maps[query], maps[key] = maps[query].scaled(factor), maps[key].scaled(factor)
-    sizes = {**state.sizes, **{a: m.new for a, m in maps.items()}}
+    sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
     check_sizes(family, sizes)
     claim = proof.prove_width(facts, maps)
     std = state.config.get("initializer_range")
@@ -358,7 +362,7 @@ def _finish(
     dtypes = {f.dtype for f in formulas}
     dtype = DTYPES[max(dtypes, key=lambda d: sum(prod(f.shape) for f in formulas if f.dtype == d))]
     before = sum(prod(e.info.shape) for e in state.model.entries.values())
-    claim = state.claim
+    noisy = any(step.op in ("noise", "blend") for step in recipe.steps)
     return Plan(
         recipe=recipe,
         recipe_name=recipe_name,
@@ -370,106 +374,14 @@ def _finish(
         sizes_after=user_sizes(family, state.sizes),
         parameters_before=before,
         parameters_after=sum(prod(f.shape) for f in formulas),
-        claim=claim,
+        claim=state.claim,
         steps=steps,
-        storage=proof.storage(dtype, _rounded(formulas)),
+        storage=proof.storage(dtype, formulas),
         maps=state.maps,
         layers=state.layers,
         readback=next(iter(family.of_kind("stream")), None),
         dropped=tuple(d for m in models.values() for d in m.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        lints=tuple(_lints(recipe, state)),
+        lints=tuple(lints(family, state.maps, noisy=noisy)),
         same=tuple((n, *pair) for n, m in models.items() for pair in m.same),
     )
-
-
-def _rounded(formulas: Iterable[Formula]) -> bool:
-    """Whether any value has to be rounded on its way into the storage dtype."""
-    known: dict[int, bool] = {}
-
-    def plain(kernel: Kernel | None) -> bool:
-        if kernel is None:
-            return True
-        if id(kernel) not in known:
-            mantissa = np.frexp(np.abs(kernel.coef[kernel.coef != 0]))[0]
-            single = kernel.is_gather and kernel.index.shape[1] <= 1
-            known[id(kernel)] = bool(single and (mantissa == 0.5).all())
-        return known[id(kernel)]
-
-    wide = {"F64": 3, "F32": 2, "F16": 1, "BF16": 0}
-    for formula in formulas:
-        stored = [t for t in formula.terms if isinstance(t.source, Stored)]
-        if len(stored) > 1 or any(
-            isinstance(t.source, Noise) and t.source.signal for t in formula.terms
-        ):
-            return True
-        for term in stored:
-            assert isinstance(term.source, Stored)
-            narrower = wide[formula.dtype] < wide[term.source.dtype]
-            both_short = {formula.dtype, term.source.dtype} == {"F16", "BF16"}
-            if (
-                narrower
-                or both_short
-                or frexp(term.scale)[0] != 0.5
-                or not all(map(plain, term.kernels))
-            ):
-                return True
-    return False
-
-
-def _lints(recipe: Recipe, state: _State) -> Iterable[str]:
-    """What a trainer should know: copies that nothing separates, units that can never learn."""
-    noisy = any(step.op in ("noise", "blend") for step in recipe.steps)
-    for axis, m in state.maps.items():
-        if state.model.family.axes[axis] in ("stream", "neurons", "heads"):
-            copies = np.bincount(m.write.index[m.write.coef != 0], minlength=m.old)
-            reads = m.read.coef[m.read.coef != 0]
-            if copies.max(initial=0) > 1 and not noisy and np.ptp(reads) == 0:
-                yield (
-                    f"{axis}: copies are equal and stay equal in training without dropout; "
-                    "add a noise step"
-                )
-        if state.model.family.axes[axis] in ("neurons", "heads"):
-            dead = m.write.zero_rows & m.read.zero_rows & ~m.fresh
-            if dead.any() and not noisy:
-                yield f"{axis}: {int(dead.sum())} units are zero on both sides and get no gradient"
-
-
-def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
-    """What identifies a result: sha256 of recipe, formulas, layout, format version and source files."""
-    sha = hashlib.sha256()
-    known: dict[int, str] = {}
-
-    def of_kernel(kernel: Kernel | None) -> str:
-        if kernel is None:
-            return ""
-        if id(kernel) not in known:
-            inner = hashlib.sha256(repr(kernel.shape).encode())
-            for array in (kernel.index, kernel.coef, kernel.share, kernel.rows, kernel.dense):
-                inner.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-            known[id(kernel)] = inner.hexdigest()
-        return known[id(kernel)]
-
-    def of_term(term: Term) -> str:
-        source = term.source
-        kernels = [of_kernel(k) for k in term.kernels]
-        if isinstance(source, Noise):
-            signal = [of_term(t) for t in source.signal]
-            bare = replace(source, signal=())
-            return repr((repr(bare), signal, kernels, term.scale))
-        return repr((repr(source), kernels, term.scale))
-
-    identity = {n: [asdict(f) for f in c.files] for n, c in plan.sources.items()}
-    revisions = {n: c.revision for n, c in plan.sources.items()}
-    for text in (
-        f"growkit format {FORMAT}",
-        recipe_text,
-        json.dumps([plan.config, identity, revisions], sort_keys=True),
-    ):
-        sha.update(text.encode() + b"\0")
-    for formula in plan.formulas:
-        sha.update(repr((formula.name, formula.shape, formula.dtype)).encode())
-        sha.update("".join(of_term(t) for t in formula.terms).encode())
-    for header in headers:
-        sha.update(header)
-    return sha.hexdigest()

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import frexp
 from typing import Any, Literal
 
 import numpy as np
 
 from growkit.axes import AxisMap, Kernel
 from growkit.family import Family
+from growkit.formula import Formula, Noise, Stored
 from growkit.ops.contract import LayerMap
 
 EXACT = "exact"
@@ -278,6 +280,40 @@ def prove_noise(before: Claim, maps: Mapping[str, AxisMap]) -> Claim:
     return Claim()
 
 
-def storage(dtype: str, rounded: bool) -> Storage:
-    """Whether the storage dtype holds the result without rounding."""
-    return Storage(dtype, "rounded" if rounded else "exact")
+def storage(dtype: str, formulas: Iterable[Formula]) -> Storage:
+    """Whether a storage dtype holds every value of these formulas without rounding."""
+    return Storage(dtype, "rounded" if _rounded(formulas) else "exact")
+
+
+def _rounded(formulas: Iterable[Formula]) -> bool:
+    """Whether any value has to be rounded on its way into the storage dtype."""
+    known: dict[int, bool] = {}
+
+    def plain(kernel: Kernel | None) -> bool:
+        if kernel is None:
+            return True
+        if id(kernel) not in known:
+            mantissa = np.frexp(np.abs(kernel.coef[kernel.coef != 0]))[0]
+            single = kernel.is_gather and kernel.index.shape[1] <= 1
+            known[id(kernel)] = bool(single and (mantissa == 0.5).all())
+        return known[id(kernel)]
+
+    wide = {"F64": 3, "F32": 2, "F16": 1, "BF16": 0}
+    for formula in formulas:
+        stored = [t for t in formula.terms if isinstance(t.source, Stored)]
+        if len(stored) > 1 or any(
+            isinstance(t.source, Noise) and t.source.signal for t in formula.terms
+        ):
+            return True
+        for term in stored:
+            assert isinstance(term.source, Stored)
+            narrower = wide[formula.dtype] < wide[term.source.dtype]
+            both_short = {formula.dtype, term.source.dtype} == {"F16", "BF16"}
+            if (
+                narrower
+                or both_short
+                or frexp(term.scale)[0] != 0.5
+                or not all(map(plain, term.kernels))
+            ):
+                return True
+    return False

@@ -9,66 +9,31 @@ The law: OUT appears whole or not at all, and the same plan gives the same bytes
 
 from __future__ import annotations
 
-import json
-import resource
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from growkit import __version__, report
-from growkit.blocks import Block, block_rows, is_plain, plain, working_bytes
-from growkit.errors import CheckpointError, RecipeError, VerifyError
+from growkit import report
+from growkit.errors import RecipeError, VerifyError
+from growkit.execute import Estimate, Progress, Result, estimate, execute
 from growkit.family import family_names, family_text
-from growkit.formula import ITEM_BYTES, Formula, Stored
-from growkit.layout import INDEX, Layout, Shard, lay_out, parse_size
+from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
-from growkit.plan import Plan, build_plan, digest
-from growkit.recipe import Recipe, check_sources, load_recipe, resolved
-from growkit.store import ShardWriter, SourceRows, Workspace, check_files, open_checkpoint
+from growkit.plan import Plan, build_plan
+from growkit.recipe import Recipe, check_sources, load_recipe, parse_recipe
+from growkit.store import check_files, open_checkpoint
 from growkit.store.check import read_record, write_record
 
 if TYPE_CHECKING:
     from growkit.verify import Verification
 
 __all__ = [
-    "Estimate", "Result", "check_files", "default_out", "estimate", "family_text", "grow",
+    "Estimate", "Result", "check_files", "default_out", "estimate", "execute", "family_text", "grow",
     "inspect_checkpoint", "list_families", "plan_growth", "verify_growth",
 ]  # fmt: skip
-
-# what the interpreter takes before any weight is read, in bytes, with room for allocators
-BASE_BYTES = 60_000_000
-TORCH_BYTES = 220_000_000
-WRITER_BYTES = 16_000_000
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a growth will take, known before anything is written."""
-
-    output_bytes: int
-    disk_bytes: int
-    peak_bytes: int
-    shards: tuple[str, ...]
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finished growth."""
-
-    out: Path
-    plan: Plan
-    report: Mapping[str, Any]  # what growkit.json holds
-    already_done: bool
-    seconds: float
 
 
 def plan_growth(
@@ -93,7 +58,7 @@ def plan_growth(
         if overrides:
             raise RecipeError("overrides: only for recipes given by name or file")
         if changes:
-            chosen = Recipe.model_validate({**chosen.model_dump(by_alias=True), **changes})
+            chosen = parse_recipe({**chosen.model_dump(by_alias=True), **changes})
     else:
         name, chosen = load_recipe(str(recipe), overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
@@ -106,39 +71,6 @@ def plan_growth(
 
 def _model(path: str | Path, config: Path | None, family: Path | None) -> Model:
     return read_model(open_checkpoint(path, config=config), family)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A plan with everything that writing it needs."""
-
-    plan: Plan
-    layout: Layout
-    budget: int  # bytes for one block of rows
-    estimate: Estimate
-
-
-def _job(plan: Plan, max_shard_size: str | int, max_memory: str | int) -> _Job:
-    layout = lay_out(plan.formulas, max_shard_bytes=parse_size(max_shard_size))
-    torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
-    fixed = BASE_BYTES + WRITER_BYTES + torch
-    budget = max(parse_size(max_memory) - fixed, 0)
-    work = max(working_bytes(f, block_rows(f, budget)) for f in plan.formulas)
-    known = Estimate(
-        output_bytes=sum(f.nbytes for f in plan.formulas),
-        disk_bytes=layout.total_bytes,
-        peak_bytes=fixed + work,
-        shards=tuple(s.name for s in layout.shards),
-        digest=digest(plan, (s.header for s in layout.shards), resolved(plan.recipe)),
-    )
-    return _Job(plan, layout, budget, known)
-
-
-def estimate(
-    plan: Plan, *, max_shard_size: str | int = "5GB", max_memory: str | int = "2GB"
-) -> Estimate:
-    """Bytes on disk and in memory, files and digest. Raises ResourceError if a row does not fit."""
-    return _job(plan, max_shard_size, max_memory).estimate
 
 
 def default_out(source: str | Path, recipe_name: str) -> Path:
@@ -207,170 +139,6 @@ def grow(
             hint="the checkpoint is written; growkit.json holds the measurement",
         )
     return replace(result, report=record)
-
-
-def execute(
-    plan: Plan,
-    out: str | Path,
-    *,
-    max_shard_size: str | int = "5GB",
-    max_memory: str | int = "2GB",
-    overwrite: bool = False,
-    allow_nonfinite: bool = False,
-    progress: Progress | None = None,
-) -> Result:
-    """Write a plan."""
-    begin, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    job = _job(plan, max_shard_size, max_memory)
-    with Workspace(
-        out,
-        digest=job.estimate.digest,
-        layout=job.layout,
-        sources=list(plan.sources.values()),
-        overwrite=overwrite,
-    ) as work:
-        if work.already_done:
-            record = read_record(work.out) or {}
-            return Result(work.out, plan, record, True, time.monotonic() - begin)
-        with SourceRows(plan.sources) as rows:
-            _compare_ties(plan, rows)
-            tensors = _write_shards(job, work, rows, allow_nonfinite, progress)
-            rows.check_unchanged()
-        _write_side_files(plan, work)
-        sizes = {s.name: s.size for s in job.layout.shards}
-        record = report.report_json(
-            plan,
-            version=__version__,
-            digest=job.estimate.digest,
-            files=sizes,
-            tensors=tensors,
-            started=started,
-            seconds=time.monotonic() - begin,
-            peak_bytes=_peak_bytes(),
-        )
-        work.write_text("recipe.yaml", resolved(plan.recipe))
-        work.write_text("README.md", report.model_card(plan, record))
-        work.write_text("config.json", _json(plan.config))
-        if job.layout.index:
-            work.write_text(INDEX, _json(job.layout.index))
-        work.write_text("growkit.json", _json(record))
-        return Result(work.commit(), plan, record, False, time.monotonic() - begin)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _peak_bytes() -> int:
-    """The most memory this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _compare_ties(plan: Plan, rows: SourceRows) -> None:
-    """Tensors that config.json ties, but that are stored twice, must be equal."""
-    for source, name, twin in plan.same:
-        tensors = plan.sources[source].tensors
-        a, b = (Stored(source, n, tensors[n].shape, tensors[n].dtype) for n in (name, twin))
-        step = max(1, WRITER_BYTES // max(1, a.shape[1] * ITEM_BYTES[a.dtype]))
-        same = (a.shape, a.dtype) == (b.shape, b.dtype) and all(
-            rows(a, i, min(i + step, a.shape[0])) == rows(b, i, min(i + step, a.shape[0]))
-            for i in range(0, a.shape[0], step)
-        )
-        if not same:
-            raise CheckpointError(
-                f"{plan.sources[source].path}: {name} and {twin} differ, but config.json ties them",
-                hint='set "tie_word_embeddings": false in config.json if the head is its own',
-            )
-
-
-def _write_shards(
-    job: _Job, work: Workspace, rows: SourceRows, allow_nonfinite: bool, progress: Progress | None
-) -> dict[str, dict[str, Any]]:
-    """All output files that are not there yet; file and checksum of every tensor."""
-    tensors: dict[str, dict[str, Any]] = {}
-    done, total = 0, sum(s.size for s in job.layout.shards)
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress(done, total)
-
-    for shard in job.layout.shards:
-        mark = work.finished(shard.name)
-        if mark is None:
-            checksums = _write_shard(shard, job, work, rows, allow_nonfinite, tell)
-            work.mark(shard, checksums)
-        else:
-            checksums = mark["crc32"]
-            tell(shard.size)
-        tensors |= {n: {"file": shard.name, "crc32": crc} for n, crc in checksums.items()}
-    return tensors
-
-
-def _write_shard(
-    shard: Shard,
-    job: _Job,
-    work: Workspace,
-    rows: SourceRows,
-    allow_nonfinite: bool,
-    tell: Callable[[int], None],
-) -> dict[str, str]:
-    checksums = {}
-    with ShardWriter(work.folder, shard) as writer:
-        tell(len(shard.header))
-        for placed in shard.tensors:
-            writer.begin(placed)
-            bad = overflowed = 0
-            for block in _blocks(placed.formula, rows, job.budget):
-                writer.write(block.data)
-                bad, overflowed = bad + block.nonfinite, overflowed + block.overflowed
-                tell(len(block.data))
-            if bad and not allow_nonfinite:
-                _refuse_values(placed.formula, bad, overflowed)
-            checksums[placed.formula.name] = writer.end()
-        writer.finish()
-    return checksums
-
-
-def _blocks(formula: Formula, rows: SourceRows, budget: int) -> Iterator[Block]:
-    if is_plain(formula):
-        return plain(formula, rows, budget=budget)
-    from growkit.engine import evaluate
-
-    return evaluate(formula, rows, budget=budget)
-
-
-def _refuse_values(formula: Formula, bad: int, overflowed: int) -> None:
-    if overflowed:
-        raise CheckpointError(
-            f"tensor {formula.name}: {overflowed} values are too large for {formula.dtype}",
-            hint="keep the dtype, use bfloat16, or pass --allow-nonfinite",
-        )
-    raise CheckpointError(
-        f"tensor {formula.name}: {bad} values are NaN or infinite",
-        hint="mend the source, or pass --allow-nonfinite to carry them over",
-    )
-
-
-# keys of side files that hold a size, by user axis
-SIDE_SIZES = {"word_embedding_dimension": "hidden"}
-
-
-def _write_side_files(plan: Plan, work: Workspace) -> None:
-    """Tokenizer and the like, byte for byte; what holds a grown size is edited."""
-    first = next(iter(plan.sources.values()))
-
-    def edit(value: Any) -> Any:
-        for key, axis in SIDE_SIZES.items():
-            if isinstance(value, dict) and value.get(key) == plan.sizes_before.get(axis):
-                value = {**value, key: plan.sizes_after[axis]}
-        return value
-
-    for name in first.side_files:
-        holds_sizes = Path(name).name == "config.json"  # of a module in a sub-folder
-        work.copy_side_file(first, name, edit if holds_sizes else None)
 
 
 # -- looking -------------------------------------------------------------------------------------

@@ -108,7 +108,9 @@ def test_budget_decides_rows():
 
 def test_too_small_a_budget_is_refused():
     """Where not even one row fits, the tensor, both numbers and the way out are named."""
-    with pytest.raises(ResourceError, match=r"w: one row of \[16, 16\] F32 takes .* 1,000 are") as e:
+    with pytest.raises(
+        ResourceError, match=r"w: one row of \[16, 16\] F32 takes .* 1,000 are"
+    ) as e:
         block_rows(GROWN, 1000)
     assert "more memory" in e.value.hint
 
@@ -127,7 +129,9 @@ def test_planning_thirty_thousand_tensors_is_fast():
     width = 16384
     kernel = Kernel.gather(np.arange(width) % 8192, 0.5, old=8192)
     stored = [Stored("small", f"w{i}", (8192, 8192), "BF16") for i in range(3000)]
-    formulas = [Formula(s.name, (width, width), "BF16", (Term(s, (kernel, kernel)),)) for s in stored]
+    formulas = [
+        Formula(s.name, (width, width), "BF16", (Term(s, (kernel, kernel)),)) for s in stored
+    ]
     began = time.perf_counter()
     assert {block_rows(f, 1 << 31) for f in formulas} == {blocks.TARGET // (2 * width)}
     assert time.perf_counter() - began < 1.0
@@ -155,7 +159,9 @@ def test_not_finite_is_told_from_the_bits(dtype, bits):
     values = np.array([0.0, -0.0, top, -top], bits.replace("u", "f"))
     assert nonfinite(memoryview(values.tobytes()), dtype) == 0
     for bad in (np.nan, -np.nan, np.inf, -np.inf):
-        assert nonfinite(memoryview(np.append(values, bad).astype(values.dtype).tobytes()), dtype) == 1
+        assert (
+            nonfinite(memoryview(np.append(values, bad).astype(values.dtype).tobytes()), dtype) == 1
+        )
 
 
 def test_not_finite_bfloat16():

@@ -97,7 +97,11 @@ def load(folder: Path, model: Any) -> Any:
     extra = {"add_pooling_layer": False} if getattr(model, "pooler", 1) is None else {}
     with full_precision():
         loaded, info = type(model).from_pretrained(
-            folder, dtype=torch.float64, attn_implementation="eager", output_loading_info=True, **extra
+            folder,
+            dtype=torch.float64,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **extra,
         )
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
@@ -145,9 +149,7 @@ def test_claim_is_measurement(
         ("mistral", "causal", "3x", EXACT), ("qwen2", "tied", "3/2x", EXACT),
     ],
 )  # fmt: skip
-def test_claims_and_float32(
-    tmp_path: Path, family: str, head: str, name: str, claim: str
-) -> None:
+def test_claims_and_float32(tmp_path: Path, family: str, head: str, name: str, claim: str) -> None:
     """The claim that each cell must have, and its measurement for a float32 checkpoint."""
     model = tiny.build(family, head, seed=5, dtype=torch.float32, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
@@ -213,7 +215,9 @@ def test_rope_types(tmp_path: Path, rope: str, to: str) -> None:
         keys |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     if rope in ("llama3", "yarn"):
         keys["original_max_position_embeddings"] = 8
-    model = tiny.build("llama", "causal", seed=3, rope_parameters=keys, positions=8, **sizes("llama"))
+    model = tiny.build(
+        "llama", "causal", seed=3, rope_parameters=keys, positions=8, **sizes("llama")
+    )
     small = tiny.save(model, tmp_path / "small")
     result = run.grow(small, steps_of([width(head_dim=to)]), out=tmp_path / "big")
     assert (result.plan.claim.claim == APPROXIMATE) is (rope == "dynamic")

@@ -28,7 +28,13 @@ def shipped(name: str) -> Family:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("hidden", 6), ("heads.q", 8), ("heads.q|heads.k", 16), ("heads.(q|k|2)", 24), ("2.hidden", 12)],
+    [
+        ("hidden", 6),
+        ("heads.q", 8),
+        ("heads.q|heads.k", 16),
+        ("heads.(q|k|2)", 24),
+        ("2.hidden", 12),
+    ],
 )
 def test_expressions(text: str, size: int) -> None:
     """Products, concatenations, parentheses and numbers."""
@@ -140,7 +146,11 @@ def test_unknown_model_types(config: dict[str, Any], message: str, hint: str) ->
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n- b\n", "expected a mapping, found list"), ("a: [", "not valid YAML"), ("!!x a", "not valid")],
+    [
+        ("- a\n- b\n", "expected a mapping, found list"),
+        ("a: [", "not valid YAML"),
+        ("!!x a", "not valid"),
+    ],
 )
 def test_family_files_that_are_no_mapping(tmp_path: Path, text: str, message: str) -> None:
     """A user's family file that is not a plain mapping."""

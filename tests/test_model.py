@@ -44,7 +44,9 @@ def edit_config(folder: Path, **changes: Any) -> Path:
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
     """A tiny untied Llama with grouped kv heads, every size different."""
-    return tiny.save(tiny.build("llama", "causal", heads=4, kv_heads=2, hidden=20), tmp_path / "llama")
+    return tiny.save(
+        tiny.build("llama", "causal", heads=4, kv_heads=2, hidden=20), tmp_path / "llama"
+    )
 
 
 @pytest.mark.parametrize(("family", "head"), tiny.HEADS)

@@ -62,4 +62,4 @@ def test_a_tensor_without_dims_is_one_row():
 def test_numbers_never_change():
     """A golden row: another numpy, machine or version of growkit must give the same."""
     found = steps(noise((9, 6), seed=7, step=2, tensor="model.w"), 8, 9)
-    assert found.tolist() == [[0.0] * 6]
+    assert found.tolist() == [[-45654, -27636, 42119, 9446, -43406, -71986]]

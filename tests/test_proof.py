@@ -37,7 +37,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def plan_of(checkpoint: Path, *steps: dict[str, Any], family: Path | None = None, **keys: Any) -> Plan:
+def plan_of(
+    checkpoint: Path, *steps: dict[str, Any], family: Path | None = None, **keys: Any
+) -> Plan:
     """The plan of these steps, from headers alone."""
     model = read_model(open_checkpoint(checkpoint), family)
     return build_plan("test", parse_recipe({"steps": list(steps), **keys}), {"small": model})
@@ -172,7 +174,10 @@ def test_an_unseen_layout_is_claimed_rightly(checkpoints: dict[str, Path], tmp_p
         rms(data)
         swap_norms(data, "rms", "ln")
 
-    assert plan_of(checkpoints["llama"], UNEVEN, family=flipped(tmp_path, "llama", rms)).claim.claim == EXACT
+    assert (
+        plan_of(checkpoints["llama"], UNEVEN, family=flipped(tmp_path, "llama", rms)).claim.claim
+        == EXACT
+    )
     plan = plan_of(checkpoints["llama"], UNEVEN, family=flipped(tmp_path, "llama", ln))
     assert plan.claim.claim == APPROXIMATE
     assert "writes the stream" in plan.claim.reasons[0]

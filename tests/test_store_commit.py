@@ -39,10 +39,10 @@ def fill(work: Workspace, extra: str = "") -> None:
             mark = work.finished(shard.name)
         assert mark["extra"] == {"note": 1}
         tensors |= {name: {"file": shard.name, "crc32": crc} for name, crc in mark["crc32"].items()}
-    work.write_text("config.json", "{}" + extra)
+    work.add("config.json", "{}" + extra)
     files = {p.name: p.stat().st_size for p in work.folder.iterdir()}
     record = {"digest": work._digest, "files": files, "tensors": tensors}
-    work.write_text("growkit.json", json.dumps(record))
+    work.add("growkit.json", json.dumps(record))
     work.commit()
 
 
@@ -208,7 +208,7 @@ def test_failed_run_keeps_finished_shards_only(tmp_path):
     """A failure after a finished shard leaves it to be resumed; one before leaves nothing."""
     first = LAYOUT.shards[0]
     with workspace(tmp_path / "out") as work:
-        work.write_text("config.json", "{}")
+        work.add("config.json", "{}")
     assert not [*tmp_path.iterdir()]
     with workspace(tmp_path / "out") as work:
         work.mark(first, write_shard(work.folder, first))

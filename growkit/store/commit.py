@@ -44,7 +44,7 @@ class Workspace:
             if work.finished(shard.name) is None:
                 ...                        # ShardWriter(work.folder, shard)
                 work.mark(shard, checksums, {"seconds": 1.5})
-        work.write_text("config.json", text)
+        work.add("config.json", text)
         work.commit()
     """
 
@@ -136,7 +136,7 @@ class Workspace:
             path.with_suffix(".tmp").rename(path)
             sync_folder(self.partial)
 
-    def write_text(self, name: str, text: str) -> None:
+    def add(self, name: str, text: str) -> None:
         """Write a file of the result."""
         _write(self.folder / name, io.BytesIO(text.encode()))
 
@@ -157,7 +157,7 @@ class Workspace:
                 raise CheckpointError(
                     f"{source}: not valid JSON: {error}", hint="mend or remove the file"
                 ) from error
-        self.write_text(name, json.dumps(edit(value), indent=2, ensure_ascii=False) + "\n")
+        self.add(name, json.dumps(edit(value), indent=2, ensure_ascii=False) + "\n")
 
     # -- the end ---------------------------------------------------------------------------------
 

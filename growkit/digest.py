@@ -1,0 +1,60 @@
+"""What identifies a result: the same digest means the same bytes.
+
+The law: everything that can change a byte of the output goes in (recipe, formulas, layout, format
+version), and so does what tells that a source file is still the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from growkit.formula import Noise, Term
+from growkit.kernel import Kernel
+from growkit.plan import Plan
+
+FORMAT = 1  # raise when the same plan would be written to other bytes
+
+
+def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
+    """What identifies a result: sha256 of recipe, formulas, layout, format version and source files."""
+    sha = hashlib.sha256()
+    known: dict[int, str] = {}
+
+    def of_kernel(kernel: Kernel | None) -> str:
+        if kernel is None:
+            return ""
+        if id(kernel) not in known:
+            inner = hashlib.sha256(repr(kernel.shape).encode())
+            for array in (kernel.index, kernel.coef, kernel.share, kernel.rows, kernel.dense):
+                inner.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+            known[id(kernel)] = inner.hexdigest()
+        return known[id(kernel)]
+
+    def of_term(term: Term) -> str:
+        source = term.source
+        kernels = [of_kernel(k) for k in term.kernels]
+        if isinstance(source, Noise):
+            signal = [of_term(t) for t in source.signal]
+            bare = replace(source, signal=())
+            return repr((repr(bare), signal, kernels, term.scale))
+        return repr((repr(source), kernels, term.scale))
+
+    identity = {n: [asdict(f) for f in c.files] for n, c in plan.sources.items()}
+    revisions = {n: c.revision for n, c in plan.sources.items()}
+    for text in (
+        f"growkit format {FORMAT}",
+        recipe_text,
+        json.dumps([plan.config, identity, revisions], sort_keys=True),
+    ):
+        sha.update(text.encode() + b"\0")
+    for formula in plan.formulas:
+        sha.update(repr((formula.name, formula.shape, formula.dtype)).encode())
+        sha.update("".join(of_term(t) for t in formula.terms).encode())
+    for header in headers:
+        sha.update(header)
+    return sha.hexdigest()
