@@ -18,7 +18,9 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     model        a checkpoint read through its family
     proof        what a step keeps of the function, without looking at a weight
     compose      the terms of every tensor, step after step
+    lints        what a trainer should know: equal copies, dead units
     plan         recipe and headers in; formulas, new config and exactness claim out
+    digest       what identifies a result
     noise        seeded random numbers that belong to a row
     blocks       how many rows at a time, and the memory that takes
     layout       which byte of which file each output row is
@@ -27,6 +29,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     show         a plan in words, for a terminal
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?
+    execute      writes a plan
     run          the Python API: joins the rooms
     cli          the command line; the only room that prints
 

@@ -1,16 +1,16 @@
 """Linear maps on one axis: the algebra that every growth operator is written in.
 
-A `Kernel` is one linear map, shape (new, old). An `AxisMap` says how one axis grows, with one kernel
-for the tensors that *write* the axis (produce activations on it), one for the tensors that *read* it
-(consume them), and one for what leaves a norm on it:
+A `Kernel` is one linear map, shape (new, old). An `AxisMap` says how one axis grows, with one
+kernel for the tensors that *write* the axis (produce activations on it), one for the tensors that
+*read* it (consume them), and one for what leaves a norm on it:
 
     W_new = write_out · W · read_inᵀ          b_new = write_out · b
 
-The law: growing an axis keeps the function iff `readᵀ · write = I` (with `write_normed` in place of
-`write` behind a norm). The *inverse* transposes and swaps, the *dual* swaps (gradients live there),
-composition composes all. *Selective*: each row of `write` has one entry equal to 1, or is zero where
-its `read` row is zero; an axis that passes an elementwise non-linearity needs it. A tied head needs
-`writeᵀ · write_normed = ρ·I`; the norm that feeds the head then carries 1/ρ.
+The law: growing an axis keeps the function iff `readᵀ · write = I` (with `write_normed` in place
+of `write` behind a norm). The *inverse* transposes and swaps, the *dual* swaps (gradients live
+there), composition composes all. *Selective*: each row of `write` has one entry equal to 1, or is
+zero where its `read` row is zero; an axis that passes an elementwise non-linearity needs it. A
+tied head needs `writeᵀ · write_normed = ρ·I`; the norm that feeds the head then carries 1/ρ.
 
 Everything here is true for any linear map on one axis: no tensor, no model, no file, numpy only.
 Nothing mutates an argument. Source of the rules: Net2Net (1511.05641), LEMON (2310.07999),
@@ -152,9 +152,9 @@ class AxisMap:
     def null_space(self, *, behind_norm: bool) -> Kernel:
         """The projector onto input directions that the grown network never visits.
 
-        `X · (I − write · readᵀ)` may be added to any tensor that reads this axis without changing the
-        function. Returned transposed, as the kernel that acts on the tensor's reading dim. Fresh
-        units do carry activations, so their rows are zero.
+        `X · (I − write · readᵀ)` may be added to any tensor that reads this axis without changing
+        the function. Returned transposed, as the kernel that acts on the tensor's reading dim.
+        Fresh units do carry activations, so their rows are zero.
         """
         seen = self.write_normed if behind_norm else self.write
         inside = self.read.after(seen.transpose())

@@ -230,7 +230,7 @@ def add_noise(
     null_space: Callable[[Expression], Kernel | None],
     make: Callable[[Part, float], Noise],
 ) -> dict[str, Part]:
-    """Null-space noise on every weight that reads a grown axis; what is zero on purpose stays zero."""
+    """Null-space noise on every weight that reads a grown axis; silent parts stay zero."""
     out = dict(parts)
     for key, part in parts.items():
         reads = part.pattern.consumed

@@ -21,7 +21,7 @@ FORMAT = 1  # raise when the same plan would be written to other bytes
 
 
 def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
-    """What identifies a result: sha256 of recipe, formulas, layout, format version and source files."""
+    """sha256 of recipe, formulas, layout (`headers`), format version and source files."""
     sha = hashlib.sha256()
     known: dict[int, str] = {}
 

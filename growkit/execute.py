@@ -1,7 +1,7 @@
 """Writes a plan: every output file, then everything beside them, then one rename.
 
-The law: nothing is decided here. Which bytes go where is in the plan and the layout; this loop asks the
-engine for blocks and gives them to the store. A killed run is resumed by the same call.
+The law: nothing is decided here. Which bytes go where is in the plan and the layout; this loop
+asks the engine for blocks and gives them to the store. A killed run is resumed by the same call.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Expression:
         return (name, count + 1) if rest == 0 and count >= 0 else None
 
     def map(self, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> AxisMap | None:
-        """The map of the whole expression, from the maps of its axes; None if none of them grows."""
+        """The map of the whole expression, from those of its axes; None if none of them grows."""
         if not self.axes & maps.keys():
             return None
         if self.kind == "axis":

@@ -1,17 +1,17 @@
-"""Family files: which tensors a kind of model has on disk, on which axes, and what those axes cross.
+"""Family files: which tensors a kind of model has on disk, on which axes, and what these cross.
 
 One YAML per family. A line of `modules` names a module and what it is:
 
-    lin OUT IN          linear map: weight [OUT, IN], bias [OUT]
-    lint OUT IN         the same, stored transposed: weight [IN, OUT]
-    emb TABLE AXIS      table: weight [TABLE, AXIS]
-    rms AXIS, ln AXIS   norm: gain [AXIS], for ln also shift [AXIS]; `> stream` if its output is the stream
-    raw DIM DIM …       dims with their roles: + produced, - consumed, * gain, ~ shift, # table, = kept
+    lin OUT IN          linear map: weight [OUT, IN], bias [OUT] lint OUT IN         the same,
+    stored transposed: weight [IN, OUT] emb TABLE AXIS      table: weight [TABLE, AXIS] rms AXIS,
+    ln AXIS   norm: gain [AXIS], for ln also shift [AXIS]; `> stream` if its output is the stream
+    raw DIM DIM …       dims with their roles: + produced, - consumed, * gain, ~ shift, # table, =
+    kept
 
-`?` after a name makes the module optional, `{axis}` in a name is an axis like any other. `axes` says
-what each axis is (stream, heads, kv_heads, query, key, value, neurons, table, layers): what may pass
-through it, and so what the plan can prove, follows from that and from the norms; it is never looked
-up by family name. This room reads its own YAML and opens nothing else.
+`?` after a name makes the module optional, `{axis}` in a name is an axis like any other. `axes`
+says what each axis is (stream, heads, kv_heads, query, key, value, neurons, table, layers): what
+may pass through it, and so what the plan can prove, follows from that and from the norms; it is
+never looked up by family name. This room reads its own YAML and opens nothing else.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ KINDS = (
     "stream", "heads", "kv_heads", "query", "key", "value", "neurons", "table", "layers"
 )  # fmt: skip
 KEYS = (
-    "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like", "config",
-    "defaults", "require", "lists", "thresholds", "residual", "eps", "scores", "rope", "head",
-    "modules", "variants",
+    "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
+    "config", "defaults", "require", "lists", "thresholds", "residual", "eps", "scores", "rope",
+    "head", "modules", "variants",
 )  # fmt: skip
 _NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
 _SLOT = re.compile(r"\{(\w+)\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
@@ -170,7 +170,7 @@ class Family:
         )
         raise CheckpointError(
             f"tensor {name}: no pattern of family {self.name} fits; the nearest is {near[0]}",
-            hint="nothing is dropped silently: describe the tensor in a family file (--family FILE)",
+            hint="nothing is dropped silently: describe it in a family file (--family FILE)",
         )
 
 
@@ -230,7 +230,7 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
 
 
 def build_family(data: Mapping[str, Any], config: Mapping[str, Any], names: set[str]) -> Family:
-    """A family for one checkpoint: base file, then the variants that its config and tensors ask for.
+    """A family for one checkpoint: its file, then the variants that config and tensors ask for.
 
     `names` are the modules present, so that a variant can depend on one being absent.
     Raises FamilyError naming the line that is wrong.
@@ -329,9 +329,9 @@ def _parse(data: Mapping[str, Any], where: str) -> Family:
         lists=data.get("lists", {}),
         thresholds=data.get("thresholds", {}),
         scores=data.get("scores", {}),
-        rope=Rope(rope["pairs"], many(rope["theta"]), many(rope.get("type")), many(rope.get("refuse")))
-        if rope
-        else None,
+        rope=rope and Rope(
+            rope["pairs"], many(rope["theta"]), many(rope.get("type")), many(rope.get("refuse"))
+        ),
         head=Head(
             head["weight"],
             head.get("tied") or "",

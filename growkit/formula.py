@@ -2,9 +2,10 @@
 
     out  =  Σ_terms  scale · (kernel_0 ⊗ kernel_1 ⊗ …) · source
 
-A term takes one source (a tensor of a checkpoint, seeded noise, or ones) and applies one kernel per
-dim of the tensor. Width growth is one term; depth growth decides which layer's tensor the term takes;
-noise and new rows are terms whose source is a generator; a blend has one term per checkpoint.
+A term takes one source (a tensor of a checkpoint, seeded noise, or ones) and applies one kernel
+per dim of the tensor. Width growth is one term; depth growth decides which layer's tensor the term
+takes; noise and new rows are terms whose source is a generator; a blend has one term per
+checkpoint.
 
 `TensorInfo` and `Checkpoint` are the headers that planning starts from. Nothing here opens a file.
 """
@@ -23,7 +24,15 @@ Shape = tuple[int, ...]
 FLOATS: Mapping[str, int] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 ITEM_BYTES: Mapping[str, int] = {
     **FLOATS,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
 }
 
 

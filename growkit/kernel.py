@@ -1,7 +1,7 @@
 """One linear map on one axis, kept sparse: what `growkit.axes` builds its pairs of maps from.
 
-Shape is always (new, old). The law: a named map never becomes a dense matrix, so planning a width of
-16,384 costs kilobytes. Nothing mutates an argument; numpy only.
+Shape is always (new, old). The law: a named map never becomes a dense matrix, so planning a width
+of 16,384 costs kilobytes. Nothing mutates an argument; numpy only.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Kernel:
 
         row i  =  Σ_j coef[i, j] · e[index[i, j]]  +  Σ_m share[i, m] · rows[m]
 
-    The first part, *gather*, takes few sources per new row. The second holds rows that many new rows
-    share and that need every source (the mean row under LayerNorm): each is stored once.
+    The first part, *gather*, takes few sources per new row. The second holds rows that many new
+    rows share and that need every source (the mean row under LayerNorm): each is stored once.
     `dense` replaces both for learned maps.
 
     >>> Kernel.gather([0, 1, 0, 1], old=2).apply(np.array([5.0, 7.0]))

@@ -1,4 +1,4 @@
-"""What a trainer should know before training a grown model: copies that nothing separates, dead units.
+"""What a trainer should know of a grown model: copies that nothing separates, dead units.
 
 Two equal units with equal gradients stay equal for ever under deterministic training (algebra of
 1511.05641 and 2409.12903); a unit that is zero on both sides gets no gradient at all.

@@ -186,7 +186,8 @@ def _sizes(
         if expression.axes <= sizes.keys() and expression.size(sizes) != value:
             bound = ", ".join(f"{a} = {sizes[a]}" for a in sorted(expression.axes))
             raise CheckpointError(
-                f"{where}: expected {expression} = {expression.size(sizes)}, found {value} ({bound})",
+                f"{where}: expected {expression} = {expression.size(sizes)}, "
+                f"found {value} ({bound})",
                 hint="config.json and the tensors must belong together",
             )
     return sizes
@@ -289,14 +290,15 @@ def check_sizes(family: Family, sizes: Mapping[str, int]) -> None:
             raise RecipeError(
                 f"sizes: {left} ({sizes[left]}) must be a multiple of {right} ({sizes[right]}) "
                 f"in family {family.name}",
-                hint=f"set {left}: {-(-sizes[left] // sizes[right]) * sizes[right]}, or other {right}",
+                hint=f"set {left}: {-(-sizes[left] // sizes[right]) * sizes[right]}, "
+                f"or another {right}",
             )
 
 
 def resize_config(
     family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The config with its sizes set; a key that is absent is written only if its default is wrong."""
+    """The config with these sizes; an absent key is written only if its default is wrong."""
     out = copy.deepcopy(dict(config))
     for key, expressions in family.config.items():
         if not expressions[0].axes <= sizes.keys():

@@ -1,8 +1,8 @@
-"""Recipe + headers → Plan: what every output tensor is made of, and what that keeps of the function.
+"""Recipe + headers → Plan: what every output tensor is made of, and what that keeps.
 
-The plan is frozen, printable and checkable, and it holds no weights. The law: every source tensor is
-used or listed as dropped, every output has the shape that the new sizes give it, and the claim is
-proved (`growkit.proof`) from the same maps that the formulas are made of.
+The plan is frozen, printable and checkable, and it holds no weights. The law: every source tensor
+is used or listed as dropped, every output has the shape that the new sizes give it, and the claim
+is proved (`growkit.proof`) from the same maps that the formulas are made of.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _State:
     maps: Mapping[str, AxisMap]  # from the source to now
     layers: Mapping[str, tuple[int, ...]]
     tied: bool
-    claim: Claim = Claim()
+    claim: Claim
 
 
 def build_plan(recipe_name: str, recipe: Recipe, models: Mapping[str, Model]) -> Plan:
@@ -127,7 +127,7 @@ def _begin(source: str, model: Model, *, untie: bool) -> _State:
                 parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
         config["tie_word_embeddings"] = tied = False
     layers = {a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers")}
-    return _State(model, model.sizes, config, parts, {}, layers, tied)
+    return _State(model, model.sizes, config, parts, {}, layers, tied, Claim())
 
 
 def _step(

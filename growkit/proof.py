@@ -2,8 +2,8 @@
 
 A claim is one of `exact`, `exact up to norm eps`, `approximate`, with reasons. It is derived: from
 what each axis is, from the norms on it, from what those norms feed, from the tie of the head, and
-from the numbers in the kernels. Never from the name of a family or of a map. Each condition below is
-sufficient; where one fails, the claim says which and on what axis.
+from the numbers in the kernels. Never from the name of a family or of a map. Each condition below
+is sufficient; where one fails, the claim says which and on what axis.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def _constant(values: np.ndarray, target: float) -> bool:
 def _norm(m: AxisMap, norm: str, to_stream: bool) -> list[str]:
     """Why a norm on this axis would see other statistics, or put out what nobody expects.
 
-    With gains copied and eps kept, RMSNorm needs writeᵀ·write = (new/old)·I. LayerNorm needs that of
-    `write_normed`, constant row and column sums of `write`, and that the two differ only by rows
-    that vanish when it centres (LEMON, 2310.07999).
+    With gains copied and eps kept, RMSNorm needs writeᵀ·write = (new/old)·I. LayerNorm needs that
+    of `write_normed`, constant row and column sums of `write`, and that the two differ only by
+    rows that vanish when it centres (LEMON, 2310.07999).
     """
     ratio = m.new / m.old
     gram = m.write_normed.transpose().after(m.write_normed).scalar()
@@ -129,8 +129,8 @@ def _norm(m: AxisMap, norm: str, to_stream: bool) -> list[str]:
             out.append("LayerNorm sees another mean (row and column sums of the map differ)")
     if to_stream and not centred:
         out.append(
-            f"{_NORM_NAMES[norm]} writes the stream, so its new coordinates would have to hold a mean "
-            "that depends on the data"
+            f"{_NORM_NAMES[norm]} writes the stream, so its new coordinates would have to hold "
+            "a mean that depends on the data"
         )
     return list(dict.fromkeys(out))
 
@@ -139,7 +139,7 @@ _NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}
 
 
 def _attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
-    """Scores q·k·scale stay equal: write_qᵀ·write_k·(new/old)^power = I, rotary pairs keep their speed."""
+    """Scores stay: write_qᵀ·write_k·(new/old)^power = I, and rotary pairs keep their speed."""
     family = facts.family
     out = []
     for query, key in zip(family.of_kind("query"), family.of_kind("key"), strict=True):
@@ -160,7 +160,7 @@ def _attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
         ):
             if facts.rope_type in family.rope.refuse:
                 out.append(
-                    f"{where}: rotary frequencies of type {facts.rope_type} depend on more than theta"
+                    f"{where}: rotary frequencies of type {facts.rope_type} are more than theta"
                 )
             elif not all(_turns(m.write, facts) for m in (q, k)):
                 out.append(f"{where}: a rotary pair would turn at another frequency")
@@ -232,7 +232,7 @@ def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
 
 
 def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
-    """ρ: by how much a tied head scales its logits; 1 if none is tied, None if it is no multiple."""
+    """ρ, by which a tied head scales its logits; 1 if none is tied, None if it is no multiple."""
     if not facts.read_axis:
         return 1.0
     streams = [a for a in facts.family.of_kind("stream") if a in maps]

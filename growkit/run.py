@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from growkit.verify import Verification
 
 __all__ = [
-    "Estimate", "Result", "check_files", "default_out", "estimate", "execute", "family_text", "grow",
-    "inspect_checkpoint", "list_families", "plan_growth", "verify_growth",
+    "Estimate", "Result", "check_files", "default_out", "estimate", "execute", "family_text",
+    "grow", "inspect_checkpoint", "list_families", "plan_growth", "verify_growth",
 ]  # fmt: skip
 
 

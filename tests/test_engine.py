@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import string
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -361,6 +364,57 @@ def test_the_source_is_never_written_to():
         )
     )
     np.testing.assert_array_equal(values, kept)
+
+
+MEMORY = """
+import ctypes
+import numpy as np
+from growkit import blocks, engine
+from growkit.axes import AxisMap
+from growkit.formula import Formula, Noise, Stored, Term
+from growkit.kernel import Kernel
+
+def status(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(key))
+
+def rows(stored, start, stop):
+    return memoryview(bytearray((stop - start) * 2048 * 2))
+
+stored = Stored("small", "w", (2048, 2048), "BF16")
+tile = Kernel.gather(np.arange(4096) % 2048, old=2048)
+mean = tile.plus(Kernel.shared(np.full(2048, 1 / 2048), np.arange(4096.0)))
+null = AxisMap.of(tile, tile.scaled(0.5)).null_space(behind_norm=False)
+grown = Term(stored, (tile, tile.scaled(0.5)))
+noise = Term(Noise(0, 1, "w", (4096, 4096), std=1.0), (None, null))
+dense = Kernel.from_matrix(np.ones((1024, 2048)))
+blocks.TARGET = 64 << 20
+shared, learned = Term(stored, (mean, mean)), Term(stored, (dense, tile))
+for terms in [(grown,), (grown,), (grown, noise), (shared,), (shared, noise), (learned,)]:
+    for dtype in ("BF16", "F64"):
+        formula = Formula("w", (terms[0].kernels[0].new, 4096), dtype, terms)
+        count = blocks.block_rows(formula, 1 << 40)
+        ctypes.CDLL(None).malloc_trim(0)
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        before = status("VmRSS")
+        for block in engine.evaluate(formula, rows, budget=1 << 40):
+            del block
+        print(status("VmHWM") - before, blocks.working_bytes(formula, count))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak")
+def test_the_memory_estimate_is_honest():
+    """What the process really takes stays below the estimate, and is not far below it."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
+    if "PermissionError" in done.stderr:
+        pytest.skip("the peak cannot be reset here")
+    assert not done.returncode, done.stderr
+    pairs = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert len(pairs) == 12
+    for taken, estimate in pairs[2:]:  # the first ones load code
+        assert estimate / 4 < taken <= estimate, pairs
 
 
 # -- noise -----------------------------------------------------------------------------------------

@@ -143,7 +143,8 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
         (lambda t: t.update({"model.layers.2.mlp.down_proj.weight": t[DOWN].clone()}),
          "layers number 2, but config.json says there are 2"),
         (lambda t: t.update({DOWN: t[DOWN].to(torch.int32)}), "dtype I32 cannot be grown"),
-        (lambda t: t.update({"norm.weight": t["model.norm.weight"].clone()}), "are the same tensor"),
+        (lambda t: t.update({"norm.weight": t["model.norm.weight"].clone()}),
+         "are the same tensor"),
         (lambda t: t.update(extra=torch.ones(2)), "tensor extra: no pattern of family llama fits"),
     ],
 )  # fmt: skip

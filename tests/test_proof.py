@@ -19,6 +19,7 @@ from growkit.store import open_checkpoint
 
 TWICE = {"op": "width", "to": {"axes": "2x"}}
 UNEVEN = {"op": "width", "to": {"axes": "3/2x"}}
+PADDED = {**UNEVEN, "how": {"hidden": "pad"}}
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}
 NOISE = {"op": "noise", "snr_db": 0}
 
@@ -117,7 +118,7 @@ def test_the_claim_of_a_recipe_is_its_weakest_step(checkpoints: dict[str, Path])
         ),
         (
             "gpt2", lambda d: d["modules"]["h.{layers}."].update(ln_2="ln hidden > stream"),
-            [UNEVEN], EXACT, APPROXIMATE, "LayerNorm writes the stream",
+            [PADDED], EXACT, APPROXIMATE, "LayerNorm writes the stream",
         ),
         (
             "gpt2", lambda d: d["head"].update(scale_at=None), [TWICE], EXACT, APPROXIMATE,
@@ -163,7 +164,8 @@ def test_a_flipped_flag_changes_the_claim(
 def test_an_unseen_layout_is_claimed_rightly(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """A norm between the branches that writes the stream, in a model that is otherwise pre-norm.
 
-    RMSNorm keeps the zero rows of a pad zero, so width stays exact; LayerNorm would need a mean row.
+    RMSNorm keeps the zero rows of a pad zero, so width stays exact; LayerNorm would need a mean
+    row.
     """
 
     def rms(data: dict[str, Any]) -> None:
@@ -178,7 +180,7 @@ def test_an_unseen_layout_is_claimed_rightly(checkpoints: dict[str, Path], tmp_p
         plan_of(checkpoints["llama"], UNEVEN, family=flipped(tmp_path, "llama", rms)).claim.claim
         == EXACT
     )
-    plan = plan_of(checkpoints["llama"], UNEVEN, family=flipped(tmp_path, "llama", ln))
+    plan = plan_of(checkpoints["llama"], PADDED, family=flipped(tmp_path, "llama", ln))
     assert plan.claim.claim == APPROXIMATE
     assert "writes the stream" in plan.claim.reasons[0]
 

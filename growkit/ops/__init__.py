@@ -4,9 +4,9 @@ An operator is a frozen options model with one method:
 
     grow(family, sizes) -> Growth
 
-It says how axes map, which layers the new layers come from, what noise is added, what is blended. It
-never sees a tensor, a tensor's name or a file; the plan applies what it says to every tensor alike.
-A new operator is one file here, one line in `OPERATORS`, one recipe.
+It says how axes map, which layers the new layers come from, what noise is added, what is blended.
+It never sees a tensor, a tensor's name or a file; the plan applies what it says to every tensor
+alike. A new operator is one file here, one line in `OPERATORS`, one recipe.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from growkit.errors import RecipeError
 from growkit.ops.contract import Growth, LayerMap, Operator, Size, check_axis, target_size
 
@@ -13,28 +15,36 @@ if TYPE_CHECKING:
 
 
 def stack(old: int, new: int) -> list[int]:
-    """0…old-1 repeated, the remainder from the top: 3 → 8 is 0 1 2 0 1 2 1 2 (StackBERT, 2405.15319)."""
+    """0…old-1 repeated, the remainder from the top (StackBERT, G_stack 2405.15319).
+
+    >>> stack(3, 8)
+    [0, 1, 2, 0, 1, 2, 1, 2]
+    """
     rest = new % old
     return list(range(old)) * (new // old) + list(range(old - rest, old))
 
 
 def interleave(old: int, new: int) -> list[int]:
-    """New layer i is a copy of ⌊i·old/new⌋: 3 → 6 is 0 0 1 1 2 2 (2408.06567)."""
+    """New layer i is a copy of ⌊i·old/new⌋ (interpolation of AquilaMoE, 2408.06567).
+
+    >>> interleave(3, 6)
+    [0, 0, 1, 1, 2, 2]
+    """
     return [i * old // new for i in range(new)]
 
 
 class Depth(Operator):
     """Grow the number of layers.
 
-    `stack` and `interleave` repeat layers and change the function. `insert` takes interleave's list
-    and makes every repeat *silent*, so the function stays: its output projections are zero (LLaMA-Pro
-    2401.02415, LEMON 2310.07999), or, where norms write the stream (post-LN), its branches are zero and
-    the gain and shift of the norm before it move into its last norm. An explicit list `layers`
-    says which old layer each new one copies.
+    `stack` and `interleave` repeat layers and change the function. `insert` takes interleave's
+    list and makes every repeat *silent*, so the function stays: its output projections are zero
+    (LLaMA-Pro 2401.02415, LEMON 2310.07999), or, where norms write the stream (post-LN), its
+    branches are zero and the gain and shift of the norm before it move into its last norm. An
+    explicit list `layers` says which old layer each new one copies.
     """
 
     op: Literal["depth"] = "depth"
-    to: dict[str, Size] = {}
+    to: dict[str, Size] = Field(default_factory=dict)
     how: Literal["stack", "interleave", "insert"] = "insert"
     layers: tuple[int, ...] = ()
     new: Literal["copy", "silent"] | None = None

@@ -50,12 +50,12 @@ How = MapName | MapOptions
 
 
 def tile(old: int, new: int) -> AxisMap:
-    """Whole copies one after the other, consumers divided by their number (HyperCloning, 2409.12903)."""
+    """Whole copies one after the other, consumers divided by their number (2409.12903)."""
     return uneven(old, new, (1.0,) * _ratio("tile", old, new))
 
 
 def uneven(old: int, new: int, weights: tuple[float, ...]) -> AxisMap:
-    """Tiles whose consumers are split by `weights`, which breaks the symmetry (LEMON, 2310.07999)."""
+    """Tiles whose consumers are split by `weights`, which breaks the symmetry (2310.07999)."""
     k = _ratio("uneven", old, new)
     if len(weights) != k or sum(weights) <= 0:
         raise RecipeError(
@@ -72,7 +72,7 @@ def repeat(old: int, new: int) -> AxisMap:
 
 
 def circular(old: int, new: int) -> AxisMap:
-    """Unit i copies i mod old, consumers divided by the count (Net2Net 1511.05641, bert2BERT 2110.07143)."""
+    """Unit i copies i mod old, consumers divided by the count (1511.05641, 2110.07143)."""
     return _copies(np.arange(new) % old, old)
 
 
@@ -112,7 +112,7 @@ def pad(old: int, new: int, *, scale: float = 1.0, mean: bool = False) -> AxisMa
 
 
 def fresh(old: int, new: int) -> AxisMap:
-    """Old units, then units with random producers and zero consumers (Gesmundo & Maile, 2308.06103)."""
+    """Old units, then units with random producers and zero consumers (2308.06103)."""
     kept = pad(old, new)
     return AxisMap.of(kept.write, kept.read, fresh=np.arange(new) >= old)
 
@@ -127,7 +127,7 @@ def place(old: int, new: int, position: np.ndarray, fresh_rest: bool) -> AxisMap
 
 
 def rope_positions(old: int, new: int, stride: int) -> np.ndarray:
-    """Where query and key coordinates go when rotary pair i becomes pair stride·i (halves layout)."""
+    """Where coordinates go when rotary pair i becomes pair stride·i (halves layout)."""
     pairs = np.arange(old // 2) * stride
     return np.concatenate([pairs, new // 2 + pairs])
 
