@@ -257,21 +257,22 @@ def _term_bytes(term: Term, rows: int, item: int, compute: int) -> tuple[int, in
         )
     size = count * width
     peak = size * (item + compute)
-    for kernel in [*tail, head]:
-        if kernel is None:
-            continue
-        if kernel is head:
-            new = rows * width
-        else:
+    for kernel in tail:
+        if kernel is not None:
             width = width // kernel.old * kernel.new
             new = count * width
-            tile = min(count, TILE) if kernel.dense is not None else 1
             if not kernel.is_gather:
+                tile = min(count, TILE) if kernel.dense is not None else 1
                 scratch += 16 * max(CHUNK, tile * (width + size // max(1, count)))
-        several = kernel.index.shape[1] > 1 or kernel.share.shape[1] > 0
-        peak = max(peak, size * item + new * item * (2 if several else 1))
-        size = new
+            peak, size = max(peak, (size + new * _copies(kernel)) * item), new
+    if head is not None:
+        peak = max(peak, (size + rows * width * _copies(head)) * item)
     return raw + scratch + peak + stays, stays
+
+
+def _copies(kernel: Kernel) -> int:
+    """How often the result of a kernel is held while it is summed up."""
+    return 2 if kernel.index.shape[1] > 1 or kernel.share.shape[1] else 1
 
 
 def chunk_rows(shape: tuple[int, ...], least: int = 1) -> int:

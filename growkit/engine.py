@@ -126,7 +126,9 @@ class _Piece:
         out = _gathered(x, 0, index, head.coef[start:stop], plain=blocks.common(head) != 0)
         if self.shared is not None:
             for weight, row in zip(head.share[start:stop].T, self.shared, strict=True):
-                out.add_(_along(weight, 0, out) * row)
+                taking = np.flatnonzero(weight)
+                added = _along(weight[taking], 0, out) * row
+                out.index_add_(0, torch.from_numpy(taking), added)
         return out
 
     def _tail(self, x: torch.Tensor) -> torch.Tensor:

@@ -243,8 +243,9 @@ def _plain(record: Any) -> Json:
 
 def _read_map(read: Kernel) -> Json:
     """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`."""
-    assert read.is_gather, "no map of a recipe reads with shared rows"
     index, coef = read.index, read.coef
+    if not read.is_gather:  # every new row reads every old one
+        index, coef = np.tile(np.arange(read.old), (read.new, 1)), read.matrix()
     if index.shape[1] == 1:  # one source per row: plain lists
         index, coef = index[:, 0], coef[:, 0]
     sparse = {"index": index.tolist(), "coef": coef.tolist()}

@@ -13,8 +13,10 @@ import pytest
 import tiny
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from growkit import run
+from growkit.errors import CheckpointError
 from growkit.proof import APPROXIMATE, EPS, EXACT
 from growkit.recipe import parse_recipe
 from growkit.verify import full_precision
@@ -31,6 +33,7 @@ HEADS = [
 COUPLED = ("bert", "gpt2")  # hidden = heads × head_dim in code
 TOLERANCE = {torch.float64: {EXACT: 1e-10, EPS: 1e-9}, torch.float32: {EXACT: 2e-5, EPS: 2e-5}}
 DIFFERS = 1e-3
+SLOW = pytest.mark.slow
 
 
 def width(**to: Any) -> dict[str, Any]:
@@ -55,12 +58,17 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "uneven split": [{**width(mlp="2x"), "how": {"mlp": {"map": "uneven", "weights": [2, 1]}}}],
 }
 FREE = {  # families whose head size is a config key of its own
-    "heads": [width(hidden=48, heads=6)],
+    "heads only": [width(heads=8)],
+    "heads only, noise": [width(heads=8), NOISE],
+    "heads only, fresh": [width(heads=6)],
+    "heads only, fresh, noise": [width(heads=6), NOISE],
     "heads and kv heads": [width(hidden=48, heads=8, kv_heads=4), NOISE],
     "fresh kv heads": [width(hidden=48, heads=6, kv_heads=3), NOISE],
     "kv heads only": [width(kv_heads=4)],
-    "head_dim 2x": [width(head_dim="2x"), NOISE],
-    "head_dim 3/2x": [width(head_dim="3/2x"), NOISE],
+    "head_dim only": [width(head_dim="2x")],
+    "head_dim only, noise": [width(head_dim="2x"), NOISE],
+    "head_dim only, 3/2x": [width(head_dim="3/2x")],
+    "head_dim only, 3/2x, noise": [width(head_dim="3/2x"), NOISE],
     "hidden only": [width(hidden=28), NOISE],
     "hidden isometric": [{**width(hidden=28), "how": "isometric"}, NOISE],
     "hidden circular": [{**width(hidden=28), "how": "circular"}],
@@ -121,12 +129,13 @@ def measure(model: Any, small: Path, result: run.Result) -> float:
     return float((have - want).abs().max() / want.abs().max())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=SLOW)])
 @pytest.mark.parametrize(("family", "head", "steps"), TABLE)
 def test_claim_is_measurement(
-    tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]]
+    tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]], dtype: torch.dtype
 ) -> None:
-    """What the plan claims is what transformers computes, in float64."""
-    model = tiny.build(family, head, seed=3, **sizes(family))
+    """What the plan claims is what transformers computes, for both storage dtypes."""
+    model = tiny.build(family, head, seed=3, dtype=dtype, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
     result = run.grow(small, steps_of(steps), out=tmp_path / "big")
     error = measure(model, small, result)
@@ -135,7 +144,7 @@ def test_claim_is_measurement(
         assert error > DIFFERS
         assert claim.reasons
     else:
-        assert error <= TOLERANCE[torch.float64][claim.claim]
+        assert error <= TOLERANCE[dtype][claim.claim]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +215,36 @@ def test_unscaled_scores(tmp_path: Path) -> None:
     assert measure(model, small, result) < 1e-10
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_blend(tmp_path: Path, alpha: float) -> None:
+    """alpha is the weight of the grown model: 1 leaves it, 0 gives the other checkpoint."""
+    small = tiny.save(tiny.build("llama", "causal", seed=3, **sizes("llama")), tmp_path / "small")
+    double = {k: 2 * v for k, v in sizes("llama").items() if k not in ("layers", "head_dim")}
+    other = tiny.build("llama", "causal", seed=8, **{**double, "head_dim": 4})
+    large = tiny.save(other, tmp_path / "large")
+    recipe = steps_of(
+        [width(axes="2x"), {"op": "blend", "with": "large", "alpha": alpha}],
+        sources=["small", "large"],
+    )
+    result = run.grow(small, recipe, sources={"large": str(large)}, out=tmp_path / "out")
+    grown = run.grow(small, steps_of([width(axes="2x")]), out=tmp_path / "grown")
+    a, b, mixed = (load_file(p / "model.safetensors") for p in (large, grown.out, result.out))
+    for name, value in mixed.items():
+        torch.testing.assert_close(value, (1 - alpha) * a[name] + alpha * b[name])
+    assert result.plan.claim.claim == (EXACT if alpha == 1 else APPROXIMATE)
+
+
+def test_blend_needs_the_grown_shape(tmp_path: Path) -> None:
+    """A checkpoint of another shape is refused with what differs."""
+    small = tiny.save(tiny.build("llama", "causal", **sizes("llama")), tmp_path / "small")
+    recipe = steps_of(
+        [width(axes="2x"), {"op": "blend", "with": "large", "alpha": 0.5}],
+        sources=["small", "large"],
+    )
+    with pytest.raises(CheckpointError, match=r"source large: .* hidden 48 and 24"):
+        run.plan_growth(small, recipe, sources={"large": str(small)})
+
+
 @pytest.mark.parametrize("rope", ["linear", "llama3", "yarn", "dynamic"])
 @pytest.mark.parametrize("to", ["2x", "3/2x"])
 def test_rope_types(tmp_path: Path, rope: str, to: str) -> None:
@@ -224,6 +263,7 @@ def test_rope_types(tmp_path: Path, rope: str, to: str) -> None:
     assert (measure(model, small, result) < 1e-10) is (rope != "dynamic")
 
 
+@pytest.mark.slow
 def test_half_size_bert_grows_to_bert_large(tmp_path: Path) -> None:
     """512 × 12 layers × 8 heads × 2048 → BERT-large, layers included: exact up to eps."""
     model = tiny.build(
