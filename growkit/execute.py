@@ -221,10 +221,12 @@ def _write_shard(
 
 def _blocks(formula: Formula, rows: SourceRows, budget: int) -> Iterator[Block]:
     if is_plain(formula):
-        return plain(formula, rows, budget=budget)
-    from growkit.engine import evaluate
+        yield from plain(formula, rows, budget=budget)
+        return
+    from growkit.engine import evaluate, one_thread
 
-    return evaluate(formula, rows, budget=budget)
+    with one_thread():
+        yield from evaluate(formula, rows, budget=budget)
 
 
 def _refuse_values(formula: Formula, bad: int, overflowed: int) -> None:

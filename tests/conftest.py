@@ -1,4 +1,4 @@
-"""Set before anything is imported: no network, two threads, the same examples on every run."""
+"""Set before anything is imported: no network, one thread, the same examples on every run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hypothesis
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "OMP_NUM_THREADS": "2",  # torch reads it on import; subprocesses inherit it
+    "OMP_NUM_THREADS": "1",  # torch reads it on import; tiny tensors gain nothing from more
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.pop("GROWKIT_DEBUG", None)  # it turns error messages into tracebacks

@@ -26,6 +26,15 @@ ROUNDING = {"F64": 1e-13, "F32": 2e-6, "F16": 2e-3, "BF16": 1e-2}  # relative, a
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that wait for each other over tiny tensors cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class World:
     """Stored tensors in memory, and how they were read."""
 
@@ -369,6 +378,7 @@ def test_the_source_is_never_written_to():
 MEMORY = """
 import ctypes
 import numpy as np
+import torch
 from growkit import blocks, engine
 from growkit.axes import AxisMap
 from growkit.formula import Formula, Noise, Stored, Term
@@ -389,18 +399,20 @@ grown = Term(stored, (tile, tile.scaled(0.5)))
 noise = Term(Noise(0, 1, "w", (4096, 4096), std=1.0), (None, null))
 dense = Kernel.from_matrix(np.ones((1024, 2048)))
 blocks.TARGET = 64 << 20
+torch.set_num_threads(1)
 shared, learned = Term(stored, (mean, mean)), Term(stored, (dense, tile))
-for terms in [(grown,), (grown,), (grown, noise), (shared,), (shared, noise), (learned,)]:
-    for dtype in ("BF16", "F64"):
-        formula = Formula("w", (terms[0].kernels[0].new, 4096), dtype, terms)
-        count = blocks.block_rows(formula, 1 << 40)
-        ctypes.CDLL(None).malloc_trim(0)
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-        before = status("VmRSS")
-        for block in engine.evaluate(formula, rows, budget=1 << 40):
-            del block
-        print(status("VmHWM") - before, blocks.working_bytes(formula, count))
+small, wide = "BF16", "F64"
+cases = [(small, grown), (small, grown), (small, grown, noise), (wide, shared), (small, learned)]
+for dtype, *terms in cases:
+    formula = Formula("w", (terms[0].kernels[0].new, 4096), dtype, tuple(terms))
+    count = blocks.block_rows(formula, 1 << 40)
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = status("VmRSS")
+    for block in engine.evaluate(formula, rows, budget=1 << 40):
+        del block
+    print(status("VmHWM") - before, blocks.working_bytes(formula, count))
 """
 
 
@@ -412,8 +424,8 @@ def test_the_memory_estimate_is_honest():
         pytest.skip("the peak cannot be reset here")
     assert not done.returncode, done.stderr
     pairs = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert len(pairs) == 12
-    for taken, estimate in pairs[2:]:  # the first ones load code
+    assert len(pairs) == 5
+    for taken, estimate in pairs[1:]:  # the first one loads code
         assert estimate / 4 < taken <= estimate, pairs
 
 
