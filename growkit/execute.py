@@ -20,9 +20,9 @@ from typing import Any
 from growkit import __version__, report
 from growkit.blocks import Block, block_rows, is_plain, plain, working_bytes
 from growkit.digest import digest
-from growkit.errors import CheckpointError
+from growkit.errors import CheckpointError, ResourceError
 from growkit.formula import ITEM_BYTES, Formula, Stored
-from growkit.layout import INDEX, Layout, Shard, lay_out, parse_size
+from growkit.layout import INDEX, Layout, Shard, format_size, lay_out, parse_size
 from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.store import ShardWriter, SourceRows, Workspace
@@ -72,7 +72,17 @@ def _job(plan: Plan, max_shard_size: str | int, max_memory: str | int) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(max_shard_size))
     torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
     fixed = BASE_BYTES + WRITER_BYTES + torch
-    budget = max(parse_size(max_memory) - fixed, 0)
+    allowed = parse_size(max_memory)
+    largest = max(plan.formulas, key=lambda f: working_bytes(f, 1))
+    least = fixed + working_bytes(largest, 1)
+    if least > allowed:
+        raise ResourceError(
+            f"--max-memory {format_size(allowed)}: one row of {largest.name} "
+            f"{list(largest.shape)} {largest.dtype} and the program itself take "
+            f"{format_size(least)}",
+            hint=f"--max-memory {-(-least // 1_000_000)}MB is enough",
+        )
+    budget = allowed - fixed
     work = max(working_bytes(f, block_rows(f, budget)) for f in plan.formulas)
     known = Estimate(
         output_bytes=sum(f.nbytes for f in plan.formulas),
@@ -119,22 +129,21 @@ def execute(
             tensors = _write_shards(job, work, rows, allow_nonfinite, progress)
             rows.check_unchanged()
         _write_side_files(plan, work)
-        sizes = {s.name: s.size for s in job.layout.shards}
+        work.add("recipe.yaml", resolved(plan.recipe))
+        work.add("config.json", _json(plan.config))
+        if job.layout.index:
+            work.add(INDEX, _json(job.layout.index))
         record = report.report_json(
             plan,
             version=__version__,
             digest=job.estimate.digest,
-            files=sizes,
+            files=work.sizes(),  # README.md is for people to edit
             tensors=tensors,
             started=started,
             seconds=time.monotonic() - begin,
             peak_bytes=_peak_bytes(),
         )
-        work.add("recipe.yaml", resolved(plan.recipe))
         work.add("README.md", report.model_card(plan, record))
-        work.add("config.json", _json(plan.config))
-        if job.layout.index:
-            work.add(INDEX, _json(job.layout.index))
         work.add("growkit.json", _json(record))
         return Result(work.commit(), plan, record, False, time.monotonic() - begin)
 

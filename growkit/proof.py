@@ -115,24 +115,32 @@ def _norm(m: AxisMap, norm: str, to_stream: bool) -> list[str]:
     of `write_normed`, constant row and column sums of `write`, and that the two differ only by
     rows that vanish when it centres (LEMON, 2310.07999).
     """
-    ratio = m.new / m.old
+    ratio, name = m.new / m.old, _NORM_NAMES[norm]
     gram = m.write_normed.transpose().after(m.write_normed).scalar()
+    difference = m.write.plus(m.write_normed.scaled(-1.0)).cleaned()
+    same = bool(difference.zero_rows.all())
     out = []
     if gram is None or abs(gram - ratio) > NEAR * ratio:
-        out.append(f"{_NORM_NAMES[norm]} sees other statistics (uneven copies)")
-    centred = _constant(m.write.plus(m.write_normed.scaled(-1.0)).square_norm() * np.ones(1), 0.0)
-    if norm == "rms" and not centred:
+        out.append(f"{name} sees another mean square (uneven copies)")
+    if norm == "rms" and not same:
         out.append("RMSNorm does not centre, so rows that carry the mean do not vanish")
     if norm == "ln":
         rows, columns = m.write.row_sums(), m.write.column_sums()
         if not _constant(rows, float(rows[0])) or not _constant(columns, float(rows[0]) * ratio):
-            out.append("LayerNorm sees another mean (row and column sums of the map differ)")
-    if to_stream and not centred:
-        out.append(
-            f"{_NORM_NAMES[norm]} writes the stream, so its new coordinates would have to hold "
-            "a mean that depends on the data"
-        )
-    return list(dict.fromkeys(out))
+            out.append("LayerNorm sees another mean (uneven copies)")
+        if not (same or _rows_are_constant(difference)):
+            out.append("LayerNorm does not centre away what `write` adds to `write_normed`")
+    if to_stream and (out or not same):
+        out.append(f"{name} writes the stream (post-norm), where only whole ratios are exact")
+    return out
+
+
+def _rows_are_constant(kernel: Kernel) -> bool:
+    """Every row is a multiple of (1, 1, …, 1)."""
+    if not kernel.rows.size:
+        return False
+    flat = np.abs(kernel.rows - kernel.rows[:, :1]).max(initial=0.0) <= NEAR
+    return bool(flat and not kernel.coef.any() and kernel.dense is None)
 
 
 _NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}

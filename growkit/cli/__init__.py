@@ -98,14 +98,14 @@ def app() -> None:
 @click.option("--verify", is_flag=True, help="Run both models afterwards and compare them.")
 @click.option(
     "--summary",
-    type=click.File("w", encoding="utf-8", lazy=True, atomic=True),
+    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write what --json prints to this file, too.",
 )
 @_as_json
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path of the result.")
 def grow(
-    source: str, recipe: str, summary: Any, as_json: bool, quiet: bool, **options: Any
+    source: str, recipe: str, summary: Path | None, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Write a larger checkpoint that starts from SOURCE.
 
@@ -118,7 +118,10 @@ def grow(
       growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
     """
     from growkit import report, run, show
+    from growkit.store.summary import refuse_unwritable, write_text
 
+    if summary is not None:
+        refuse_unwritable(summary)
     with progress_shown(quiet) as progress:
         result = run.grow(source, recipe, progress=progress, **options)
     told = report.summary_json(
@@ -128,13 +131,13 @@ def grow(
         seconds=result.seconds,
     )
     if summary is not None:
-        summary.write(as_text(told) + "\n")
+        write_text(summary, as_text(told) + "\n")
     for lint in result.plan.lints:
         click.echo(f"warning: {lint}", err=True)
-    if quiet:
-        click.echo(result.out)
-    elif as_json:
+    if as_json:
         print_json(told)
+    elif quiet:
+        click.echo(result.out)
     else:
         click.echo(show.result_text(result.plan, told))
 

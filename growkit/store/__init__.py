@@ -7,6 +7,7 @@
     write      one output file as a byte stream
     commit     OUT.partial, its lock and done-marks, and the rename to OUT
     check      a finished OUT against its own growkit.json
+    summary    the file of --summary
     faults     the operating system's errors in growkit's words
 
 The law: sources are only ever read, and nothing half-written is ever visible under its final name.

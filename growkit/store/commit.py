@@ -140,6 +140,11 @@ class Workspace:
         """Write a file of the result."""
         _write(self.folder / name, io.BytesIO(text.encode()))
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file of the result so far, by its name in OUT."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.folder)): path.stat().st_size for path in files}
+
     def copy_side_file(
         self, checkpoint: Checkpoint, name: str, edit: Callable[[Any], Any] | None = None
     ) -> None:

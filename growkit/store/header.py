@@ -81,7 +81,11 @@ def _header_bytes(file: BinaryIO, size: int, path: Path) -> bytes:
         raise _damaged(path, f"truncated: found {size} bytes, expected at least 8")
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER:
-        raise _damaged(path, f"header of {length} bytes, expected at most {MAX_HEADER}")
+        raise CheckpointError(
+            f"{path}: not a safetensors file: "
+            f"header of {length} bytes, expected at most {MAX_HEADER}",
+            hint="it is damaged or of another kind: download or copy it anew",
+        )
     if 8 + length > size:
         raise _damaged(path, f"truncated: found {size} bytes, the header ends at {8 + length}")
     return prefix + file.read(length)
