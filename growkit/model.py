@@ -323,13 +323,13 @@ def remap_layers(
     for key, axis in family.lists.items():
         old = get(out, key)
         if axis in layers and isinstance(old, list):
-            if len(old) <= max(layers[axis].source):
+            if len(old) <= max(n.source for n in layers[axis]):
                 raise CheckpointError(f"config.json: {key}: {len(old)} entries are too few")
-            put(out, key, [old[i] for i in layers[axis].source])
+            put(out, key, [old[n.source] for n in layers[axis]])
     for key, axis in family.thresholds.items():
         old = get(out, key)
         if axis in layers and isinstance(old, int):
-            source = layers[axis].source
+            source = [n.source for n in layers[axis]]
             top = max(source) + 1
             put(out, key, sum(i < old for i in source) if old <= top else old - top + len(source))
     return out

@@ -7,7 +7,7 @@ is proved (`growkit.proof`) from the same maps that the formulas are made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import Any
@@ -137,7 +137,7 @@ def _step(
     if growth.maps or growth.theta_power != 1.0:
         state, claim = _grow_width(state, growth, number, seed)
     for axis, layers in growth.layers.items():
-        state, also = _grow_depth(state, axis, layers)
+        state, also = _grow_depth(state, axis, layers, number, seed)
         claim = claim.also(also)
     if growth.noise:
         claim = claim.also(proof.prove_noise(state.claim, state.maps))
@@ -203,12 +203,7 @@ def _grow_width(state: _State, growth: Growth, number: int, seed: int) -> tuple[
     sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
     check_sizes(family, sizes)
     claim = proof.prove_width(facts, maps)
-    std = state.config.get("initializer_range")
-    std = float(std) if isinstance(std, int | float) else INIT_STD
-
-    def random(part: Part, shape: Shape) -> Noise:
-        return Noise(seed, number, part.name, shape, std=std)
-
+    random = _random(state, number, seed)
     parts = grow_axes(state.parts, Composer(maps, state.sizes), random, sizes)
     rho_tied = proof.tie_factor(facts, maps)
     head = family.head
@@ -232,21 +227,31 @@ def _grow_width(state: _State, growth: Growth, number: int, seed: int) -> tuple[
     )
 
 
+def _random(state: _State, number: int, seed: int) -> Callable[[Part, Shape], Noise]:
+    """Draws values for new rows at the config's own scale."""
+    std = state.config.get("initializer_range")
+    std = float(std) if isinstance(std, int | float) else INIT_STD
+    return lambda part, shape: Noise(seed, number, part.name, shape, std=std)
+
+
 def _then(first: AxisMap | None, later: AxisMap) -> AxisMap:
     return first.then(later) if first else later
 
 
-def _grow_depth(state: _State, axis: str, layers: LayerMap) -> tuple[_State, Claim]:
+def _grow_depth(
+    state: _State, axis: str, layers: LayerMap, number: int, seed: int
+) -> tuple[_State, Claim]:
     family = state.model.family
+    random = _random(state, number, seed)
     facts = _facts(state, Growth())
     claim = proof.prove_depth(facts, axis, layers)
-    sizes = {**state.sizes, axis: len(layers.source)}
-    parts = grow_layers(state.parts, family, axis, layers, state.sizes)
+    sizes = {**state.sizes, axis: len(layers)}
+    parts = grow_layers(state.parts, family, axis, layers, state.sizes, random)
     by_layer = family.scores.get("by_layer")
     if by_layer and state.config.get(by_layer):  # scores are divided by the layer's number
         parts = _rescale_scores(parts, family, axis, layers, state.sizes)
     config = remap_layers(family, resize_config(family, state.config, sizes), {axis: layers})
-    origin = tuple(state.layers[axis][i] for i in layers.source)
+    origin = tuple(state.layers[axis][n.source] for n in layers)
     state = replace(
         state, sizes=sizes, config=config, parts=parts, layers={**state.layers, axis: origin}
     )
@@ -259,7 +264,7 @@ def _rescale_scores(
     """Queries times (new layer + 1) / (old layer + 1)."""
     out = dict(parts)
     query = family.of_kind("query")[0]
-    for new, old in enumerate(layers.source):
+    for new, old in enumerate(n.source for n in layers):
         if new == old:
             continue
         factor = (new + 1) / (old + 1)

@@ -255,19 +255,28 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
 def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:
     """The claim of taking layers by `layers`."""
     old = facts.sizes[axis]
-    kept = [i for i, silent in zip(layers.source, layers.silent, strict=True) if not silent]
-    if kept != list(range(old)):
-        reason = f"{axis} {old} → {len(layers.source)}: "
+    where = f"{axis} {old} → {len(layers)}: "
+    loud = [n for n in layers if not n.silent]
+    kept = [n.source for n in loud]
+    reasons = []
+    if any(n.random for n in loud):
+        reasons.append("new layers are drawn at random")
+    elif any(len(n.mix) > 1 or n.mix[0][1] != 1.0 for n in loud):
+        reasons.append("layers are averaged")
+    elif kept != list(range(old)):
         repeated = len(kept) > len(set(kept))
-        what = "layers run twice" if repeated else "layers are left out or change places"
-        return approximate([reason + what])
-    added = sum(layers.silent)
+        reasons.append("layers run twice" if repeated else "layers are left out or change places")
+    if any(n.scale != 1.0 for n in loud):
+        reasons.append("what layers add to the stream is scaled")
+    if reasons:
+        return approximate([where + r for r in reasons])
+    added = len(layers) - len(loud)
     if not added or facts.family.residual == "pre":
         return Claim()
     passes = added * len(stream_norms(facts.family, axis))
     reason = (
-        f"{axis} {old} → {len(layers.source)}: norms write the stream, so an empty layer still "
-        f"normalises what is normal already: {passes} passes that differ from 1 by eps"
+        f"{where}norms write the stream, so an empty layer still normalises what is normal "
+        f"already: {passes} passes that differ from 1 by eps"
     )
     return Claim(EPS, (reason,), facts.eps, passes)
 

@@ -11,7 +11,7 @@ alike. A new operator is one file here, one line in `OPERATORS`, one recipe.
 
 from __future__ import annotations
 
-from growkit.ops.contract import Blending, Growth, LayerMap, Noising, Operator
+from growkit.ops.contract import Blending, Growth, Layer, LayerMap, Noising, Operator
 from growkit.ops.depth import Depth
 from growkit.ops.mix import BlendWith
 from growkit.ops.noise import AddNoise
@@ -24,4 +24,4 @@ OPERATORS: dict[str, type[Operator]] = {
     "blend": BlendWith,
 }
 
-__all__ = ["OPERATORS", "Blending", "Growth", "LayerMap", "Noising", "Operator"]
+__all__ = ["OPERATORS", "Blending", "Growth", "Layer", "LayerMap", "Noising", "Operator"]
