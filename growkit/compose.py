@@ -154,6 +154,17 @@ def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[s
     }
 
 
+def scale_embeddings(parts: Parts, family: Family, factor: float) -> dict[str, Part]:
+    """Every table whose rows are added to the stream times a factor."""
+    streams = set(family.of_kind("stream"))
+
+    def is_embedding(part: Part) -> bool:
+        roles = [role for _, role in part.pattern.dims]
+        return "#" in roles and any(r == "+" and e.axes & streams for e, r in part.pattern.dims)
+
+    return {k: p.scaled(factor) if is_embedding(p) else p for k, p in parts.items()}
+
+
 def grow_layers(
     parts: Parts,
     family: Family,

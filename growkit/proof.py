@@ -74,6 +74,7 @@ class Facts:
     theta_after: float = 0.0
     rope_type: str = "default"
     eps: float = 0.0
+    embedding_rule: bool = False  # the embeddings carry a tied head's factor
     untold_tie: bool = False  # config.json ties a head that the family file does not name
 
 
@@ -91,6 +92,9 @@ def prove_width(facts: Facts, maps: Mapping[str, AxisMap]) -> Claim:
         if m.is_identity or kind in ("query", "key", "kv_heads"):
             continue
         where = f"{axis} {m.old} → {m.new}"
+        if m.new < m.old:
+            reasons.append(f"{where}: units are merged or left out")
+            continue
         if not m.keeps:
             reasons.append(f"{where}: consumers do not undo producers (readᵀ·write ≠ 1)")
         if kind in ("neurons", "heads") and not m.selective:
@@ -232,11 +236,20 @@ def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
         return []
     if rho is None:
         return ["tied head: the embedding, grown as a producer, does not read the stream it feeds"]
-    if not facts.carrier:
+    if not facts.carrier and not facts.embedding_rule:
         return [
             f"tied head: logits grow by {rho:g}, and no norm before the head can carry 1/{rho:g}"
         ]
     return []
+
+
+def prove_scaled_embeddings(facts: Facts, rho: float) -> Claim:
+    """A tied head's factor in the embeddings (2404.07999): harmless if a norm comes at once."""
+    patterns = facts.family.patterns.values()
+    if any(p.to_stream and not p.slots for p in patterns):
+        reason = f"embeddings carry 1/{rho:g}, which the norm after them undoes up to eps"
+        return Claim(EPS, (reason,), facts.eps, 1)
+    return approximate([f"embeddings carry 1/{rho:g}, branches do not: the stream is mixed anew"])
 
 
 def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
@@ -248,6 +261,9 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
         return 1.0
     read = maps.get(facts.read_axis) or AxisMap.identity(facts.sizes[facts.read_axis])
     write = maps[streams[0]] if streams else AxisMap.identity(facts.sizes[facts.read_axis])
+    if write.new < write.old and read.new < read.old:  # what growing back would undo
+        up = tie_factor(facts, {streams[0]: write.inverse(), facts.read_axis: read.inverse()})
+        return 1.0 / up if up else None
     rho = write.write.transpose().after(read.write_normed).scalar()
     return 1.0 if rho is not None and abs(rho - 1.0) < NEAR else rho
 

@@ -34,6 +34,7 @@ LEVELS = (
     ("model",),
     ("proof",),
     ("compose",),
+    ("steps",),
     ("lints",),
     ("plan",),
     ("digest", "noise"),

@@ -11,6 +11,7 @@ alike. A new operator is one file here, one line in `OPERATORS`, one recipe.
 
 from __future__ import annotations
 
+from growkit.ops.coalesce import Coalesce, Decoalesce
 from growkit.ops.contract import Blending, Growth, Layer, LayerMap, Noising, Operator
 from growkit.ops.depth import Depth
 from growkit.ops.mix import BlendWith
@@ -20,6 +21,8 @@ from growkit.ops.width import Width
 OPERATORS: dict[str, type[Operator]] = {
     "width": Width,
     "depth": Depth,
+    "coalesce": Coalesce,
+    "decoalesce": Decoalesce,
     "noise": AddNoise,
     "blend": BlendWith,
 }
