@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 from growkit import proof
@@ -23,9 +24,10 @@ from growkit.compose import (
     scale_embeddings,
     scale_modules,
 )  # fmt: skip
-from growkit.errors import CheckpointError
+from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.formula import Noise, Shape, Stored, Term
+from growkit.fusion import check_fusable, fuse_parts, injections
 from growkit.model import (
     Model,
     check_sizes,
@@ -36,6 +38,7 @@ from growkit.model import (
     user_sizes,
 )  # fmt: skip
 from growkit.ops import Blending, Growth, LayerMap, Noising
+from growkit.ops.width import tile
 from growkit.proof import Claim, Facts
 
 INIT_STD = 0.02  # what transformers initialises with where the config has no initializer_range
@@ -54,6 +57,7 @@ class State:
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
     claim: Claim
+    filled: bool = False  # no direction is unvisited: different models stand side by side
 
 
 def begin(source: str, model: Model, tied: str) -> State:
@@ -92,6 +96,9 @@ def apply(
     if growth.noise:
         claim = claim.also(proof.prove_noise(state.claim, state.maps))
         state = _noise(state, growth.noise, number, seed)
+    if growth.fuse:
+        state, also = _fuse(state, growth, models, first=number == 0)
+        claim = claim.also(also)
     if growth.blend:
         state, also = _blend(state, growth.blend, models)
         claim = claim.also(also)
@@ -247,6 +254,11 @@ def _no_random(part: Part, shape: Shape) -> Noise:
 
 
 def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
+    if state.filled:
+        raise RecipeError(
+            "noise: models side by side leave no null space",
+            hint="different models need no noise to tell them apart",
+        )
     family, maps, start = state.model.family, state.maps, state.model.sizes
     streams = set(family.of_kind("stream")) | set(family.like)
     known: dict[Expression, Kernel | None] = {}
@@ -265,6 +277,62 @@ def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
         )
 
     return replace(state, parts=add_noise(state.parts, noise.only, null_space, make))
+
+
+def _fuse(
+    state: State, growth: Growth, models: Mapping[str, Model], *, first: bool
+) -> tuple[State, Claim]:
+    family = state.model.family
+    rule = "untie" if state.model.tied and not state.tied else state.tie_rule
+    others = [begin(name, models[name], rule) for name in growth.fuse]
+    for name, other in zip(growth.fuse, others, strict=True):
+        check_fusable(state.model, state.sizes, state.parts, other.model, other.parts, name)
+    vocabularies = [models[n].checkpoint.vocabulary for n in growth.fuse]
+    if {state.model.checkpoint.vocabulary, *vocabularies} - {None, *vocabularies[:1]}:
+        raise CheckpointError(
+            "fuse: the sources have different tokenizers", hint="fuse models of one vocabulary"
+        )
+    every = [state, *others]
+    sizes = [s.sizes for s in every]
+    maps = injections(family, sizes)
+    parts = fuse_parts([s.parts for s in every], sizes, maps)
+    after = {**state.sizes, **{a: sum(s[a] for s in sizes) for a in maps[0]}}
+    check_sizes(family, after)
+    if state.tied and state.tie_rule == "embedding":
+        parts = scale_embeddings(parts, family, 1 / len(every))
+    elif state.tied and family.head:
+        parts = scale_modules(parts, [family.head.scale_at], 1 / len(every))
+        parts = scale_modules(parts, family.head.also, len(every))
+    copies = {a: tile(state.sizes[a], after[a]) for a in maps[0]} if first else {}
+    if first and all(_same_files(state.model, other.model) for other in others):
+        facts = _facts(state, growth)
+        claim, now = proof.prove_width(facts, copies), copies
+        if state.tied and state.tie_rule == "embedding":
+            claim = claim.also(proof.prove_scaled_embeddings(facts, len(every)))
+    else:
+        claim, now = proof.approximate(["one norm serves the streams of different models"]), maps[0]
+    return (
+        replace(
+            state,
+            sizes=after,
+            config=resize_config(family, state.config, after),
+            parts=parts,
+            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in now.items()}},
+            filled=now is not copies,
+        ),
+        claim,
+    )
+
+
+def _same_files(one: Model, other: Model) -> bool:
+    """Whether two sources are one checkpoint given twice."""
+
+    def real(model: Model) -> list[str]:
+        path = Path(model.checkpoint.path)
+        folder = path if path.suffix != ".safetensors" else path.parent
+        return [str((folder / f.name).resolve()) for f in model.checkpoint.files]
+
+    return real(one) == real(other)
 
 
 def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:

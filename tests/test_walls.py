@@ -34,6 +34,7 @@ LEVELS = (
     ("model",),
     ("proof",),
     ("compose",),
+    ("fusion",),
     ("steps",),
     ("lints",),
     ("plan",),

@@ -14,7 +14,7 @@ from __future__ import annotations
 from growkit.ops.coalesce import Coalesce, Decoalesce
 from growkit.ops.contract import Blending, Growth, Layer, LayerMap, Noising, Operator
 from growkit.ops.depth import Depth
-from growkit.ops.mix import BlendWith
+from growkit.ops.mix import BlendWith, Fuse
 from growkit.ops.noise import AddNoise
 from growkit.ops.width import Width
 
@@ -24,6 +24,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "coalesce": Coalesce,
     "decoalesce": Decoalesce,
     "noise": AddNoise,
+    "fuse": Fuse,
     "blend": BlendWith,
 }
 

@@ -73,6 +73,7 @@ class Growth:
     theta_power: float = 1.0  # the RoPE base becomes theta ** theta_power
     noise: Noising | None = None
     blend: Blending | None = None
+    fuse: tuple[str, ...] = ()  # sources that stand side by side with the current model
 
 
 class Operator(BaseModel, ABC):
