@@ -303,14 +303,16 @@ def _fuse(
     elif state.tied and family.head:
         parts = scale_modules(parts, [family.head.scale_at], 1 / len(every))
         parts = scale_modules(parts, family.head.also, len(every))
-    copies = {a: tile(state.sizes[a], after[a]) for a in maps[0]} if first else {}
-    if first and all(_same_files(state.model, other.model) for other in others):
+    copies = first and all(_same_files(state.model, other.model) for other in others)
+    if copies:
         facts = _facts(state, growth)
-        claim, now = proof.prove_width(facts, copies), copies
+        now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
+        claim = proof.prove_width(facts, now)
         if state.tied and state.tie_rule == "embedding":
             claim = claim.also(proof.prove_scaled_embeddings(facts, len(every)))
     else:
-        claim, now = proof.approximate(["one norm serves the streams of different models"]), maps[0]
+        now = maps[0]
+        claim = proof.approximate(["one norm serves the streams of different models"])
     return (
         replace(
             state,
@@ -318,7 +320,7 @@ def _fuse(
             config=resize_config(family, state.config, after),
             parts=parts,
             maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in now.items()}},
-            filled=now is not copies,
+            filled=not copies,
         ),
         claim,
     )
