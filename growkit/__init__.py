@@ -2,7 +2,8 @@
 
 It reads a checkpoint, applies a recipe of growth operators, and writes a larger checkpoint for a
 separate training run; where the mathematics allows, the larger one computes the same function.
-`plan_growth`, `grow` and `verify_growth` are the Python API, `growkit` the command.
+`plan_growth`, `grow` and `verify_growth` are the Python API, `grow_state_dict` grows a model that
+is in memory, `growkit` is the command.
 
 The rooms of the building, from the ground up; each imports only rooms above it in this list:
 
@@ -19,6 +20,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     proof        what a step keeps of the function, without looking at a weight
     compose      the terms of every tensor, step after step
     fusion       the parts of several models side by side
+    perturb      noise that the network sees
     steps        one step of a recipe, applied to the model so far
     lints        what a trainer should know: equal copies, dead units
     plan         recipe and headers in; formulas, new config and exactness claim out
@@ -32,6 +34,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?
     execute      writes a plan
+    memory       the same for a model in memory, a state_dict
     run          the Python API: joins the rooms
     cli          the command line; the only room that prints
 
@@ -58,14 +61,21 @@ from typing import TYPE_CHECKING, Any
 from growkit.errors import GrowkitError
 
 if TYPE_CHECKING:
+    from growkit.memory import grow_state_dict
     from growkit.run import grow, plan_growth, verify_growth
 
 __version__ = "0.1.0"
-__all__ = ["GrowkitError", "__version__", "grow", "plan_growth", "verify_growth"]
+__all__ = [
+    "GrowkitError", "__version__", "grow", "grow_state_dict", "plan_growth", "verify_growth",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """The Python API, on first use: `import growkit` alone loads neither torch nor numpy."""
+    if name == "grow_state_dict":  # brings torch along
+        from growkit import memory
+
+        return memory.grow_state_dict
     if name in __all__:
         from growkit import run
 

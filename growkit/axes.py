@@ -19,7 +19,7 @@ HyperCloning (2409.12903), and the derivations checked in this project's tests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,13 +34,16 @@ class AxisMap:
     """How one axis grows.
 
     `fresh` marks new units that get random producers and zero consumers: the function cannot see
-    them, so their `write` and `read` rows are zero, but what flows through them is not.
+    them, so their `write` and `read` rows are zero, but what flows through them is not. In `pairs`
+    they do have random consumers, which cancel: twins have the same producers, and consumers Z and
+    -Z. Row i of `pairs` is ±1 times the row of random values that unit i takes.
     """
 
     write: Kernel  # of tensors that produce the axis
     read: Kernel  # of tensors that consume it
     write_normed: Kernel  # of what leaves a norm on the axis, and of norm shifts
     fresh: BoolArray  # (new,)
+    pairs: Kernel | None = None  # (new, new)
 
     @classmethod
     def of(
@@ -49,12 +52,14 @@ class AxisMap:
         read: Kernel | None = None,
         write_normed: Kernel | None = None,
         fresh: BoolArray | None = None,
+        pairs: Kernel | None = None,
     ) -> AxisMap:
         """An axis map from its kernels; `read` defaults to `write` (an isometry)."""
         read = write if read is None else read
         normed = write if write_normed is None else write_normed
         assert write.shape == read.shape == normed.shape
-        return cls(write, read, normed, np.zeros(write.new, dtype=bool) if fresh is None else fresh)
+        fresh = np.zeros(write.new, dtype=bool) if fresh is None else fresh
+        return cls(write, read, normed, fresh, pairs)
 
     @classmethod
     def identity(cls, size: int) -> AxisMap:
@@ -78,8 +83,11 @@ class AxisMap:
 
     @cached_property
     def keeps(self) -> bool:
-        """The law: readᵀ · write = I and readᵀ · write_normed = I."""
+        """The law: readᵀ · write = I and readᵀ · write_normed = I, and pairs cancel."""
         back = self.read.transpose()
+        left = self.draws.transpose().after(self.pairs).cleaned() if self.pairs else None
+        if left is not None and not left.zero_rows.all():
+            return False
         return all(_near_one(back.after(k)) for k in (self.write, self.write_normed))
 
     @cached_property
@@ -89,18 +97,30 @@ class AxisMap:
         return bool((self.write.unit_rows | unread).all())
 
     @cached_property
+    def draws(self) -> Kernel:
+        """Which row of random values each fresh unit takes for its producers, shape (new, new)."""
+        alone = Kernel.identity(self.new).masked(self.fresh)
+        if self.pairs is None:
+            return alone
+        twins = replace(self.pairs, coef=np.abs(self.pairs.coef))
+        return alone.masked(self.pairs.zero_rows).plus(twins)
+
+    @cached_property
     def gain(self) -> Kernel:
         """The map of norm gains: each new gain is the (weighted) mean of its sources' gains.
 
         Its zero rows (coordinates with no source) take the gain 1.
         """
         sums = self.write_normed.row_sums()
-        safe = np.where(sums != 0, sums, 1.0)
-        k = self.write_normed
-        dense = None if k.dense is None else k.dense / safe[:, None]
-        return Kernel(
-            k.old, k.index, k.coef / safe[:, None], k.share / safe[:, None], k.rows, dense
-        )
+        return _by_row(self.write_normed, 1.0 / np.where(sums != 0, sums, 1.0))
+
+    @cached_property
+    def gain_dual(self) -> Kernel:
+        """The map that gradients of norm gains follow: what reads a coordinate times what it holds.
+
+        For rows with one source, which is where a gain has a gradient of its own.
+        """
+        return _by_row(self.read, self.write_normed.row_sums())
 
     def then(self, later: AxisMap) -> AxisMap:
         """This growth followed by `later`."""
@@ -110,6 +130,7 @@ class AxisMap:
             later.read.after(self.read),
             later.write_normed.after(self.write_normed),
             later.fresh | (copied.apply(self.fresh.astype(float)) != 0),
+            later.pairs,
         )
 
     def inverse(self) -> AxisMap:
@@ -133,11 +154,16 @@ class AxisMap:
     def kron(self, inner: AxisMap) -> AxisMap:
         """The map of the composite axis `outer.inner`."""
         fresh = (self.fresh[:, None] | inner.fresh[None, :]).ravel()
+        pairs = None
+        if self.pairs or inner.pairs:
+            kept = Kernel.identity(self.new).masked(~self.fresh)
+            pairs = self._twins.kron(Kernel.identity(inner.new)).plus(kept.kron(inner._twins))
         return AxisMap(
             self.write.kron(inner.write),
             self.read.kron(inner.read),
             self.write_normed.kron(inner.write_normed),
             fresh,
+            pairs,
         )
 
     def direct_sum(self, other: AxisMap) -> AxisMap:
@@ -147,7 +173,13 @@ class AxisMap:
             self.read.direct_sum(other.read),
             self.write_normed.direct_sum(other.write_normed),
             np.concatenate([self.fresh, other.fresh]),
+            self._twins.direct_sum(other._twins) if self.pairs or other.pairs else None,
         )
+
+    @property
+    def _twins(self) -> Kernel:
+        """`pairs`, or a map without any."""
+        return self.pairs or Kernel.identity(self.new).masked(np.zeros(self.new, dtype=bool))
 
     def null_space(self, *, behind_norm: bool) -> Kernel:
         """The projector onto input directions that the grown network never visits.
@@ -160,6 +192,13 @@ class AxisMap:
         inside = self.read.after(seen.transpose())
         outside = Kernel.identity(self.new).plus(inside.scaled(-1.0))
         return outside.cleaned().masked(~self.fresh)
+
+
+def _by_row(k: Kernel, factor: FloatArray) -> Kernel:
+    """Every row times its factor."""
+    scale = factor[:, None]
+    dense = None if k.dense is None else k.dense * scale
+    return Kernel(k.old, k.index, k.coef * scale, k.share * scale, k.rows, dense)
 
 
 def _near_one(kernel: Kernel) -> bool:

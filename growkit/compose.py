@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from math import sqrt
 
 import numpy as np
 
@@ -69,12 +70,19 @@ class DimKernel:
 
 
 class Composer:
-    """Kernels of one step, each built once: tensors of one kind share them."""
+    """Kernels of one step, each built once: tensors of one kind share them.
 
-    def __init__(self, maps: Mapping[str, AxisMap], sizes: Mapping[str, int]) -> None:
-        self.maps, self.sizes = maps, sizes
+    With `dual` the kernels are those that gradients follow. Of a tensor that the plan scales by s,
+    such as the norm before a tied head, the gradient is scaled by 1/s.
+    """
+
+    def __init__(
+        self, maps: Mapping[str, AxisMap], sizes: Mapping[str, int], *, dual: bool = False
+    ) -> None:
+        self.maps, self.sizes, self.dual = maps, sizes, dual
         self._dims: dict[tuple[Expression, str], DimKernel | None] = {}
         self._products: dict[tuple[int, int], tuple[Kernel, Kernel, Kernel]] = {}
+        self._halves: dict[int, tuple[Kernel, Kernel, Kernel]] = {}
 
     def dim(self, expression: Expression, role: str) -> DimKernel | None:
         """The kernel for a dim with these axes in this role; None if it does not change."""
@@ -87,12 +95,17 @@ class Composer:
         m = expression.map(self.maps, self.sizes)
         if m is None or role == "=" or m.is_identity:
             return None
+        if self.dual:
+            dual = m.dual()
+            return DimKernel({"-": dual.read, "*": m.gain_dual}.get(role, dual.write))
         if role == "*":
             lacking = m.gain.zero_rows
             ones = Kernel.gather(np.zeros(m.new), lacking.astype(float), old=1)
             return DimKernel(m.gain, ones=ones if lacking.any() else None)
         if role == "+" and m.fresh.any():
-            return DimKernel(m.write, fresh=Kernel.identity(m.new).masked(m.fresh))
+            return DimKernel(m.write, fresh=m.draws)
+        if role == "-" and m.pairs:
+            return DimKernel(m.read, fresh=m.pairs)
         return DimKernel({"-": m.read, "~": m.write_normed}.get(role, m.write))
 
     def product(self, later: Kernel | None, first: Kernel | None) -> Kernel | None:
@@ -104,15 +117,53 @@ class Composer:
             self._products[found] = (later.after(first), later, first)
         return self._products[found][0]
 
+    def halves(self, kernel: Kernel) -> tuple[Kernel, Kernel]:
+        """The first row that takes each source, and the rows that take one again."""
+        if id(kernel) not in self._halves:
+            again = kernel.repeats
+            self._halves[id(kernel)] = (kernel.masked(~again), kernel.masked(again), kernel)
+        return self._halves[id(kernel)][:2]
+
 
 def grow_axes(
     parts: Parts,
     composer: Composer,
     random: Callable[[Part, Shape], Noise],
     sizes_after: Mapping[str, int],
+    above: str = "",
 ) -> dict[str, Part]:
-    """Every tensor with the step's kernels on its dims."""
-    return {k: _grow_part(p, composer, random, sizes_after) for k, p in parts.items()}
+    """Every tensor with the step's kernels on its dims.
+
+    `above` is a layer axis: copied rows of a layer are then made of the next layer's tensor.
+    """
+    grown = {k: _grow_part(p, composer, random, sizes_after) for k, p in parts.items()}
+    for key, part in parts.items() if above else ():
+        if above in part.pattern.slots and not part.zeroed:
+            slot = part.pattern.slots.index(above)
+            upper = parts.get(part.renumbered(slot, part.numbers[slot] + 1).key, part)
+            grown[key] = _from_above(part, upper, composer, grown[key])
+    return grown
+
+
+def _from_above(part: Part, upper: Part, composer: Composer, grown: Part) -> Part:
+    """AKI of bert2BERT (2110.07143): own rows, and below them copies of the next layer's rows."""
+    dims = [composer.dim(e, role) for e, role in part.pattern.dims]
+    row = next((i for i, (_, role) in enumerate(part.pattern.dims) if role == "+"), None)
+    made = dims[row] if row is not None else None
+    if row is None or made is None or upper is part:
+        return grown
+    own, again = composer.halves(made.kernel)
+    terms = []
+    for source, first in ((part, own), (upper, again)):
+        kernels = [d.kernel if d else None for d in dims]
+        kernels[row] = first
+        terms += [_after(composer, kernels, t) for t in source.terms]
+    return replace(grown, terms=(*terms, *grown.terms[len(part.terms) :]))
+
+
+def _after(composer: Composer, kernels: list[Kernel | None], term: Term) -> Term:
+    pairs = zip(kernels, term.kernels, strict=True)
+    return replace(term, kernels=tuple(composer.product(k, old) for k, old in pairs))
 
 
 def _grow_part(
@@ -125,15 +176,7 @@ def _grow_part(
     if not any(dims):
         return part
     kernels = [d.kernel if d else None for d in dims]
-    terms = [
-        replace(
-            t,
-            kernels=tuple(
-                composer.product(k, old) for k, old in zip(kernels, t.kernels, strict=True)
-            ),
-        )
-        for t in part.terms
-    ]
+    terms = [_after(composer, kernels, t) for t in part.terms]
     for i, dim in enumerate(dims):
         if dim and dim.ones:
             terms.append(Term(Ones((1,)), (dim.ones,)))
@@ -152,6 +195,16 @@ def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[s
         else p
         for k, p in parts.items()
     }
+
+
+def scale_norms(parts: Parts, scale: Mapping[str, float]) -> dict[str, Part]:
+    """Gains of the norms on these axes times √s, which an eps times s asks for."""
+    out = dict(parts)
+    for key, part in parts.items():
+        expression, role = part.pattern.dims[0]
+        for axis in expression.axes & scale.keys() if role == "*" else ():
+            out[key] = part.scaled(sqrt(scale[axis]))
+    return out
 
 
 def scale_embeddings(parts: Parts, family: Family, factor: float) -> dict[str, Part]:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 
-from growkit.axes import AxisMap
+import numpy as np
+
+from growkit.axes import AxisMap, IntArray
 from growkit.errors import FamilyError
 
 _TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|()]")
@@ -73,6 +75,27 @@ class Expression:
         for part in grown[1:]:
             whole = whole.kron(part) if self.kind == "product" else whole.direct_sum(part)
         return whole
+
+    def units(self, axis: str, sizes: Mapping[str, int]) -> IntArray:
+        """The places that belong to each unit of one of its axes, shape (units, places).
+
+        >>> parse("heads.q|heads.k").units("heads", {"heads": 2, "q": 2, "k": 1})
+        array([[0, 1, 4],
+               [2, 3, 5]])
+        """
+        if self.kind == "axis":
+            return np.arange(sizes[axis])[:, None]
+        found, shape = [], [p.size(sizes) for p in self.parts]
+        for i, part in enumerate(self.parts):
+            if axis not in part.axes:
+                continue
+            inside = part.units(axis, sizes)
+            if self.kind == "product":
+                places = np.moveaxis(np.arange(prod(shape)).reshape(shape), i, 0)[inside]
+                found.append(places.reshape(len(inside), -1))
+            else:
+                found.append(inside + sum(shape[:i]))
+        return np.concatenate(found, axis=1)
 
     def __str__(self) -> str:
         if self.kind == "axis":

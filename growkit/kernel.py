@@ -115,6 +115,16 @@ class Kernel:
         single = (self.coef != 0).sum(axis=1) == 1
         return np.asarray(single & (self.coef.sum(axis=1) == 1.0) & ~self.share.any(axis=1))
 
+    @cached_property
+    def repeats(self) -> BoolArray:
+        """Which new rows take a source that an earlier row takes already, shape (new,)."""
+        out = np.zeros(self.new, dtype=bool)
+        if self.dense is None and self.index.shape[1] == 1:
+            used = np.flatnonzero(self.coef[:, 0])
+            first = np.unique(self.index[used, 0], return_index=True)[1]
+            out[np.delete(used, first)] = True
+        return out
+
     def scalar(self) -> float | None:
         """ρ if this kernel is ρ·I, else None."""
         if self.new != self.old:

@@ -1,31 +1,193 @@
-"""What a trainer should know of a grown model: copies that nothing separates, dead units.
+"""What a trainer should know of a grown model: copies that nothing separates, parts that are dead.
 
-Two equal units with equal gradients stay equal for ever under deterministic training (algebra of
-1511.05641 and 2409.12903); a unit that is zero on both sides gets no gradient at all.
+Two units that every tensor treats alike get equal gradients, and stay equal for ever under
+deterministic training (1511.05641, 2409.12903). A unit that is zero on both sides gets no gradient
+at all; one that is zero on one side only, such as a silent layer's, learns from the first step.
+
+The law: said of the formulas themselves, not of the steps that made them, so that an uneven split,
+noise on a few tensors or a blend count for exactly what they separate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from growkit.axes import AxisMap
+from growkit.axes import BoolArray, IntArray, Kernel
+from growkit.compose import Part
+from growkit.expression import Expression
 from growkit.family import Family
+from growkit.formula import Noise, Stored
+from growkit.proof import Claim
+
+KINDS = ("stream", "neurons", "heads", "value")  # kv heads are told apart by query heads
+Place = tuple[str, tuple[int, ...]]  # an axis, and the layer that it lies in
 
 
-def lints(family: Family, maps: Mapping[str, AxisMap], *, noisy: bool) -> Iterable[str]:
-    """Warnings about the maps of a whole recipe; `noisy` if a step separates copies."""
-    for axis, m in maps.items():
-        if family.axes[axis] in ("stream", "neurons", "heads"):
-            copies = np.bincount(m.write.index[m.write.coef != 0], minlength=m.old)
-            reads = m.read.coef[m.read.coef != 0]
-            if copies.max(initial=0) > 1 and not noisy and np.ptp(reads) == 0:
-                yield (
-                    f"{axis}: copies are equal and stay equal in training without dropout; "
-                    "add a noise step"
-                )
-        if family.axes[axis] in ("neurons", "heads"):
-            dead = m.write.zero_rows & m.read.zero_rows & ~m.fresh
-            if dead.any() and not noisy:
-                yield f"{axis}: {int(dead.sum())} units are zero on both sides and get no gradient"
+def lints(
+    family: Family,
+    parts: Mapping[str, Part],
+    sizes: Mapping[str, int],
+    claim: Claim,
+    *,
+    filled: bool = False,
+) -> Iterator[str]:
+    """Warnings about what the steps of a recipe have made.
+
+    `filled`: models that stand side by side are different ones.
+    """
+    units = _Units(sizes)
+    locked: dict[str, list[Place]] = defaultdict(list)
+    dead: dict[str, int] = defaultdict(int)
+    there = _places(family, parts)
+    for place, members in there.items():
+        axis = place[0]
+        nothing = units.dead(axis, members)
+        if nothing.any():
+            dead[axis] += int(nothing.sum())
+        if units.alike(axis, members, nothing):
+            locked[axis].append(place)
+    for axis, found in locked.items():
+        of = sum(a == axis for a, _ in there)
+        where = f" in {len(found)} of {of} layers" if len(found) < of else ""
+        yield (
+            f"{_named(family, axis)}: copies are equal and stay equal{where}: "
+            "train with dropout, or add a noise step"
+        )
+    if not (locked or filled) and _side_by_side(units, family, parts):
+        yield (
+            "the models side by side are equal and stay equal: "
+            "train with dropout, or add a noise step"
+        )
+    for axis, count in dead.items():
+        yield (
+            f"{_named(family, axis)}: {count} units are zero on both sides and get no gradient; "
+            "add a noise step, or choose another map"
+        )
+    yield from _dead_layers(family, parts)
+    for reason in claim.reasons:
+        if reason.startswith("tied head: "):
+            yield f"{reason}; `tied: untie` gives the head weights of its own"
+
+
+def _named(family: Family, axis: str) -> str:
+    """The name that recipes use."""
+    return next((u for u, axes in family.user_axes.items() if axis in axes), axis)
+
+
+def _places(family: Family, parts: Mapping[str, Part]) -> dict[Place, list[Part]]:
+    """The tensors on every axis; axes other than the stream begin anew in each layer."""
+    out: dict[Place, list[Part]] = defaultdict(list)
+    for axis in family.of_kind(*KINDS):
+        everywhere = family.axes[axis] == "stream"
+        for part in parts.values():
+            if any(axis in e.axes for e, _ in part.pattern.dims):
+                slots = zip(part.pattern.slots, part.numbers, strict=True)
+                layer = () if everywhere else tuple(n for s, n in slots if isinstance(s, str))
+                out[axis, layer].append(part)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What a kernel does with each unit of an axis."""
+
+    labels: IntArray  # equal where its rows are
+    zero: BoolArray
+    kernel: Kernel  # kept alive, or its id could be used again
+
+
+class _Units:
+    """What the kernels of tensors do with the units of axes, each kernel looked at once."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self._rows: dict[tuple[int, Expression, str], _Rows] = {}
+        self._alike: dict[tuple[int, ...], bool] = {}
+
+    def on(self, axis: str, members: Iterable[Part], roles: str) -> dict[int, _Rows] | None:
+        """What all kernels do in these roles; None if a tensor takes the axis as it is."""
+        found: dict[int, _Rows] = {}
+        for part in members:
+            for dim, (expression, role) in enumerate(part.pattern.dims):
+                for term in part.terms if axis in expression.axes and role in roles else ():
+                    kernel = term.kernels[dim]
+                    if kernel is None:  # no growth, noise or another model: all units differ
+                        return None
+                    rows = self._look(kernel, expression, axis)
+                    found[id(rows)] = rows
+        return found
+
+    def dead(self, axis: str, members: Iterable[Part]) -> BoolArray:
+        """Which units nobody produces and nobody reads; gains and shifts do not count."""
+        found = self.on(axis, members, "+-")
+        none = np.zeros(self.sizes[axis], dtype=bool)
+        return none if not found else np.logical_and.reduce([r.zero for r in found.values()])
+
+    def alike(self, axis: str, members: Iterable[Part], nothing: BoolArray) -> bool:
+        """Whether two units, other than those of `nothing`, are treated alike by every tensor."""
+        found = self.on(axis, members, "+-*~#=")
+        if not found:
+            return False
+        key = tuple(sorted(found))
+        if key not in self._alike:
+            size = self.sizes[axis]
+            labels = np.where(nothing, np.arange(size), size)
+            for rows in found.values():
+                both = labels * size + rows.labels
+                labels = np.unique(both, return_inverse=True)[1].reshape(-1)
+            self._alike[key] = bool(labels.max(initial=0) + 1 < size)
+        return self._alike[key]
+
+    def _look(self, kernel: Kernel, expression: Expression, axis: str) -> _Rows:
+        key = (id(kernel), expression, axis)
+        if key not in self._rows:
+            if kernel.dense is not None:
+                rows = kernel.dense
+            else:
+                index = np.where(kernel.coef != 0, kernel.index, -1)
+                rows = np.concatenate([index, kernel.coef, kernel.share], axis=1)
+            places = expression.units(axis, self.sizes)
+            rows = rows[places].reshape(len(places), -1)
+            labels = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+            zero = np.asarray(kernel.zero_rows[places].all(axis=1))
+            self._rows[key] = _Rows(labels, zero, kernel)
+        return self._rows[key]
+
+
+def _side_by_side(units: _Units, family: Family, parts: Mapping[str, Part]) -> bool:
+    """Whether copies of one model stand in blocks of their own, and nothing tells them apart.
+
+    Then no two units of an axis are alike, only whole blocks are.
+    """
+    stream = family.of_kind("stream")[0]
+    if units.on(stream, parts.values(), "+-*~#=") is None:
+        return False
+    terms = [t for part in parts.values() for t in part.terms]
+    stored = {t.source for t in terms if isinstance(t.source, Stored)}
+    several = len({s.name for s in stored}) < len(stored)
+    return several and not any(isinstance(t.source, Noise) for t in terms)
+
+
+def _dead_layers(family: Family, parts: Mapping[str, Part]) -> Iterator[str]:
+    """Layers in which a norm's gain is zero, and what they add to the stream too.
+
+    Either alone gets a gradient from the first step on; both together never.
+    """
+    zero: dict[tuple[int, ...], set[str]] = defaultdict(set)
+    loud, streams = set(), set(family.of_kind("stream"))
+    for part in parts.values():
+        if any(isinstance(s, str) for s in part.pattern.slots):
+            if part.pattern.norm and part.pattern.dims[0][1] == "*" and not part.terms:
+                zero[part.numbers].add(part.pattern.module)
+            elif part.terms and any(r == "+" and e.axes & streams for e, r in part.pattern.dims):
+                loud.add(part.numbers)
+    dead = [numbers for numbers in zero if numbers not in loud]
+    if dead:
+        yield (
+            f"{len(dead)} layers have a norm with gain zero and add zero to the stream: "
+            "they get no gradient"
+        )

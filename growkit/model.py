@@ -315,6 +315,17 @@ def resize_config(
     return out
 
 
+def scale_eps(family: Family, config: dict[str, Any], factor: float) -> None:
+    """Multiply the norm eps in a config, where it must be."""
+    eps = get(config, family.eps)
+    if not isinstance(eps, int | float):
+        raise RecipeError(
+            f"lemon changes the norm eps, but config.json has no {family.eps}",
+            hint="add it, or use the map pad, which leaves eps as it is",
+        )
+    put(config, family.eps, eps * factor)
+
+
 def remap_layers(
     family: Family, config: Mapping[str, Any], layers: Mapping[str, LayerMap]
 ) -> dict[str, Any]:

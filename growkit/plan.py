@@ -110,7 +110,6 @@ def _finish(
     dtypes = {f.dtype for f in formulas}
     dtype = DTYPES[max(dtypes, key=lambda d: sum(prod(f.shape) for f in formulas if f.dtype == d))]
     before = sum(prod(e.info.shape) for e in state.model.entries.values())
-    noisy = any(step.op in ("noise", "blend") for step in recipe.steps)
     return Plan(
         recipe=recipe,
         recipe_name=recipe_name,
@@ -130,6 +129,6 @@ def _finish(
         readback=next(iter(family.of_kind("stream")), None),
         dropped=tuple(d for m in models.values() for d in m.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        lints=tuple(lints(family, state.maps, noisy=noisy)),
+        lints=tuple(lints(family, state.parts, state.sizes, state.claim, filled=state.filled)),
         same=tuple((n, *pair) for n, m in models.items() for pair in m.same),
     )

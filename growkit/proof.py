@@ -18,7 +18,7 @@ import numpy as np
 from growkit.axes import AxisMap, Kernel
 from growkit.family import Family
 from growkit.formula import Formula, Noise, Stored
-from growkit.ops.contract import LayerMap
+from growkit.ops.contract import LayerMap, Noising
 
 EXACT = "exact"
 EPS = "exact up to norm eps"
@@ -84,14 +84,23 @@ def approximate(reasons: Iterable[str]) -> Claim:
     return Claim(APPROXIMATE if found else EXACT, found)
 
 
-def prove_width(facts: Facts, maps: Mapping[str, AxisMap]) -> Claim:
-    """The claim of growing axes by `maps`, attention and tied-head factors included."""
+def prove_width(
+    facts: Facts, maps: Mapping[str, AxisMap], norm_scale: Mapping[str, float] | None = None
+) -> Claim:
+    """The claim of growing axes by `maps`, attention and tied-head factors included.
+
+    `norm_scale` gives s for axes whose norms get gains times √s and an eps times s.
+    """
     reasons: list[str] = []
     for axis, m in maps.items():
         kind = facts.family.axes[axis]
         if m.is_identity or kind in ("query", "key", "kv_heads"):
             continue
         where = f"{axis} {m.old} → {m.new}"
+        if kind == "table" and m.new > m.old:  # rows are looked up, nobody computes on the axis
+            if not _starts_as_before(m.write):
+                reasons.append(f"{where}: old rows are not what they were")
+            continue
         if m.new < m.old:
             reasons.append(f"{where}: units are merged or left out")
             continue
@@ -101,21 +110,30 @@ def prove_width(facts: Facts, maps: Mapping[str, AxisMap]) -> Claim:
             what = "a non-linearity" if kind == "neurons" else "a softmax per head"
             reasons.append(f"{where}: units behind {what} must be plain copies, or read by nobody")
         for norm, to_stream in sorted(facts.norms.get(axis, ())):
-            reasons += [f"{where}: {r}" for r in _norm(m, norm, to_stream)]
+            scale = (norm_scale or {}).get(axis, 1.0)
+            reasons += [f"{where}: {r}" for r in _norm(m, norm, to_stream, scale)]
     reasons += _attention(facts, maps)
     reasons += _groups(facts, maps)
     reasons += _tied(facts, maps)
     return approximate(reasons)
 
 
+def _starts_as_before(write: Kernel) -> bool:
+    """The first rows are the old ones."""
+    old = write.old
+    return bool(write.unit_rows[:old].all()) and np.array_equal(
+        write.index[:old, 0], np.arange(old)
+    )
+
+
 def _constant(values: np.ndarray, target: float) -> bool:
     return bool(np.abs(values - target).max(initial=0.0) <= NEAR * max(1.0, abs(target)))
 
 
-def _norm(m: AxisMap, norm: str, to_stream: bool) -> list[str]:
+def _norm(m: AxisMap, norm: str, to_stream: bool, scale: float) -> list[str]:
     """Why a norm on this axis would see other statistics, or put out what nobody expects.
 
-    With gains copied and eps kept, RMSNorm needs writeᵀ·write = (new/old)·I. LayerNorm needs that
+    With gains · √s and eps · s, RMSNorm needs writeᵀ·write = s · (new/old)·I. LayerNorm needs that
     of `write_normed`, constant row and column sums of `write`, and that the two differ only by
     rows that vanish when it centres (LEMON, 2310.07999).
     """
@@ -124,7 +142,7 @@ def _norm(m: AxisMap, norm: str, to_stream: bool) -> list[str]:
     difference = m.write.plus(m.write_normed.scaled(-1.0)).cleaned()
     same = bool(difference.zero_rows.all())
     out = []
-    if gram is None or abs(gram - ratio) > NEAR * ratio:
+    if gram is None or abs(gram - scale * ratio) > NEAR * ratio:
         out.append(f"{name} sees another mean square (uneven copies)")
     if norm == "rms" and not same:
         out.append("RMSNorm does not centre, so rows that carry the mean do not vanish")
@@ -243,6 +261,20 @@ def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     return []
 
 
+def prove_norm_scale(facts: Facts, scale: float, others: int) -> Claim:
+    """One config key holds the eps of all norms: `others` of them did not ask for it times s."""
+    if not others:
+        return Claim()
+    reason = f"{facts.family.eps} becomes {scale:.4g} of it, also for {others} norms of other axes"
+    return Claim(EPS, (reason,), facts.eps, others)
+
+
+def prove_above(facts: Facts, axis: str, maps: Mapping[str, AxisMap]) -> Claim:
+    """Rows taken from the next layer are not copies of this one's, if there is a next one."""
+    taken = facts.sizes.get(axis, 1) > 1 and any(m.write.repeats.any() for m in maps.values())
+    return approximate(["new rows come from the layer above"] if taken else ())
+
+
 def prove_scaled_embeddings(facts: Facts, rho: float) -> Claim:
     """A tied head's factor in the embeddings (2404.07999): harmless if a norm comes at once."""
     patterns = facts.family.patterns.values()
@@ -306,8 +338,11 @@ def stream_norms(family: Family, axis: str) -> list[str]:
     ]
 
 
-def prove_noise(before: Claim, maps: Mapping[str, AxisMap]) -> Claim:
+def prove_noise(before: Claim, noise: Noising) -> Claim:
     """Null-space noise is invisible exactly where the maps so far keep the law."""
+    if noise.kind != "null_space":
+        shrunk = f"weights shrink to {noise.keep:g} of themselves, and " if noise.keep < 1 else ""
+        return approximate([f"{shrunk}noise is added where the network sees it"])
     if before.claim == APPROXIMATE:
         return approximate(["the noise lies in the null space of maps that are approximate"])
     return Claim()

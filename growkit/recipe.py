@@ -29,6 +29,7 @@ from pydantic_core import ErrorDetails
 
 from growkit.errors import RecipeError, did_you_mean
 from growkit.ops import OPERATORS, Operator
+from growkit.ops.width import MapOptions
 from growkit.plain import Problem, override, parse
 
 MAX_BYTES = 1_000_000  # of one recipe file
@@ -114,6 +115,24 @@ def load_recipe(
         data = override(data, change, Recipe.model_fields.keys() - {"steps"})
     data |= {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
     return path.stem, _validate(data, path.name, problems)
+
+
+def choose_recipe(
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+) -> tuple[str, Recipe]:
+    """A recipe and its name, from a name, a file, or a recipe that is there already."""
+    if not isinstance(recipe, Recipe):
+        return load_recipe(str(recipe), overrides=overrides, dtype=dtype, seed=seed)
+    if overrides:
+        raise RecipeError("overrides: only for recipes given by name or file")
+    changes = {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
+    if changes:
+        recipe = parse_recipe({**recipe.model_dump(by_alias=True), **changes})
+    return "recipe", recipe
 
 
 def parse_recipe(data: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
@@ -314,7 +333,7 @@ def _say(detail: ErrorDetails) -> tuple[str, str]:
 def _known_keys(loc: tuple[int | str, ...]) -> Iterable[str]:
     """The keys that are known at the place of an unknown one."""
     if len(loc) > 5:
-        return ("map", "weights")
+        return MapOptions.model_fields
     model = OPERATORS[str(loc[2])] if len(loc) > 3 else Recipe
     return [f.alias or name for name, f in model.model_fields.items()]
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from growkit import report
-from growkit.errors import RecipeError, VerifyError
+from growkit.errors import VerifyError
 from growkit.execute import Estimate, Progress, Result, estimate, execute
 from growkit.family import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.plan import Plan, build_plan
-from growkit.recipe import Recipe, check_sources, load_recipe, parse_recipe
+from growkit.recipe import Recipe, check_sources, choose_recipe
 from growkit.store import check_files, open_checkpoint
 from growkit.store.check import read_record, write_record
 
@@ -52,15 +52,7 @@ def plan_growth(
     `sources` are further checkpoints by the recipe's names; `overrides` are `PATH=VALUE` as in
     `--set`. Raises RecipeError, FamilyError or CheckpointError.
     """
-    if isinstance(recipe, Recipe):
-        name, chosen = "recipe", recipe
-        changes = {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
-        if overrides:
-            raise RecipeError("overrides: only for recipes given by name or file")
-        if changes:
-            chosen = parse_recipe({**chosen.model_dump(by_alias=True), **changes})
-    else:
-        name, chosen = load_recipe(str(recipe), overrides=overrides, dtype=dtype, seed=seed)
+    name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
     check_sources(chosen, further)
     models = {chosen.sources[0]: _model(source, config, family)}

@@ -23,6 +23,7 @@ from growkit.compose import (
     grow_layers,
     scale_embeddings,
     scale_modules,
+    scale_norms,
 )  # fmt: skip
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
@@ -35,10 +36,12 @@ from growkit.model import (
     put,
     remap_layers,
     resize_config,
+    scale_eps,
     user_sizes,
 )  # fmt: skip
 from growkit.ops import Blending, Growth, LayerMap, Noising
-from growkit.ops.width import tile
+from growkit.ops.maps import tile
+from growkit.perturb import NewRows, add_visible_noise
 from growkit.proof import Claim, Facts
 
 INIT_STD = 0.02  # what transformers initialises with where the config has no initializer_range
@@ -94,7 +97,7 @@ def apply(
         state, also = _grow_depth(state, axis, layers, number, seed)
         claim = claim.also(also)
     if growth.noise:
-        claim = claim.also(proof.prove_noise(state.claim, state.maps))
+        claim = claim.also(proof.prove_noise(state.claim, growth.noise))
         state = _noise(state, growth.noise, number, seed)
     if growth.fuse:
         state, also = _fuse(state, growth, models, first=number == 0)
@@ -157,9 +160,12 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
             maps[query], maps[key] = maps[query].scaled(factor), maps[key].scaled(factor)
     sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
     check_sizes(family, sizes)
-    claim = proof.prove_width(facts, maps)
+    claim = proof.prove_width(facts, maps, growth.norm_scale)
+    above = next(iter(family.of_kind("layers")), "") if growth.above else ""
+    claim = claim.also(proof.prove_above(facts, above, maps))
     random = _random(state, number, seed)
-    parts = grow_axes(state.parts, Composer(maps, state.sizes), random, sizes)
+    parts = grow_axes(state.parts, Composer(maps, state.sizes), random, sizes, above)
+    parts = scale_norms(parts, growth.norm_scale)
     rho = proof.tie_factor(facts, maps)
     if rho is not None and rho != 1.0 and state.tie_rule == "embedding":
         claim = claim.also(proof.prove_scaled_embeddings(facts, rho))
@@ -168,6 +174,12 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         parts = scale_modules(parts, [family.head.scale_at], 1.0 / rho)
         parts = scale_modules(parts, family.head.also, rho)
     config = resize_config(family, state.config, sizes)
+    for scale in [*growth.norm_scale.values()][:1]:  # one config key serves all norms
+        scale_eps(family, config, scale)
+        gains = [p.pattern.dims[0] for p in parts.values() if p.pattern.norm]
+        asked = {a for a, s in growth.norm_scale.items() if s == scale}
+        others = sum(r == "*" and not e.axes & asked for e, r in gains)
+        claim = claim.also(proof.prove_norm_scale(facts, scale, others))
     if growth.theta_power != 1.0 and family.rope:
         present = [k for k in family.rope.theta if get(config, k) is not None]
         for path in present or family.rope.theta[-1:]:
@@ -254,7 +266,7 @@ def _no_random(part: Part, shape: Shape) -> Noise:
 
 
 def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
-    if state.filled:
+    if noise.kind == "null_space" and state.filled:
         raise RecipeError(
             "noise: models side by side leave no null space",
             hint="different models need no noise to tell them apart",
@@ -272,11 +284,12 @@ def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
 
     def make(part: Part, spread: float) -> Noise:
         shape = part.shape(state.sizes)
-        return Noise(
-            seed, number, part.name, shape, snr_db=noise.snr_db, signal=part.terms, spread=spread
-        )
+        return Noise(seed, number, part.name, shape, noise.std, noise.snr_db, part.terms, spread)
 
-    return replace(state, parts=add_noise(state.parts, noise.only, null_space, make))
+    if noise.kind == "null_space":
+        return replace(state, parts=add_noise(state.parts, noise.only, null_space, make))
+    new = NewRows(maps, start, state.layers)
+    return replace(state, parts=add_visible_noise(state.parts, noise, new, make))
 
 
 def _fuse(

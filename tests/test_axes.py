@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from growkit.axes import AxisMap, Kernel
-from growkit.ops import width
+from growkit.ops import maps as named
 
 NEAR = {"atol": 1e-10, "rtol": 0}
 
@@ -44,15 +44,22 @@ def maps(draw: st.DrawFn) -> AxisMap:
 
 
 NAMED = {
-    "tile": width.tile,
-    "uneven": lambda old, new: width.uneven(old, new, tuple(range(1, new // old + 1))),
-    "repeat": width.repeat,
-    "circular": width.circular,
-    "isometric": width.isometric,
-    "scaled isometric": lambda old, new: width.isometric(old, new, (new / old) ** 0.5),
-    "pad": lambda old, new: width.pad(old, new, scale=(new / old) ** 0.5),
-    "mean pad": lambda old, new: width.pad(old, new, scale=(new / old) ** 0.5, mean=True),
-    "fresh": width.fresh,
+    "tile": named.tile,
+    "uneven": lambda old, new: named.uneven(old, new, tuple(range(1, new // old + 1))),
+    "repeat": named.repeat,
+    "circular": named.circular,
+    "isometric": named.isometric,
+    "scaled isometric": lambda old, new: named.isometric(old, new, (new / old) ** 0.5),
+    "pad": lambda old, new: named.pad(old, new, scale=(new / old) ** 0.5),
+    "mean pad": lambda old, new: named.pad(old, new, scale=(new / old) ** 0.5, mean=True),
+    "fresh": named.fresh,
+    "fresh pairs": lambda old, new: named.fresh(old, new, pairs=(new - old) % 2 == 0),
+    "random": named.random,
+    "random counts": lambda old, new: named.random(
+        old, new, counts=(new - old + 1, *[1] * (old - 1))
+    ),
+    "lemon": lambda old, new: named.lemon(old, new, mean=False),
+    "mean lemon": lambda old, new: named.lemon(old, new, mean=True),
 }
 
 
@@ -123,6 +130,19 @@ def test_scaled_and_masked(kernel: Kernel, factor: float) -> None:
     masked = kernel.masked(keep)
     np.testing.assert_allclose(masked.matrix(), kernel.matrix() * keep[:, None], **NEAR)
     assert (masked.zero_rows | keep).all()
+
+
+@given(kernels())
+def test_repeated_sources(kernel: Kernel) -> None:
+    """Of the rows that take one source each, the first to take it repeats nothing."""
+    again = kernel.repeats
+    if kernel.is_gather and kernel.index.shape[1] == 1:
+        used = ~kernel.zero_rows
+        assert not again[~used].any()
+        first = kernel.index[used & ~again, 0].tolist()
+        assert sorted(first) == sorted(set(kernel.index[used, 0].tolist()))
+    else:
+        assert kernel.index.shape[1] == 1 or not again.any()
 
 
 @pytest.mark.parametrize("rho", [1.0, 0.25, -3.0])
@@ -217,14 +237,30 @@ def test_gains_are_copied(m: AxisMap) -> None:
 
 def test_fresh_units_stay_fresh_when_copied() -> None:
     """A copy of a fresh unit is fresh too."""
-    both = width.fresh(2, 3).then(width.tile(3, 6))
+    both = named.fresh(2, 3).then(named.tile(3, 6))
     assert both.fresh.tolist() == [False, False, True] * 2
+
+
+@given(st.data())
+def test_pairs_cancel(data: st.DataObject) -> None:
+    """Twins draw the same producers and opposite consumers, alone and inside composite axes."""
+    pairs = named.fresh(2, 6, pairs=True)
+    assert pairs.pairs is not None
+    assert pairs.pairs.coef[:, 0].tolist() == [0, 0, 1, -1, 1, -1]
+    inner, other = data.draw(maps()), data.draw(maps())
+    for m in (pairs, pairs.kron(inner), inner.kron(pairs), inner.direct_sum(pairs).kron(other)):
+        assert m.pairs is not None
+        np.testing.assert_allclose(m.draws.matrix().T @ m.pairs.matrix(), 0, **NEAR)
+        np.testing.assert_array_equal(m.draws.zero_rows, ~m.fresh)
+        assert m.keeps
+    torn = AxisMap.of(pairs.write, pairs.read, fresh=pairs.fresh, pairs=pairs.draws)
+    assert not torn.keeps
 
 
 def test_wide_maps_stay_sparse() -> None:
     """Composing, inverting and projecting 8,192 → 16,384 takes megabytes, no square matrix."""
     tracemalloc.start()
-    m = width.pad(8192, 16384, scale=2**0.5, mean=True).then(width.tile(16384, 32768))
+    m = named.pad(8192, 16384, scale=2**0.5, mean=True).then(named.tile(16384, 32768))
     assert m.keeps
     m.null_space(behind_norm=True)
     peak = tracemalloc.get_traced_memory()[1]

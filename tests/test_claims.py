@@ -24,7 +24,12 @@ from growkit.errors import RecipeError
 from growkit.proof import APPROXIMATE
 
 EXAMPLES = int(os.environ.get("GROWKIT_CLAIMS", "150"))  # recipes; 2,000 for a thorough run
-MAPS = ["auto", "auto", "auto", "tile", "repeat", "circular", "pad", "isometric", "fresh"]
+MAPS = ["auto", "auto", "auto", "tile", "repeat", "circular", "pad", "isometric", "fresh", "random"]
+OWN = {  # maps that fit one axis only, or none but this with options
+    "hidden": ["lemon", "lemon"],
+    "heads": ["ingroup", {"map": "fresh", "pairs": True}],
+    "mlp": [{"map": "fresh", "pairs": True}, {"map": "random", "seed": 3}],
+}
 
 
 @st.composite
@@ -43,7 +48,7 @@ def width_steps(draw: st.DrawFn, family: str) -> dict[str, Any]:
         to = to or {"mlp": 30}
     how: Any = draw(st.sampled_from(MAPS))
     if draw(st.booleans()):
-        how = {a: draw(st.sampled_from(MAPS)) for a in to if a != "axes"}
+        how = {a: draw(st.sampled_from(MAPS + OWN.get(a, []))) for a in to if a != "axes"}
     return {"op": "width", "to": to, "how": how}
 
 

@@ -12,11 +12,15 @@ from growkit.family import Family, build_family, find_family
 from growkit.ops import OPERATORS, Growth
 from growkit.ops.contract import target_size
 from growkit.ops.depth import interleave, stack
+from growkit.recipe import parse_recipe
 
 SIZES = {
     "hidden": 24, "heads": 4, "kv_heads": 2, "q": 4, "k": 4, "v": 4, "mlp": 18,
     "pool": 24, "trans": 24, "vocab": 29, "positions": 23, "layers": 3,
 }  # fmt: skip
+
+PAIRS = {"map": "fresh", "pairs": True}
+RANDOM_18_TO_24 = [10, 17, 13, 5, 13, 7]  # the same on every machine
 
 
 def family(name: str) -> Family:
@@ -88,6 +92,35 @@ def test_query_heads_stay_with_their_kv_head(
     np.testing.assert_array_equal(own, meets)
 
 
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "expected"), [((3, 0), 2, (1, 0)), ((2, 3), 1, (1,)), ((2,), 1, (1,))]
+)
+def test_selected_heads_bring_their_kv_heads(
+    heads: tuple[int, ...], kv_heads: int, expected: tuple[int, ...]
+) -> None:
+    """Whole kv groups, or some heads of each: kv heads follow the listed query heads."""
+    to = {"heads": len(heads), "kv_heads": kv_heads}
+    maps = grow("llama", "width", to=to, how={"heads": chosen(*heads)}).maps
+    assert maps["heads"].write.index[:, 0].tolist() == list(heads)
+    assert maps["kv_heads"].write.index[:, 0].tolist() == list(expected)
+
+
+def test_random_copies_belong_to_seed_and_sizes() -> None:
+    """The same draw for the same seed and sizes, another one for others; counts say it outright."""
+
+    def drawn(new: int = 36, **options: Any) -> list[int]:
+        how = {"mlp": {"map": "random", **options}}
+        index = grow("llama", "width", to={"mlp": new}, how=how).maps["mlp"].write.index[:, 0]
+        assert index[:18].tolist() == list(range(18))
+        return index[18:].tolist()  # type: ignore[no-any-return]
+
+    assert drawn() == drawn(seed=0)
+    assert drawn() != drawn(seed=1)
+    assert drawn(37)[:18] != drawn()
+    assert drawn(21, counts=[1, 3, 2, *[1] * 15]) == [1, 1, 2]
+    assert drawn(24) == RANDOM_18_TO_24
+
+
 def test_uneven_heads_are_fresh() -> None:
     """New heads at an uneven ratio have random producers and zero consumers."""
     m = grow("bert", "width", to={"heads": 6}).maps["heads"]
@@ -112,6 +145,11 @@ def test_rotary_head_dim(new: int, power: float) -> None:
     assert not growth.maps["k"].fresh.any()
 
 
+def chosen(*index: int) -> dict[str, Any]:
+    """A map that keeps the listed units."""
+    return {"map": "select", "index": index}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -134,12 +172,76 @@ def test_rotary_head_dim(new: int, power: float) -> None:
             {"to": {"mlp": 36}, "how": {"mlp": {"map": "uneven", "weights": [1, 2, 3]}}},
             "expected 2 weights",
         ),
+        ("llama", {"to": {"hidden": 36}, "how": "ingroup"}, "only query heads stand in groups"),
+        ("llama", {"to": {"mlp": 36}, "how": "ingroup"}, "only query heads stand in groups"),
+        ("llama", {"to": {"head_dim": 8}, "how": "ingroup"}, "only query heads stand in groups"),
+        ("bert", {"to": {"heads": 8}, "how": "ingroup"}, "the family has no kv heads"),
+        (
+            "llama",
+            {"to": {"heads": 8, "kv_heads": 4}, "how": {"heads": "ingroup"}},
+            "kv_heads grow too, 2 → 4",
+        ),
+        (
+            "llama",
+            {"to": {"heads": 8, "kv_heads": 4}, "how": {"kv_heads": "ingroup"}},
+            "only query heads stand in groups",
+        ),
+        ("llama", {"to": {"mlp": 36}, "how": "lemon"}, "no norm on it could carry"),
+        ("llama", {"to": {"heads": 8}, "how": "lemon"}, "no norm on it could carry"),
+        (
+            "llama",
+            {"to": {"heads": 8, "kv_heads": 4}, "how": {"kv_heads": "lemon"}},
+            "no norm on it could carry",
+        ),
+        ("gpt2", {"to": {"head_dim": 6}, "how": "lemon"}, "no norm on it could carry"),
+        ("gpt2", {"to": {"head_dim": 6}, "how": "random"}, "every coordinate copied equally often"),
+        ("llama", {"to": {"mlp": 21}, "how": PAIRS}, "3 new units do not make pairs"),
+        ("bert", {"to": {"head_dim": 6}, "how": PAIRS}, "twins are whole heads or neurons"),
+        ("llama", {"to": {"hidden": 36}, "how": PAIRS}, "fresh does not fit this axis"),
+        ("llama", {"to": {"mlp": 36}, "how": "select"}, "18 → 36: select only shrinks"),
+        ("llama", {"to": {"mlp": 18}, "how": "select"}, "18 → 18: select only shrinks"),
+        ("llama", {"to": {"mlp": 4}, "how": "select"}, "0 units are listed, but the new size is 4"),
+        ("llama", {"to": {"mlp": 4}, "how": chosen(0, 1)}, "2 units are listed"),
+        ("llama", {"to": {"mlp": 2}, "how": chosen(1, 1)}, "every unit once and in range"),
+        ("llama", {"to": {"mlp": 2}, "how": chosen(1, 18)}, "every unit once and in range"),
+        ("llama", {"to": {"mlp": 2}, "how": chosen(-1, 1)}, "every unit once and in range"),
+        ("llama", {"to": {}, "how": {"head_dim": chosen(0, 2)}}, "turn at another frequency"),
+        ("llama", {"to": {}, "how": {"kv_heads": chosen(0)}}, "list the query heads"),
+        ("llama", {"to": {"heads": 2}, "how": chosen(0, 1)}, "would be torn apart"),
+        ("llama", {"to": {"heads": 2, "kv_heads": 1}, "how": chosen(0, 2)}, "torn apart"),
+        ("llama", {"to": {"heads": 2, "kv_heads": 1}}, "shrinks the axis"),
+        (
+            "llama",
+            {"to": {"mlp": 20}, "how": {"map": "random", "counts": [2, 2]}},
+            "expected 18 counts of at least 1 with sum 20",
+        ),
+        (
+            "llama",
+            {"to": {"mlp": 20}, "how": {"map": "random", "counts": [0, 4] + [1] * 16}},
+            "expected 18 counts of at least 1 with sum 20",
+        ),
     ],
 )
 def test_width_refusals(name: str, options: dict[str, Any], message: str) -> None:
     """What width cannot do is said with the axis and the reason."""
     with pytest.raises(RecipeError, match=message):
         grow(name, "width", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"map": "tile", "weights": [2, 1]}, "weights is an option of the map uneven, not of tile"),
+        ({"map": "circular", "counts": [2, 1]}, "counts is an option of the map random"),
+        ({"map": "tile", "seed": 1}, "seed is an option of the map random"),
+        ({"map": "uneven", "index": [1]}, "index is an option of the map select"),
+        ({"map": "tile", "pairs": True}, "pairs is an option of the map fresh"),
+    ],
+)
+def test_options_belong_to_their_map(options: dict[str, Any], message: str) -> None:
+    """An option that its map would ignore is refused."""
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe({"steps": [{"op": "width", "to": {"mlp": 36}, "how": {"mlp": options}}]})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tiny import build, save
 
 from growkit.axes import Kernel
 from growkit.formula import Formula, Noise, Ones, Stored, Term
-from growkit.ops.width import pad, tile
+from growkit.ops.maps import pad, tile
 from growkit.plan import Plan
 from growkit.report import (
     config_changes,

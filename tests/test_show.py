@@ -10,7 +10,7 @@ from tiny import build, save
 
 from growkit.axes import AxisMap, Kernel
 from growkit.errors import UsageError
-from growkit.ops.width import circular, isometric, pad, repeat, tile, uneven
+from growkit.ops.maps import circular, isometric, pad, repeat, tile, uneven
 from growkit.plan import Plan
 from growkit.run import plan_growth
 from growkit.show import explain, first_rows, in_bytes, in_words, plan_text, verification_text

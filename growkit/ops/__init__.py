@@ -16,6 +16,7 @@ from growkit.ops.contract import Blending, Growth, Layer, LayerMap, Noising, Ope
 from growkit.ops.depth import Depth
 from growkit.ops.mix import BlendWith, Fuse
 from growkit.ops.noise import AddNoise
+from growkit.ops.resize import Resize
 from growkit.ops.width import Width
 
 OPERATORS: dict[str, type[Operator]] = {
@@ -26,6 +27,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "noise": AddNoise,
     "fuse": Fuse,
     "blend": BlendWith,
+    "resize": Resize,
 }
 
 __all__ = ["OPERATORS", "Blending", "Growth", "Layer", "LayerMap", "Noising", "Operator"]

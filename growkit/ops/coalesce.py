@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError
 from growkit.ops.contract import Growth, Layer, LayerMap, Operator, Size, check_axis, target_size
-from growkit.ops.width import Width, copies
+from growkit.ops.maps import copies
+from growkit.ops.width import Width
 
 if TYPE_CHECKING:
     from growkit.family import Family

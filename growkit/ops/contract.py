@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -44,15 +44,24 @@ class Layer:
         )
 
 
+NoiseKind = Literal["null_space", "gaussian", "shrink_perturb"]
 LayerMap = tuple[Layer, ...]  # the new layers of one layer axis, in order
 
 
 @dataclass(frozen=True, slots=True)
 class Noising:
-    """Symmetry-breaking noise for every tensor that reads a grown axis."""
+    """Random numbers for weights: where nobody sees them, or everywhere; `snr_db` or `std` is set.
 
-    snr_db: float
-    only: tuple[str, ...]  # patterns of tensor names; empty means all
+    null_space is for every weight that reads a grown axis, the other kinds are for all weights:
+    result = keep · W + noise.
+    """
+
+    kind: NoiseKind = "null_space"
+    snr_db: float | None = None
+    std: float | None = None
+    keep: float = 1.0
+    only: tuple[str, ...] = ()  # patterns of tensor names; empty means all
+    new_only: bool = False  # only rows of new units, and new layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,8 @@ class Growth:
     maps: Mapping[str, AxisMap] = field(default_factory=dict)
     layers: Mapping[str, LayerMap] = field(default_factory=dict)
     theta_power: float = 1.0  # the RoPE base becomes theta ** theta_power
+    norm_scale: Mapping[str, float] = field(default_factory=dict)  # axis → s: eps · s, gain · √s
+    above: bool = False  # copied rows of a layer come from the next layer
     noise: Noising | None = None
     blend: Blending | None = None
     fuse: tuple[str, ...] = ()  # sources that stand side by side with the current model

@@ -10,12 +10,27 @@ from collections.abc import Callable, Mapping
 from math import gcd, sqrt
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from growkit.axes import AxisMap, BoolArray, Kernel
+from growkit.axes import AxisMap
 from growkit.errors import RecipeError
 from growkit.ops.contract import Growth, Operator, Size, check_axis, target_size
+from growkit.ops.maps import (
+    circular,
+    fresh,
+    isometric,
+    lemon,
+    lemon_scale,
+    pad,
+    place,
+    random,
+    repeat,
+    rope_positions,
+    select,
+    tile,
+    uneven,
+    whole_ratio,
+)
 
 if TYPE_CHECKING:
     from growkit.family import Family
@@ -26,12 +41,23 @@ MapName = Literal[
     "repeat",
     "uneven",
     "circular",
+    "random",
+    "ingroup",
     "pad",
+    "lemon",
     "isometric",
     "ropestride",
     "ropetheta",
     "fresh",
+    "select",
 ]
+OPTIONS: Mapping[str, str] = {  # option → the map that it belongs to
+    "weights": "uneven",
+    "counts": "random",
+    "seed": "random",
+    "index": "select",
+    "pairs": "fresh",
+}
 
 
 class MapOptions(BaseModel):
@@ -40,106 +66,37 @@ class MapOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     map: MapName
-    weights: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()  # share of each copy
+    counts: tuple[int, ...] = ()  # copies of each old unit
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    index: tuple[int, ...] = ()  # the units that stay
+    pairs: bool = False  # fresh units in twins whose consumers cancel
+
+    @model_validator(mode="after")
+    def _own_options(self) -> MapOptions:
+        for option, name in OPTIONS.items():
+            given = getattr(self, option) != type(self).model_fields[option].default
+            if given and self.map != name:
+                raise ValueError(f"{option} is an option of the map {name}, not of {self.map}")
+        return self
 
 
 How = MapName | MapOptions
 
-
-# -- maps of one axis ----------------------------------------------------------------------------
-
-
-def tile(old: int, new: int) -> AxisMap:
-    """Whole copies one after the other, consumers divided by their number (2409.12903)."""
-    return uneven(old, new, (1.0,) * _ratio("tile", old, new))
-
-
-def uneven(old: int, new: int, weights: tuple[float, ...]) -> AxisMap:
-    """Tiles whose consumers are split by `weights`, which breaks the symmetry (2310.07999)."""
-    k = _ratio("uneven", old, new)
-    if len(weights) != k or sum(weights) <= 0:
-        raise RecipeError(
-            f"uneven: expected {k} weights with a positive sum, found {list(weights)}"
-        )
-    index = np.arange(new) % old
-    share = np.repeat(np.asarray(weights) / sum(weights), old)
-    return AxisMap.of(Kernel.gather(index, old=old), Kernel.gather(index, share, old=old))
-
-
-def repeat(old: int, new: int) -> AxisMap:
-    """Copies next to their original: new unit i copies ⌊i·old/new⌋ (μpscaling, 2602.10545)."""
-    return copies(np.arange(new) * old // new, old)
-
-
-def circular(old: int, new: int) -> AxisMap:
-    """Unit i copies i mod old, consumers divided by the count (1511.05641, 2110.07143)."""
-    return copies(np.arange(new) % old, old)
-
-
-def copies(index: np.ndarray, old: int) -> AxisMap:
-    """New unit i copies `index[i]`, consumers divided by the count."""
-    counts = np.bincount(index, minlength=old)
-    return AxisMap.of(
-        Kernel.gather(index, old=old), Kernel.gather(index, 1.0 / counts[index], old=old)
-    )
-
-
-def isometric(old: int, new: int, scale: float = 1.0) -> AxisMap:
-    """Copies weighted 1/√count, times `scale`: the write map is a scaled isometry at any size.
-
-    On an RMSNorm stream `scale` = √(new/old) keeps the root mean square, so gains and eps stay.
-    """
-    index = np.arange(new) % old
-    root = 1.0 / np.sqrt(np.bincount(index, minlength=old))[index]
-    return AxisMap.of(
-        Kernel.gather(index, root * scale, old=old), Kernel.gather(index, root / scale, old=old)
-    )
-
-
-def pad(old: int, new: int, *, scale: float = 1.0, mean: bool = False) -> AxisMap:
-    """Old units times `scale`, then new units that are zero, or the mean of all (for LayerNorm).
-
-    With `scale` = √(new/old) this is the uniform scaled pad: the norm's statistic is unchanged, so
-    gains and eps stay as they are. The mean rows vanish when LayerNorm centres (LEMON, 2310.07999).
-    """
-    kept = np.arange(new) < old
-    index = np.where(kept, np.arange(new), 0)
-    normed = Kernel.gather(index, kept * scale, old=old)
-    read = Kernel.gather(index, kept / scale, old=old)
-    if not mean or new == old:
-        return AxisMap.of(normed, read)
-    rows = Kernel.shared(np.full(old, 1.0 / old), np.where(kept, 0.0, scale))
-    return AxisMap.of(normed.plus(rows), read, normed)
-
-
-def fresh(old: int, new: int) -> AxisMap:
-    """Old units, then units with random producers and zero consumers (2308.06103)."""
-    kept = pad(old, new)
-    return AxisMap.of(kept.write, kept.read, fresh=np.arange(new) >= old)
-
-
-def place(old: int, new: int, position: np.ndarray, fresh_rest: bool) -> AxisMap:
-    """Old unit i goes to `position[i]`; the rest is zero, or fresh."""
-    index = np.zeros(new, dtype=np.int64)
-    used: BoolArray = np.zeros(new, dtype=bool)
-    index[position], used[position] = np.arange(old), True
-    kernel = Kernel.gather(index, used.astype(float), old=old)
-    return AxisMap.of(kernel, fresh=~used if fresh_rest else None)
-
-
-def rope_positions(old: int, new: int, stride: int) -> np.ndarray:
-    """Where coordinates go when rotary pair i becomes pair stride·i (halves layout)."""
-    pairs = np.arange(old // 2) * stride
-    return np.concatenate([pairs, new // 2 + pairs])
-
-
-def _ratio(name: str, old: int, new: int) -> int:
-    if new % old:
-        raise RecipeError(
-            f"{name}: {old} → {new} is not a whole multiple",
-            hint="use auto, or pad or isometric for hidden, circular for mlp, fresh for heads",
-        )
-    return new // old
+# Maps that do not fit a kind of axis, with the reason.
+_NO_ROTARY = dict.fromkeys(("ropestride", "ropetheta"), "it has no rotary positions")
+_IN_HEAD = dict.fromkeys(("ropestride", "ropetheta"), "it maps the coordinates inside a head")
+_NO_NORM = {"lemon": "no norm on it could carry the change of eps and gain"}
+_NO_GROUP = {"ingroup": "only query heads stand in groups"}
+_READ = "every new coordinate of the stream is read by all layers"
+_SCORES = "attention scores need every coordinate copied equally often"
+REFUSED: Mapping[str, Mapping[str, str]] = {
+    "stream": {**dict.fromkeys(("fresh", "ropestride", "ropetheta"), _READ), **_NO_GROUP},
+    "neurons": {**_NO_ROTARY, **_NO_NORM, **_NO_GROUP},
+    "heads": {**_IN_HEAD, **_NO_NORM, "ingroup": "the family has no kv heads"},
+    "kv_heads": {**_IN_HEAD, **_NO_NORM, **_NO_GROUP},
+    "head_dim": {**_NO_NORM, **_NO_GROUP, "random": _SCORES},
+}
 
 
 # -- the operator --------------------------------------------------------------------------------
@@ -149,22 +106,27 @@ class Width(Operator):
     """Grow axes to a size: copies, padding or fresh units, by the map that `how` names.
 
     Published as Net2WiderNet (1511.05641), bert2BERT (2110.07143), LEMON (2310.07999), HyperCloning
-    (2409.12903) and function-preserving expansions (2308.06103).
+    (2409.12903) and function-preserving expansions (2308.06103). With `new_rows: above`, copied
+    rows of every layer come from the next layer (AKI of bert2BERT). Only `select` shrinks.
     """
 
     op: Literal["width"] = "width"
     to: dict[str, Size]
     how: How | dict[str, How] = "auto"
+    new_rows: Literal["own", "above"] = "own"
 
     def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         """The axis maps from `sizes` to the sizes asked for."""
         target = self._targets(family, sizes)
         maps: dict[str, AxisMap] = {}
+        scales: dict[str, float] = {}
         power = 1.0
         for axis, size in target.items():
             kind = family.axes[family.user_axes[axis][0]]
             if kind == "stream":
                 maps[axis] = self._stream(family, axis, sizes[axis], size)
+                if self._how(axis).map == "lemon" and size % sizes[axis]:
+                    scales[axis] = lemon_scale(sizes[axis], size)
             elif kind == "neurons":
                 maps[axis] = self._neurons(axis, sizes[axis], size)
             elif axis == "head_dim":
@@ -173,11 +135,15 @@ class Width(Operator):
         maps |= self._heads(family, sizes, target)
         for axis, leader in family.followers.items():
             if leader in maps and axis in sizes:
-                like = family.like.get(axis)
-                maps[axis] = (
-                    maps[like] if like else self._neurons("", sizes[axis], maps[leader].new)
-                )
-        return Growth(maps=maps, theta_power=power)
+                like, led = family.like.get(axis), maps[leader]
+                if like or led.new < led.old:
+                    maps[axis] = maps[like or leader]
+                else:
+                    maps[axis] = self._neurons("", sizes[axis], led.new)
+                if like in scales:
+                    scales[axis] = scales[like]
+        above = self.new_rows == "above"
+        return Growth(maps=maps, theta_power=power, norm_scale=scales, above=above)
 
     def _targets(self, family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
         """The sizes asked for, by user axis; only axes that change."""
@@ -192,6 +158,8 @@ class Width(Operator):
                 wanted[axis] = size
         for axis in self.how if isinstance(self.how, dict) else ():
             check_axis(family, axis, "how")
+            if self._how(axis).map == "select":
+                wanted.setdefault(axis, len(self._how(axis).index))
         if "kv_heads" in now and "heads" in wanted and now["kv_heads"] == now["heads"]:
             wanted.setdefault("kv_heads", target_size("heads", wanted["heads"], now["heads"]))
         out = {}
@@ -199,14 +167,17 @@ class Width(Operator):
             if family.axes[family.user_axes[axis][0]] in ("table", "layers"):
                 raise RecipeError(
                     f"to.{axis}: width does not grow this axis",
-                    hint="layers grow by the op depth; tables such as vocab keep their size",
+                    hint="layers grow by the op depth, vocab and positions by the op resize",
                 )
             value = target_size(axis, size, now[axis])
-            if value < now[axis]:
+            names = {self._how(axis).map, self._how("heads" if axis == "kv_heads" else axis).map}
+            if value < now[axis] and "select" not in names:
                 raise RecipeError(
                     f"to.{axis}: {now[axis]} → {value} shrinks the axis",
-                    hint="width only grows; leave the axis out to keep its size",
+                    hint="only the map select leaves units out; coalesce merges them",
                 )
+            if value >= now[axis] and self._how(axis).map == "select":
+                raise RecipeError(f"to.{axis}: {now[axis]} → {value}: select only shrinks")
             if value != now[axis]:
                 out[axis] = value
         return out
@@ -217,6 +188,10 @@ class Width(Operator):
 
     def _refuse(self, axis: str, name: str, why: str) -> RecipeError:
         return RecipeError(f"how.{axis}: {name} does not fit this axis: {why}", hint="use auto")
+
+    def _check(self, axis: str, name: str, kind: str) -> None:
+        if name in REFUSED[kind]:
+            raise self._refuse(axis, name, REFUSED[kind][name])
 
     def _stream(self, family: Family, axis: str, old: int, new: int) -> AxisMap:
         how = self._how(axis)
@@ -231,17 +206,17 @@ class Width(Operator):
             return pad(old, new, scale=scale, mean="ln" in kinds)
         if name == "isometric":
             return isometric(old, new, scale)
-        if name in ("fresh", "ropestride", "ropetheta"):
-            raise self._refuse(
-                axis, name, "every new coordinate of the stream is read by all layers"
-            )
+        if name == "lemon":
+            if not family.eps:
+                raise self._refuse(axis, name, "the family file names no config key for eps")
+            return lemon(old, new, mean="ln" in kinds)
+        self._check(axis, name, "stream")
         return _plain(name, how)(old, new)
 
     def _neurons(self, axis: str, old: int, new: int) -> AxisMap:
         how = self._how(axis) if axis else MapOptions(map="auto")
         name = how.map if how.map != "auto" else "circular" if new % old else "tile"
-        if name in ("ropestride", "ropetheta"):
-            raise self._refuse(axis, name, "it has no rotary positions")
+        self._check(axis, name, "neurons")
         return _plain(name, how)(old, new)
 
     def _head_dim(
@@ -262,7 +237,7 @@ class Width(Operator):
                 raise self._refuse("head_dim", name, "the family has no rotary positions")
             if old % 2 or new % 2:
                 raise RecipeError(f"to.head_dim: rotary pairs need even sizes, found {old} → {new}")
-            stride = _ratio("ropestride", old, new) if name == "ropestride" else 1
+            stride = whole_ratio("ropestride", old, new) if name == "ropestride" else 1
             position = rope_positions(old, new, stride)
             values = tile(old, new) if whole else circular(old, new)
             maps = {
@@ -271,9 +246,14 @@ class Width(Operator):
                 value: values,
             }
             return maps, (new / old if name == "ropetheta" else 1.0)
+        if how.pairs:
+            raise self._refuse("head_dim", "fresh in pairs", "twins are whole heads or neurons")
         if name in ("pad", "fresh"):  # zero keys silence the new query coordinates
             kept = fresh(old, new)
             return {query: kept, key: pad(old, new), value: kept}, 1.0
+        self._check("head_dim", name, "head_dim")
+        if name == "select" and family.rope:
+            raise self._refuse("head_dim", name, "a rotary pair would turn at another frequency")
         one = _plain(name, how)(old, new)
         return {query: one, key: one, value: one}, 1.0
 
@@ -285,16 +265,23 @@ class Width(Operator):
             return {}
         heads = sizes["heads"]
         new_heads = target.get("heads", heads)
+        how = self._how("heads")
         if "kv_heads" not in family.axes:
             return {"heads": self._units("heads", heads, new_heads)}
         kv = sizes["kv_heads"]
         new_kv = target.get("kv_heads", kv)
+        if self._how("kv_heads").map == "select" != how.map:
+            raise self._refuse("kv_heads", "select", "list the query heads, kv heads follow them")
+        if how.map == "ingroup" and new_kv != kv:
+            raise self._refuse("heads", "ingroup", f"kv_heads grow too, {kv} → {new_kv}")
         if new_heads % new_kv:
             raise RecipeError(
                 f"to.heads: {new_heads} heads cannot be shared by {new_kv} kv heads",
                 hint="heads must be a multiple of kv_heads",
             )
         group, new_group = heads // kv, new_heads // new_kv
+        if how.map == "select":
+            return self._select_heads(heads, kv, new_heads, new_kv)
         # Groups that get smaller: first give each part of a group its own copy of the kv head.
         split = 1 if new_group >= group else group // gcd(group, new_group)
         if kv * split > new_kv:
@@ -306,7 +293,7 @@ class Width(Operator):
         kv_map, head_map = repeat(kv, kv * split), AxisMap.identity(heads)
         kv, group = kv * split, group // split
         if new_group != group:
-            inside = self._units("heads", group, new_group)
+            inside = self._units("heads", group, new_group, inside=True)
             head_map = head_map.then(AxisMap.identity(kv).kron(inside))
         if new_kv != kv:
             outside = self._units("kv_heads", kv, new_kv)
@@ -314,13 +301,22 @@ class Width(Operator):
             head_map = head_map.then(outside.kron(AxisMap.identity(new_group)))
         return {"heads": head_map, "kv_heads": kv_map}
 
-    def _units(self, axis: str, old: int, new: int) -> AxisMap:
+    def _select_heads(self, heads: int, kv: int, new_heads: int, new_kv: int) -> dict[str, AxisMap]:
+        """The listed query heads and the kv heads that they meet."""
+        head_map = select(heads, new_heads, self._how("heads").index)
+        own = (head_map.write.index[:, 0] // (heads // kv)).reshape(new_kv, -1)
+        if (own != own[:, :1]).any() or len(set(own[:, 0])) != new_kv:
+            raise self._refuse("heads", "select", "heads of one kv head would be torn apart")
+        return {"heads": head_map, "kv_heads": select(kv, new_kv, own[:, 0].tolist())}
+
+    def _units(self, axis: str, old: int, new: int, *, inside: bool = False) -> AxisMap:
         how = self._how(axis)
         if how.map == "auto" and axis == "kv_heads":
             how = self._how("heads")
         name = how.map if how.map != "auto" else "fresh" if new % old else "tile"
-        if name in ("ropestride", "ropetheta"):
-            raise self._refuse(axis, name, "it maps the coordinates inside a head")
+        if inside and name == "ingroup":
+            return circular(old, new)
+        self._check(axis, name, axis)
         return _plain(name, how)(old, new)
 
 
@@ -328,11 +324,16 @@ def _plain(name: str, how: MapOptions) -> Callable[[int, int], AxisMap]:
     """The map of that name for an axis without a norm of its own."""
     if name == "uneven":
         return lambda old, new: uneven(old, new, how.weights)
+    if name == "random":
+        return lambda old, new: random(old, new, how.seed, how.counts)
+    if name == "select":
+        return lambda old, new: select(old, new, how.index)
+    if name == "fresh":
+        return lambda old, new: fresh(old, new, pairs=how.pairs)
     return {
         "tile": tile,
         "repeat": repeat,
         "circular": circular,
         "pad": pad,
         "isometric": isometric,
-        "fresh": fresh,
     }[name]

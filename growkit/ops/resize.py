@@ -1,0 +1,120 @@
+"""Longer tables: more tokens in the vocabulary, more learned positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from growkit.axes import AxisMap, Kernel
+from growkit.errors import RecipeError
+from growkit.ops.contract import Growth, Operator
+
+if TYPE_CHECKING:
+    from growkit.family import Family
+
+
+def extend(old: int, new: int, *, mean: bool) -> AxisMap:
+    """Old rows, then rows that are the mean of all old ones, or zero.
+
+    >>> extend(2, 3, mean=True).write.matrix()
+    array([[1. , 0. ],
+           [0. , 1. ],
+           [0.5, 0.5]])
+    """
+    kept = np.arange(new) < old
+    read = Kernel.gather(np.where(kept, np.arange(new), 0), kept.astype(float), old=old)
+    rows = Kernel.shared(np.full(old, 1.0 / old), (~kept).astype(float))
+    return AxisMap.of(read.plus(rows) if mean else read, read)
+
+
+def wrap(old: int, new: int) -> AxisMap:
+    """Old rows, then the same rows again from the start."""
+    kept = np.arange(new) < old
+    index = np.arange(new) % old
+    return AxisMap.of(
+        Kernel.gather(index, old=old), Kernel.gather(index, kept.astype(float), old=old)
+    )
+
+
+def interpolate(old: int, new: int) -> AxisMap:
+    """The table read at `new` places evenly spaced from its first row to its last.
+
+    Nobody computes on an axis of positions, so there is no way back to prove: `read` takes the
+    nearest row.
+    """
+    place = np.arange(new) * (old - 1) / (new - 1)
+    low = np.minimum(place.astype(np.int64), max(old - 2, 0))
+    high = np.minimum(low + 1, old - 1)
+    part = place - low
+    write = Kernel.gather(np.stack([low, high], 1), np.stack([1 - part, part], 1), old=old)
+    nearest = np.round(np.arange(old) * (new - 1) / max(old - 1, 1)).astype(np.int64)
+    return AxisMap.of(write, Kernel.gather(nearest, old=new).transpose())
+
+
+class Resize(Operator):
+    """Lengthen the vocabulary, or the table of learned positions.
+
+    `vocab` is the new number of tokens; `multiple_of` rounds the present one up, as fast kernels
+    like it. New rows of the embedding, of an untied head and of the head's bias are the `mean` of
+    the old ones (Hewitt 2021: no token starts with an outlying logit) or `zero`. The logits of old
+    tokens stay as they are; new tokens get logits of their own, which take a share of the
+    probability.
+    `positions` is the new number of learned positions. `copy` repeats the old rows from the start,
+    which keeps the function at old positions; `interpolate` stretches the table over the new
+    length, ends on ends, which changes it.
+    """
+
+    op: Literal["resize"] = "resize"
+    vocab: int | None = Field(default=None, ge=1)
+    multiple_of: int | None = Field(default=None, ge=1)
+    new: Literal["mean", "zero"] = "mean"
+    positions: int | None = Field(default=None, ge=1)
+    positions_how: Literal["copy", "interpolate"] = "copy"
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Resize:
+        if self.vocab is not None and self.multiple_of is not None:
+            raise ValueError("vocab and multiple_of both say how many tokens: give one")
+        if self.vocab is None and self.multiple_of is None and self.positions is None:
+            raise ValueError("resize needs vocab, multiple_of or positions")
+        return self
+
+    def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
+        """The maps of the tables that get longer."""
+        maps: dict[str, AxisMap] = {}
+        vocab = self.vocab
+        if self.multiple_of is not None:
+            vocab = -(-_size(family, sizes, "vocab") // self.multiple_of) * self.multiple_of
+        if vocab is not None:
+            old = _present(family, sizes, "vocab", vocab)
+            if vocab > old:
+                maps["vocab"] = extend(old, vocab, mean=self.new == "mean")
+        if self.positions is not None:
+            old = _present(family, sizes, "positions", self.positions)
+            how = interpolate if self.positions_how == "interpolate" else wrap
+            if self.positions > old:
+                maps["positions"] = how(old, self.positions)
+        return Growth(maps=maps)
+
+
+def _size(family: Family, sizes: Mapping[str, int], axis: str) -> int:
+    if axis in sizes:
+        return sizes[axis]
+    raise RecipeError(
+        f"{axis}: family {family.name} has no table of {axis}",
+        hint="rotary positions are computed: set the longest input in config.json when training"
+        if family.rope
+        else "leave it out",
+    )
+
+
+def _present(family: Family, sizes: Mapping[str, int], axis: str, new: int) -> int:
+    old = _size(family, sizes, axis)
+    if new < old:
+        raise RecipeError(
+            f"{axis}: {old} → {new} would drop rows", hint="resize only makes tables longer"
+        )
+    return old
