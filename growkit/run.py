@@ -202,7 +202,7 @@ def inspect_checkpoint(
         "path": str(path),
         "family": model.family.name,
         "about": model.family.about,
-        "classes": list(model.config.get("architectures") or []),
+        "classes": report.class_names(model.config),
         "axes": axes,
         "parameters": parameters,
         "tensors": len(model.entries),
