@@ -14,18 +14,18 @@ from growkit.store.summary import refuse_unwritable, write_summary
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_file_is_replaced(tmp_path: Path, there: bool) -> None:
-    """Asking changes nothing; writing replaces what is there in one step."""
+    """Asking changes nothing; writing replaces what is there."""
     path = tmp_path / "summary.json"
     if there:
-        path.write_text("old")
+        path.write_text("older")
     refuse_unwritable(path)
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"] * there
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["older"] * there
     write_summary(path, "new")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_link_and_a_pipe_are_written_to(tmp_path: Path) -> None:
-    """They stay what they are, so `--summary /dev/stderr` works."""
+    """They stay what they are, so `--summary /dev/stderr` works; asking ends no pipe."""
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "file").write_text("old and longer")
     os.mkfifo(tmp_path / "pipe")
@@ -33,6 +33,7 @@ def test_a_link_and_a_pipe_are_written_to(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
     reader.start()
     for name in ("link", "pipe"):
+        refuse_unwritable(tmp_path / name)
         write_summary(tmp_path / name, "new")
     reader.join(timeout=10)
     assert read == ["new"]

@@ -417,6 +417,7 @@ def test_no_permission(options: str, small: Path, monkeypatch: pytest.MonkeyPatc
     """A folder that may not be written to."""
 
     def nobody(line: str) -> tuple[int, str, str]:
+        growkit(f"{line} --max-memory 1MB")  # imports what nobody may not be able to read
         with unprivileged():
             return growkit(line)
 

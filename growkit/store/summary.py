@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from pathlib import Path
 
@@ -13,18 +12,13 @@ from growkit.store.faults import writing
 def refuse_unwritable(path: Path) -> None:
     """Raise ResourceError if there can be no such file; nothing is made or changed."""
     with writing(path):
-        if path.exists():
-            os.close(os.open(path, os.O_WRONLY))
-        else:
+        if not path.exists():
             tempfile.TemporaryFile(dir=path.parent).close()
+        elif path.is_file() or path.is_dir():  # a pipe would end for its reader
+            os.close(os.open(path, os.O_WRONLY))
 
 
 def write_summary(path: Path, text: str) -> None:
-    """Write the file in one step; a link, a device or a pipe is written to as it is."""
+    """Write the file; what a link leads to, a device or a pipe will do as well."""
     with writing(path):
-        if path.exists() and not stat.S_ISREG(path.lstat().st_mode):
-            path.write_text(text, encoding="utf-8")
-            return
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        path.write_text(text, encoding="utf-8")
