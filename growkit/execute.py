@@ -68,7 +68,9 @@ class _Job:
     estimate: Estimate
 
 
-def _job(plan: Plan, max_shard_size: str | int, max_memory: str | int) -> _Job:
+def _job(
+    plan: Plan, max_shard_size: str | int, max_memory: str | int, *, checked: bool = True
+) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(max_shard_size))
     torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
     fixed = BASE_BYTES + WRITER_BYTES + torch
@@ -89,7 +91,12 @@ def _job(plan: Plan, max_shard_size: str | int, max_memory: str | int) -> _Job:
         disk_bytes=layout.total_bytes,
         peak_bytes=fixed + work,
         shards=tuple(s.name for s in layout.shards),
-        digest=digest(plan, (s.header for s in layout.shards), resolved(plan.recipe)),
+        digest=digest(
+            plan,
+            (s.header for s in layout.shards),
+            # a result that may hold NaN is not what a run that refuses NaN asks for
+            resolved(plan.recipe) + ("" if checked else "allow-nonfinite"),
+        ),
     )
     return _Job(plan, layout, budget, known)
 
@@ -113,7 +120,7 @@ def execute(
 ) -> Result:
     """Write a plan."""
     begin, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    job = _job(plan, max_shard_size, max_memory)
+    job = _job(plan, max_shard_size, max_memory, checked=not allow_nonfinite)
     with Workspace(
         out,
         digest=job.estimate.digest,

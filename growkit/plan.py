@@ -14,7 +14,16 @@ from typing import Any
 
 from growkit import proof
 from growkit.axes import AxisMap, Kernel
-from growkit.compose import Composer, Part, add_noise, blend, grow_axes, grow_layers, scale_modules
+from growkit.compose import (
+    Composer,
+    Part,
+    add_noise,
+    blend,
+    check_only,
+    grow_axes,
+    grow_layers,
+    scale_modules,
+)  # fmt: skip
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.formula import Checkpoint, Formula, Noise, Shape, Stored, Term
@@ -176,15 +185,27 @@ def _facts(state: _State, growth: Growth) -> Facts:
         theta=theta,
         theta_after=theta**growth.theta_power,
         rope_type=kind or "default",
-        eps=float(get(config, family.eps) or 0.0) if family.eps else 0.0,
+        eps=_number(config, family.eps) or 0.0,
         untold_tie=head is None and config.get("tie_word_embeddings") is True,
     )
 
 
 def _theta(state: _State) -> float:
     rope = state.model.family.rope
-    found = [get(state.config, key) for key in rope.theta] if rope else []
-    return float(next((t for t in found if t is not None), 10000.0))
+    found = [_number(state.config, key) for key in rope.theta] if rope else []
+    return next((t for t in found if t), 10000.0)
+
+
+def _number(config: Mapping[str, Any], key: str) -> float | None:
+    """A number of the config; None where it is absent."""
+    value = get(config, key) if key else None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+        raise CheckpointError(
+            f"config.json: {key}: expected a number, found {value!r}", hint="mend config.json"
+        )
+    return float(value)
 
 
 def _grow_width(state: _State, growth: Growth, number: int, seed: int) -> tuple[_State, Claim]:
@@ -281,6 +302,7 @@ def _no_random(part: Part, shape: Shape) -> Noise:
 
 
 def _noise(state: _State, noise: Noising, number: int, seed: int) -> _State:
+    check_only(state.parts, noise.only)
     family, maps, start = state.model.family, state.maps, state.model.sizes
     streams = set(family.of_kind("stream")) | set(family.like)
     known: dict[Expression, Kernel | None] = {}
@@ -302,6 +324,7 @@ def _noise(state: _State, noise: Noising, number: int, seed: int) -> _State:
 
 
 def _blend(state: _State, mix: Blending, models: Mapping[str, Model]) -> tuple[_State, Claim]:
+    check_only(state.parts, mix.only)
     other = models[mix.other]
     _check_alike(state, other, mix.other)
     terms = {}

@@ -248,6 +248,8 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
         return 1.0
     read = maps.get(facts.read_axis) or AxisMap.identity(facts.sizes[facts.read_axis])
     write = maps[streams[0]] if streams else AxisMap.identity(facts.sizes[facts.read_axis])
+    if read.write.shape != write.write.shape:
+        return None
     rho = write.write.transpose().after(read.write_normed).scalar()
     return 1.0 if rho is not None and abs(rho - 1.0) < NEAR else rho
 

@@ -19,7 +19,7 @@ import yaml
 from growkit import report
 from growkit.errors import RecipeError, VerifyError
 from growkit.execute import Estimate, Progress, Result, estimate, execute
-from growkit.family import family_names, family_text
+from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.plan import Plan, build_plan

@@ -25,7 +25,7 @@ from unprivileged import unprivileged
 
 import growkit as package
 from growkit.cli import app
-from growkit.family import family_text
+from growkit.family_file import family_text
 
 WIDTH = "--recipe double_width"
 QUERY = "model.layers.0.self_attn.q_proj.weight"

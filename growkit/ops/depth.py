@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from growkit.family import Family
 
 
+MOST_LAYERS = 10_000
+
+
 def stack(old: int, new: int) -> list[int]:
     """0…old-1 repeated, the remainder from the top (StackBERT, G_stack 2405.15319).
 
@@ -65,7 +68,7 @@ class Depth(Operator):
         )
 
     def _map(self, old: int, size: Size) -> LayerMap:
-        new = target_size("layers", size, old)
+        new = target_size("layers", size, old, MOST_LAYERS)
         if self.layers:
             source = list(self.layers)
             bad = [i for i in source if not 0 <= i < old]

@@ -7,7 +7,7 @@ Every map is a pair (write, read) with readᵀ·write = I, so that producers and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import gcd, sqrt
+from math import gcd, inf, sqrt
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -57,7 +57,7 @@ def tile(old: int, new: int) -> AxisMap:
 def uneven(old: int, new: int, weights: tuple[float, ...]) -> AxisMap:
     """Tiles whose consumers are split by `weights`, which breaks the symmetry (2310.07999)."""
     k = _ratio("uneven", old, new)
-    if len(weights) != k or sum(weights) <= 0:
+    if len(weights) != k or not 0 < sum(weights) < inf:
         raise RecipeError(
             f"uneven: expected {k} weights with a positive sum, found {list(weights)}"
         )
@@ -193,6 +193,8 @@ class Width(Operator):
             check_axis(family, axis, "how")
         if "kv_heads" in now and "heads" in wanted and now["kv_heads"] == now["heads"]:
             wanted.setdefault("kv_heads", target_size("heads", wanted["heads"], now["heads"]))
+        if not wanted:
+            raise RecipeError("width: no target", hint="give to: {hidden: 1024}, or to: {axes: 2x}")
         out = {}
         for axis, size in wanted.items():
             if family.axes[family.user_axes[axis][0]] in ("table", "layers"):
