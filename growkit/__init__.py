@@ -19,6 +19,8 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     model        a checkpoint read through its family
     proof        what a step keeps of the function, without looking at a weight
     compose      the terms of every tensor, step after step
+    fusion       the parts of several models side by side
+    steps        one step of a recipe, applied to the model so far
     lints        what a trainer should know: equal copies, dead units
     plan         recipe and headers in; formulas, new config and exactness claim out
     digest       what identifies a result

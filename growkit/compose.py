@@ -19,7 +19,7 @@ from growkit.expression import Expression
 from growkit.family import Family, Pattern
 from growkit.formula import Noise, Ones, Shape, Term
 from growkit.model import spell
-from growkit.ops.contract import LayerMap
+from growkit.ops.contract import Layer, LayerMap
 from growkit.proof import stream_norms
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
@@ -155,34 +155,82 @@ def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[s
     }
 
 
+def scale_embeddings(parts: Parts, family: Family, factor: float) -> dict[str, Part]:
+    """Every table whose rows are added to the stream times a factor."""
+    streams = set(family.of_kind("stream"))
+
+    def is_embedding(part: Part) -> bool:
+        roles = [role for _, role in part.pattern.dims]
+        return "#" in roles and any(r == "+" and e.axes & streams for e, r in part.pattern.dims)
+
+    return {k: p.scaled(factor) if is_embedding(p) else p for k, p in parts.items()}
+
+
 def grow_layers(
-    parts: Parts, family: Family, axis: str, layers: LayerMap, sizes: Mapping[str, int]
+    parts: Parts,
+    family: Family,
+    axis: str,
+    layers: LayerMap,
+    sizes: Mapping[str, int],
+    random: Callable[[Part, Shape], Noise],
 ) -> dict[str, Part]:
-    """Layers taken by the layer map, silent ones made silent."""
+    """Layers taken by the layer map: mixed, drawn anew, scaled or made silent."""
     members: dict[int, list[Part]] = {}
     for part in parts.values():
         if axis in part.pattern.slots:
             number = part.numbers[part.pattern.slots.index(axis)]
             members.setdefault(number, []).append(part)
     grown: dict[str, Part] = {}
-    for new, (source, silent) in enumerate(zip(layers.source, layers.silent, strict=True)):
-        for part in members.get(source, ()):
-            copy = part.renumbered(part.pattern.slots.index(axis), new)
-            grown[copy.key] = _silence(copy, family) if silent else copy
+    for new, layer in enumerate(layers):
+        for part in members.get(layer.source, ()):
+            slot = part.pattern.slots.index(axis)
+            mixed = _mix(part, slot, layer, parts)
+            one = mixed.renumbered(slot, new)
+            if layer.random:
+                one = _draw(one, sizes, random)
+            if _adds(part, family):
+                one = (
+                    replace(one, terms=(), zeroed=True) if layer.silent else one.scaled(layer.scale)
+                )
+            grown[one.key] = one
     out: dict[str, Part] = {}
     for key, part in parts.items():  # all layers stand where the first one stood
         out |= grown if axis in part.pattern.slots else {key: part}
         grown = {} if axis in part.pattern.slots else grown
-    if family.residual == "post" and any(layers.silent):
+    if family.residual == "post" and any(n.silent for n in layers):
         out = _move_norms(out, family, axis, layers, sizes)
     return out
 
 
-def _silence(part: Part, family: Family) -> Part:
-    """What a layer adds to the stream, set to zero."""
+def _mix(part: Part, slot: int, layer: Layer, parts: Parts) -> Part:
+    """The weighted sum of one tensor over the layers that a new layer is made of."""
+    if len(layer.mix) == 1 and layer.mix[0][1] == 1.0:
+        return part
+    each = [(parts[part.renumbered(slot, n).key], weight) for n, weight in layer.mix]
+    terms = [t for other, weight in each for t in other.scaled(weight).terms]
+    return replace(part, terms=tuple(terms), zeroed=all(other.zeroed for other, _ in each))
+
+
+def _draw(part: Part, sizes: Mapping[str, int], random: Callable[[Part, Shape], Noise]) -> Part:
+    """A tensor as an initialiser makes it: weights drawn, gains 1, biases and shifts 0."""
+    shape = part.shape(sizes)
+    if part.pattern.norm:
+        return _unit(part, shape)
+    terms = (Term(random(part, shape), (None,) * len(shape)),) if len(shape) > 1 else ()
+    return replace(part, terms=terms, zeroed=False)
+
+
+def _unit(part: Part, shape: Shape) -> Part:
+    """A norm's tensor that does nothing: gain 1, shift 0."""
+    if part.pattern.dims[0][1] == "~":
+        return replace(part, terms=())
+    return replace(part, terms=(Term(Ones((1,)), (Kernel.gather(np.zeros(shape[0]), old=1),)),))
+
+
+def _adds(part: Part, family: Family) -> bool:
+    """Whether a tensor is what its layer adds to the stream."""
     streams = set(family.of_kind("stream"))
-    adds = any(role == "+" and e.axes & streams for e, role in part.pattern.dims)
-    return replace(part, terms=(), zeroed=True) if adds else part
+    return any(role == "+" and e.axes & streams for e, role in part.pattern.dims)
 
 
 def _move_norms(
@@ -196,12 +244,6 @@ def _move_norms(
     norms = stream_norms(family, axis)
     out = dict(parts)
 
-    def unit(part: Part) -> Part:
-        if part.pattern.dims[0][1] == "~":
-            return replace(part, terms=())
-        size = part.shape(sizes)[0]
-        return replace(part, terms=(Term(Ones((1,)), (Kernel.gather(np.zeros(size), old=1),)),))
-
     def at(module: str, layer: int) -> list[str]:
         return [
             spell(p.name, [layer])
@@ -209,19 +251,17 @@ def _move_norms(
             if p.module == module and spell(p.name, [layer]) in parts
         ]
 
-    ends = [*range(1, len(layers.silent)), len(layers.silent)]
     carrier = 0  # the layer whose norm the silent layers after it take over
-    for layer, after in zip(range(len(layers.silent)), ends, strict=True):
-        if layers.silent[layer]:
-            for module in norms:
-                out |= {k: unit(parts[k]) for k in at(module, layer)}
-        else:
-            carrier = layer
-        last = after == len(layers.silent) or not layers.silent[after]
-        if layers.silent[layer] and last:
-            for old, new in zip(at(norms[-1], carrier), at(norms[-1], layer), strict=True):
+    for number, layer in enumerate(layers):
+        if not layer.silent:
+            carrier = number
+            continue
+        for module in norms:
+            out |= {k: _unit(parts[k], parts[k].shape(sizes)) for k in at(module, number)}
+        if number + 1 == len(layers) or not layers[number + 1].silent:
+            for old, new in zip(at(norms[-1], carrier), at(norms[-1], number), strict=True):
                 out[new] = replace(parts[new], terms=parts[old].terms)
-                out[old] = unit(parts[old])
+                out[old] = _unit(parts[old], parts[old].shape(sizes))
     return out
 
 

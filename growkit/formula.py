@@ -69,6 +69,7 @@ class Checkpoint:
     files: tuple[FileIdentity, ...]
     side_files: tuple[str, ...] = ()  # tokenizer and the like, relative paths, to be carried along
     revision: str | None = None
+    vocabulary: str | None = None  # sha256 of the tokenizer's files, if there are any
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,18 @@ def get(config: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def number(config: Mapping[str, Any], path: str) -> float | None:
+    """The number at a dotted path of a config; None where it is absent."""
+    value = get(config, path) if path else None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+        raise CheckpointError(
+            f"config.json: {path}: expected a number, found {value!r}", hint="mend config.json"
+        )
+    return float(value)
+
+
 def put(config: dict[str, Any], path: str, value: Any) -> None:
     """Set the value at a dotted path of a config."""
     *parents, last = path.split(".")
@@ -347,13 +359,13 @@ def remap_layers(
     for key, axis in family.lists.items():
         old = get(out, key)
         if axis in layers and isinstance(old, list):
-            if len(old) <= max(layers[axis].source):
+            if len(old) <= max(n.source for n in layers[axis]):
                 raise CheckpointError(f"config.json: {key}: {len(old)} entries are too few")
-            put(out, key, [old[i] for i in layers[axis].source])
+            put(out, key, [old[n.source] for n in layers[axis]])
     for key, axis in family.thresholds.items():
         old = get(out, key)
         if axis in layers and isinstance(old, int):
-            source = layers[axis].source
+            source = [n.source for n in layers[axis]]
             top = max(source) + 1
             put(out, key, sum(i < old for i in source) if old <= top else old - top + len(source))
     return out

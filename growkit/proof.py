@@ -74,6 +74,7 @@ class Facts:
     theta_after: float = 0.0
     rope_type: str = "default"
     eps: float = 0.0
+    embedding_rule: bool = False  # the embeddings carry a tied head's factor
     untold_tie: bool = False  # config.json ties a head that the family file does not name
 
 
@@ -91,6 +92,9 @@ def prove_width(facts: Facts, maps: Mapping[str, AxisMap]) -> Claim:
         if m.is_identity or kind in ("query", "key", "kv_heads"):
             continue
         where = f"{axis} {m.old} → {m.new}"
+        if m.new < m.old:
+            reasons.append(f"{where}: units are merged or left out")
+            continue
         if not m.keeps:
             reasons.append(f"{where}: consumers do not undo producers (readᵀ·write ≠ 1)")
         if kind in ("neurons", "heads") and not m.selective:
@@ -232,11 +236,20 @@ def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
         return []
     if rho is None:
         return ["tied head: the embedding, grown as a producer, does not read the stream it feeds"]
-    if not facts.carrier:
+    if not facts.carrier and not facts.embedding_rule:
         return [
             f"tied head: logits grow by {rho:g}, and no norm before the head can carry 1/{rho:g}"
         ]
     return []
+
+
+def prove_scaled_embeddings(facts: Facts, rho: float) -> Claim:
+    """A tied head's factor in the embeddings (2404.07999): harmless if a norm comes at once."""
+    patterns = facts.family.patterns.values()
+    if any(p.to_stream and not p.slots for p in patterns):
+        reason = f"embeddings carry 1/{rho:g}, which the norm after them undoes up to eps"
+        return Claim(EPS, (reason,), facts.eps, 1)
+    return approximate([f"embeddings carry 1/{rho:g}, branches do not: the stream is mixed anew"])
 
 
 def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
@@ -250,6 +263,9 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
     write = maps[streams[0]] if streams else AxisMap.identity(facts.sizes[facts.read_axis])
     if read.write.shape != write.write.shape:
         return None
+    if write.new < write.old and read.new < read.old:  # what growing back would undo
+        up = tie_factor(facts, {streams[0]: write.inverse(), facts.read_axis: read.inverse()})
+        return 1.0 / up if up else None
     rho = write.write.transpose().after(read.write_normed).scalar()
     return 1.0 if rho is not None and abs(rho - 1.0) < NEAR else rho
 
@@ -257,19 +273,28 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
 def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:
     """The claim of taking layers by `layers`."""
     old = facts.sizes[axis]
-    kept = [i for i, silent in zip(layers.source, layers.silent, strict=True) if not silent]
-    if kept != list(range(old)):
-        reason = f"{axis} {old} → {len(layers.source)}: "
+    where = f"{axis} {old} → {len(layers)}: "
+    loud = [n for n in layers if not n.silent]
+    kept = [n.source for n in loud]
+    reasons = []
+    if any(n.random for n in loud):
+        reasons.append("new layers are drawn at random")
+    elif any(len(n.mix) > 1 or n.mix[0][1] != 1.0 for n in loud):
+        reasons.append("layers are averaged")
+    elif kept != list(range(old)):
         repeated = len(kept) > len(set(kept))
-        what = "layers run twice" if repeated else "layers are left out or change places"
-        return approximate([reason + what])
-    added = sum(layers.silent)
+        reasons.append("layers run twice" if repeated else "layers are left out or change places")
+    if any(n.scale != 1.0 for n in loud):
+        reasons.append("what layers add to the stream is scaled")
+    if reasons:
+        return approximate([where + r for r in reasons])
+    added = len(layers) - len(loud)
     if not added or facts.family.residual == "pre":
         return Claim()
     passes = added * len(stream_norms(facts.family, axis))
     reason = (
-        f"{axis} {old} → {len(layers.source)}: norms write the stream, so an empty layer still "
-        f"normalises what is normal already: {passes} passes that differ from 1 by eps"
+        f"{where}norms write the stream, so an empty layer still normalises what is normal "
+        f"already: {passes} passes that differ from 1 by eps"
     )
     return Claim(EPS, (reason,), facts.eps, passes)
 

@@ -67,7 +67,7 @@ class Recipe(BaseModel):
     steps: tuple[Step, ...] = Field(min_length=1)
     dtype: Dtype = "keep"
     seed: int = Field(default=0, ge=0, strict=True)
-    tied: Literal["final_norm", "untie"] = "final_norm"
+    tied: Literal["final_norm", "embedding", "untie"] = "final_norm"
 
     @model_validator(mode="after")
     def _sources_declared(self) -> Recipe:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from growkit.errors import CheckpointError, RecipeError
 from growkit.model import Model, check_sizes, read_model, remap_layers, resize_config
-from growkit.ops import LayerMap
+from growkit.ops import Layer
 from growkit.store import open_checkpoint
 
 
@@ -220,7 +220,7 @@ def test_layer_lists_follow_the_layer_map(tmp_path: Path) -> None:
     """Per-layer lists are re-indexed, a threshold moves to where its layer went."""
     model = read(tiny.save(tiny.build("qwen2", "base", layers=3), tmp_path / "m"))
     config = {"layer_types": ["a", "b", "c"], "max_window_layers": 2}
-    layers = LayerMap((0, 0, 1, 1, 2, 2), (False, True) * 3)
+    layers = tuple(Layer.copy(i) for i in (0, 0, 1, 1, 2, 2))
     new = remap_layers(model.family, config, {"layers": layers})
     assert new == {"layer_types": ["a", "a", "b", "b", "c", "c"], "max_window_layers": 4}
     far = remap_layers(model.family, {"max_window_layers": 28}, {"layers": layers})

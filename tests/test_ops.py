@@ -162,8 +162,8 @@ def test_layer_lists(function: Any, old: int, new: int, expected: list[int]) -> 
 def test_insert_makes_repeats_silent() -> None:
     """The first of each layer is the original, its repeats add nothing."""
     layers = grow("llama", "depth", to={"layers": 5}).layers["layers"]
-    assert layers.source == (0, 0, 1, 1, 2)
-    assert layers.silent == (False, True, False, True, False)
+    assert [n.source for n in layers] == [0, 0, 1, 1, 2]
+    assert [n.silent for n in layers] == [False, True, False, True, False]
 
 
 @pytest.mark.parametrize(

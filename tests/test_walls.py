@@ -35,6 +35,8 @@ LEVELS = (
     ("model",),
     ("proof",),
     ("compose",),
+    ("fusion",),
+    ("steps",),
     ("lints",),
     ("plan",),
     ("digest", "noise"),

@@ -11,17 +11,21 @@ alike. A new operator is one file here, one line in `OPERATORS`, one recipe.
 
 from __future__ import annotations
 
-from growkit.ops.contract import Blending, Growth, LayerMap, Noising, Operator
+from growkit.ops.coalesce import Coalesce, Decoalesce
+from growkit.ops.contract import Blending, Growth, Layer, LayerMap, Noising, Operator
 from growkit.ops.depth import Depth
-from growkit.ops.mix import BlendWith
+from growkit.ops.mix import BlendWith, Fuse
 from growkit.ops.noise import AddNoise
 from growkit.ops.width import Width
 
 OPERATORS: dict[str, type[Operator]] = {
     "width": Width,
     "depth": Depth,
+    "coalesce": Coalesce,
+    "decoalesce": Decoalesce,
     "noise": AddNoise,
+    "fuse": Fuse,
     "blend": BlendWith,
 }
 
-__all__ = ["OPERATORS", "Blending", "Growth", "LayerMap", "Noising", "Operator"]
+__all__ = ["OPERATORS", "Blending", "Growth", "Layer", "LayerMap", "Noising", "Operator"]

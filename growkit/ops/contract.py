@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
@@ -18,11 +18,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerMap:
-    """Where the layers of one layer axis come from: new layer i is a copy of `source[i]`."""
+class Layer:
+    """Where one new layer comes from: the sum of weight · old layer over `mix`."""
 
-    source: tuple[int, ...]
-    silent: tuple[bool, ...]  # the new layer adds nothing to the stream at first
+    mix: tuple[tuple[int, float], ...]
+    silent: bool = False  # adds nothing to the stream at first
+    random: bool = False  # drawn anew at the config's initializer_range
+    scale: float = 1.0  # of what it adds to the stream
+
+    @classmethod
+    def copy(cls, source: int, **options: Any) -> Layer:
+        """A copy of one old layer."""
+        return cls(((source, 1.0),), **options)
+
+    @property
+    def source(self) -> int:
+        """The old layer that per-layer config entries are taken from."""
+        return self.mix[0][0]
+
+    @property
+    def plain(self) -> bool:
+        """An old layer as it was."""
+        return (
+            len(self.mix) == 1 and self.mix[0][1] == 1.0 and self.scale == 1.0 and not self.random
+        )
+
+
+LayerMap = tuple[Layer, ...]  # the new layers of one layer axis, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,7 @@ class Growth:
     theta_power: float = 1.0  # the RoPE base becomes theta ** theta_power
     noise: Noising | None = None
     blend: Blending | None = None
+    fuse: tuple[str, ...] = ()  # sources that stand side by side with the current model
 
 
 class Operator(BaseModel, ABC):

@@ -1,14 +1,17 @@
-"""Depth growth: more layers, copied from the ones there are."""
+"""Depth growth: more layers, made of the ones there are.
+
+Each function says, for `old` layers growing to `new`, which old layer every new one copies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from growkit.errors import RecipeError
-from growkit.ops.contract import Growth, LayerMap, Operator, Size, check_axis, target_size
+from growkit.ops.contract import Growth, Layer, LayerMap, Operator, Size, check_axis, target_size
 
 if TYPE_CHECKING:
     from growkit.family import Family
@@ -18,7 +21,7 @@ MOST_LAYERS = 10_000
 
 
 def stack(old: int, new: int) -> list[int]:
-    """0…old-1 repeated, the remainder from the top (StackBERT, G_stack 2405.15319).
+    """0…old-1 repeated, the remainder from the top (StackBERT; G_stack 2405.15319).
 
     >>> stack(3, 8)
     [0, 1, 2, 0, 1, 2, 1, 2]
@@ -36,21 +39,76 @@ def interleave(old: int, new: int) -> list[int]:
     return [i * old // new for i in range(new)]
 
 
+def top(old: int, new: int) -> list[int]:
+    """All layers, then the top ones again, at most all of them (bert2BERT 2110.07143; MSLT).
+
+    >>> top(4, 6)
+    [0, 1, 2, 3, 2, 3]
+    """
+    _at_most_twice("top", old, new)
+    return [*range(old), *range(2 * old - new, old)]
+
+
+def middle(old: int, new: int) -> list[int]:
+    """The block in the middle twice (MIDAS, 2409.19044).
+
+    >>> middle(4, 6)
+    [0, 1, 2, 1, 2, 3]
+    """
+    _at_most_twice("middle", old, new)
+    start = (2 * old - new) // 2
+    return [*range(start + new - old), *range(start, old)]
+
+
+def overlap(old: int, new: int) -> list[int]:
+    """All but the last m layers, then all but the first m (depth up-scaling of SOLAR, 2312.15166).
+
+    >>> overlap(4, 6)
+    [0, 1, 2, 1, 2, 3]
+    """
+    _at_most_twice("overlap", old, new)
+    if new % 2:
+        raise RecipeError(f"overlap: {old} → {new}: the new number of layers must be even")
+    return [*range(new // 2), *range(old - new // 2, old)]
+
+
+def _at_most_twice(name: str, old: int, new: int) -> None:
+    if new > 2 * old:
+        raise RecipeError(
+            f"{name}: {old} → {new} is more than twice", hint="use stack, interleave or insert"
+        )
+
+
+RULES: dict[str, Callable[[int, int], list[int]]] = {
+    "stack": stack,
+    "interleave": interleave,
+    "insert": interleave,
+    "top": top,
+    "middle": middle,
+    "overlap": overlap,
+    "average": interleave,
+}
+
+
 class Depth(Operator):
     """Grow the number of layers.
 
-    `stack` and `interleave` repeat layers and change the function. `insert` takes interleave's
-    list and makes every repeat *silent*, so the function stays: its output projections are zero
-    (LLaMA-Pro 2401.02415, LEMON 2310.07999), or, where norms write the stream (post-LN), its
-    branches are zero and the gain and shift of the norm before it move into its last norm. An
-    explicit list `layers` says which old layer each new one copies.
+    Every rule gives a list of old layers; `layers` gives it outright. Where a layer comes again it
+    is *new*, and `new` says what it is: a `copy`, `silent` (it adds nothing at first, so the
+    function stays), or `random`. `insert` is the list of `interleave` with silent repeats. Silent
+    means that output projections are zero (LLaMA-Pro 2401.02415, LEMON 2310.07999) or, where norms
+    write the stream (post-LN), that the branches are zero and gain and shift of the norm before
+    move into the new layer's last norm. `average` makes each new layer the mean of its neighbours.
+    `out_scale` multiplies what every layer adds to the stream, such as 1/2 for halved steps of the
+    residual stream read as an ODE (2504.18590).
     """
 
     op: Literal["depth"] = "depth"
     to: dict[str, Size] = Field(default_factory=dict)
-    how: Literal["stack", "interleave", "insert"] = "insert"
+    how: Literal["stack", "interleave", "insert", "top", "middle", "overlap", "average"] = "insert"
     layers: tuple[int, ...] = ()
-    new: Literal["copy", "silent"] | None = None
+    new: Literal["copy", "silent", "random"] | None = None
+    out_scale: float = Field(default=1.0, gt=0, le=10)
 
     def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         """The layer map of every layer axis."""
@@ -68,24 +126,38 @@ class Depth(Operator):
         )
 
     def _map(self, old: int, size: Size) -> LayerMap:
-        new = target_size("layers", size, old, MOST_LAYERS)
-        if self.layers:
-            source = list(self.layers)
-            bad = [i for i in source if not 0 <= i < old]
-            if bad:
-                raise RecipeError(
-                    f"layers: layer {bad[0]} is out of range, the model has {old} layers",
-                    hint=f"layers are numbered 0 to {old - 1}",
+        source = self._source(old, target_size("layers", size, old, MOST_LAYERS))
+        explicit = bool(self.layers)
+        new = self.new or ("silent" if self.how == "insert" and not explicit else "copy")
+        out = []
+        for place, layer in enumerate(source):
+            mix: tuple[tuple[int, float], ...] = ((layer, 1.0),)
+            repeated = layer in source[:place]
+            if repeated and self.how == "average" and not explicit:
+                mix = ((layer, 0.5), (min(layer + 1, old - 1), 0.5))
+            out.append(
+                Layer(
+                    mix if mix[0][0] != mix[-1][0] else ((layer, 1.0),),
+                    silent=repeated and new == "silent",
+                    random=repeated and new == "random",
+                    scale=self.out_scale,
                 )
-            if len(source) != new:
-                raise RecipeError(f"layers: {len(source)} listed, but to.layers is {new}")
-        else:
+            )
+        return tuple(out)
+
+    def _source(self, old: int, new: int) -> list[int]:
+        if not self.layers:
             if new < old:
                 raise RecipeError(
                     f"to.layers: {old} → {new} shrinks the model", hint="depth only grows"
                 )
-            source = stack(old, new) if self.how == "stack" else interleave(old, new)
-        copies = "silent" if self.how == "insert" and not self.layers else "copy"
-        silent = (self.new or copies) == "silent"
-        repeats = [silent and i in source[:n] for n, i in enumerate(source)]
-        return LayerMap(tuple(source), tuple(repeats))
+            return RULES[self.how](old, new)
+        bad = [i for i in self.layers if not 0 <= i < old]
+        if bad:
+            raise RecipeError(
+                f"layers: layer {bad[0]} is out of range, the model has {old} layers",
+                hint=f"layers are numbered 0 to {old - 1}",
+            )
+        if len(self.layers) != new:
+            raise RecipeError(f"layers: {len(self.layers)} listed, but to.layers is {new}")
+        return list(self.layers)

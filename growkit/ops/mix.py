@@ -1,4 +1,4 @@
-"""Mixing the grown model with other checkpoints."""
+"""Mixing the grown model with other checkpoints: blended into it, or side by side with it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,24 @@ class BlendWith(Operator):
     def sources(self) -> tuple[str, ...]:
         """The checkpoint to blend with."""
         return (self.other,)
+
+
+class Fuse(Operator):
+    """Deep Fusion: checkpoints side by side become one larger model (2306.11903, FUSION).
+
+    Streams, heads, kv heads and neurons stand next to each other, weights are block-diagonal, and
+    the logits are averaged. Exact for copies of one checkpoint. For different ones it is
+    approximate, because one norm then serves all streams; exact would be to fuse only their MLPs
+    or heads over one shared trunk, which is another method.
+    """
+
+    op: Literal["fuse"] = "fuse"
+    others: tuple[str, ...] = Field(alias="with", min_length=1)
+
+    def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
+        """The fusion."""
+        return Growth(fuse=self.others)
+
+    def sources(self) -> tuple[str, ...]:
+        """The checkpoints that join."""
+        return self.others

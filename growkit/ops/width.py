@@ -68,15 +68,16 @@ def uneven(old: int, new: int, weights: tuple[float, ...]) -> AxisMap:
 
 def repeat(old: int, new: int) -> AxisMap:
     """Copies next to their original: new unit i copies ⌊i·old/new⌋ (μpscaling, 2602.10545)."""
-    return _copies(np.arange(new) * old // new, old)
+    return copies(np.arange(new) * old // new, old)
 
 
 def circular(old: int, new: int) -> AxisMap:
     """Unit i copies i mod old, consumers divided by the count (1511.05641, 2110.07143)."""
-    return _copies(np.arange(new) % old, old)
+    return copies(np.arange(new) % old, old)
 
 
-def _copies(index: np.ndarray, old: int) -> AxisMap:
+def copies(index: np.ndarray, old: int) -> AxisMap:
+    """New unit i copies `index[i]`, consumers divided by the count."""
     counts = np.bincount(index, minlength=old)
     return AxisMap.of(
         Kernel.gather(index, old=old), Kernel.gather(index, 1.0 / counts[index], old=old)

@@ -6,6 +6,7 @@ followed, except from a snapshot in the Hub's cache to the files that it links t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from growkit.store.side_files import beside_file, in_folder
 
 WEIGHTS = ".safetensors"
 INDEX = ".safetensors.index.json"
+VOCABULARY = {"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"}
 _SHARD = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})\.safetensors")
 
 _QUANTISED_NAME = re.compile(
@@ -89,7 +91,20 @@ def open_checkpoint(path: str | Path, *, config: Path | None = None) -> Checkpoi
         files=files,
         side_files=side_files,
         revision=revision,
+        vocabulary=_vocabulary(folder, side_files),
     )
+
+
+def _vocabulary(folder: Path, side_files: Iterable[str]) -> str | None:
+    """sha256 of what turns text into tokens: models that differ in it do not belong together."""
+    known = {"tokenizer.json"} & {*side_files} or VOCABULARY & {*side_files}
+    if not known:
+        return None
+    sha = hashlib.sha256()
+    for name in sorted(known):
+        with reading(folder / name):
+            sha.update((folder / name).read_bytes())
+    return sha.hexdigest()
 
 
 def folder_of(checkpoint: Checkpoint) -> Path:

@@ -1,0 +1,176 @@
+"""The Multi-Level framework: merge units and layers, and take them apart again (2404.07999).
+
+Both operators are written with one map: the one that copies every small unit to its big ones.
+De-coalescing applies it (eq. 8-12 of the paper), coalescing applies its inverse, so that producers
+are averaged and consumers summed (eq. 1-7), and `coalesce` undoes `decoalesce` to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from growkit.axes import AxisMap
+from growkit.errors import RecipeError
+from growkit.ops.contract import Growth, Layer, LayerMap, Operator, Size, check_axis, target_size
+from growkit.ops.width import Width, copies
+
+if TYPE_CHECKING:
+    from growkit.family import Family
+
+
+class Pairing(BaseModel):
+    """Which units belong together: `half` pairs i with i + n/2, `adjacent` 2i with 2i + 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: Literal["half", "adjacent"] = "half"
+    depth: Literal["half", "adjacent"] = "adjacent"
+
+
+class _Level(Operator):
+    """What both directions share: sizes, pairing, explicit groups of big units."""
+
+    to: dict[str, Size] = Field(default_factory=dict)
+    pairing: Pairing = Pairing()
+    groups: dict[str, tuple[tuple[int, ...], ...]] = Field(default_factory=dict)
+
+    def _targets(self, family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
+        """New sizes by user axis, those of the groups left out."""
+        now = {u: sizes[axes[0]] for u, axes in family.user_axes.items() if axes[0] in sizes}
+        wanted: dict[str, Size] = {}
+        if "axes" in self.to:
+            for axis in ("hidden", "heads", "kv_heads", "mlp"):
+                if axis in now:
+                    wanted[axis] = self.to["axes"]
+        for axis in (*self.to, *self.groups):
+            if axis != "axes":
+                check_axis(family, axis)
+        wanted |= {a: size for a, size in self.to.items() if a != "axes"}
+        if "kv_heads" in now and "heads" in wanted and now["kv_heads"] == now["heads"]:
+            wanted.setdefault("kv_heads", wanted["heads"])
+        if not wanted and not self.groups:
+            raise RecipeError(f"{self.op}: no target", hint="give to: {axes: 1/2x, layers: 1/2x}")
+        out = {}
+        for axis, size in wanted.items():
+            if family.axes[family.user_axes[axis][0]] == "table":
+                raise RecipeError(f"to.{axis}: a table is not merged", hint="leave the axis out")
+            if axis in self.groups:
+                raise RecipeError(f"to.{axis}: given twice, groups.{axis} says the size")
+            out[axis] = target_size(axis, size, now[axis])
+        return out
+
+    def _up(
+        self, family: Family, small: Mapping[str, int], big: Mapping[str, int]
+    ) -> dict[str, AxisMap]:
+        """The maps that copy small units to big ones; sizes by family axis."""
+        layers = set(family.of_kind("layers"))
+        users = {u: a for u, a in family.user_axes.items() if u not in layers and a[0] in small}
+        grown = {u: big[a[0]] for u, a in users.items() if big[a[0]] != small[a[0]]}
+        plain = {u: n for u, n in grown.items() if u not in self.groups}
+        maps: dict[str, AxisMap] = {}
+        if plain:
+            name: Literal["tile", "repeat"] = "tile" if self.pairing.width == "half" else "repeat"
+            how = {u: "auto" if u == "head_dim" else name for u in plain}
+            growth = Width.model_validate({"to": plain, "how": how}).grow(family, small)
+            maps = {a: m for a, m in growth.maps.items() if a not in family.followers}
+        for axis, groups in self.groups.items():
+            if axis in layers:
+                continue
+            index = _index(axis, groups, big[family.user_axes[axis][0]])
+            maps |= {a: copies(index, len(groups)) for a in family.user_axes[axis]}
+        for axis, leader in family.followers.items():
+            if leader in maps:
+                maps[axis] = maps[leader]
+        return maps
+
+    def _layer_groups(self, axis: str, few: int, many: int) -> list[tuple[int, ...]]:
+        """The big layers that belong to each small one."""
+        if axis in self.groups:
+            _index(axis, self.groups[axis], many)
+            return list(self.groups[axis])
+        if many % few:
+            raise RecipeError(
+                f"to.{axis}: {many} layers do not pair to {few}",
+                hint=f"say which belong together: groups: {{{axis}: [[0, 1], …]}}",
+            )
+        k = many // few
+        if self.pairing.depth == "adjacent":
+            return [tuple(range(i * k, (i + 1) * k)) for i in range(few)]
+        return [tuple(range(i, many, few)) for i in range(few)]
+
+
+def _index(axis: str, groups: tuple[tuple[int, ...], ...], size: int) -> np.ndarray:
+    """For every big unit the group it is in; each must be in exactly one."""
+    listed = sorted(i for group in groups for i in group)
+    if listed != list(range(size)) or not all(groups):
+        raise RecipeError(
+            f"groups.{axis}: every one of 0 to {size - 1} must be in exactly one group",
+            hint="nothing is dropped silently",
+        )
+    index = np.empty(size, dtype=np.int64)
+    for number, group in enumerate(groups):
+        index[list(group)] = number
+    return index
+
+
+def _sizes_after(
+    family: Family, sizes: Mapping[str, int], target: Mapping[str, int]
+) -> dict[str, int]:
+    after = dict(sizes)
+    for axis, size in target.items():
+        after |= dict.fromkeys(family.user_axes[axis], size)
+    for axis, leader in family.followers.items():
+        if axis in after:
+            after[axis] = after[leader]
+    return after
+
+
+class Coalesce(_Level):
+    """Down-leg of the V-cycle: a group becomes one, producers averaged, consumers summed."""
+
+    op: Literal["coalesce"] = "coalesce"
+
+    def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
+        """The inverse of the maps that copy, and the means of layers."""
+        target = self._targets(family, sizes) | {a: len(g) for a, g in self.groups.items()}
+        for axis, size in target.items():
+            if size > sizes[family.user_axes[axis][0]]:
+                raise RecipeError(f"to.{axis}: coalesce does not grow", hint="use decoalesce")
+        small = _sizes_after(family, sizes, target)
+        maps = {a: m.inverse() for a, m in self._up(family, small, sizes).items()}
+        layers: dict[str, LayerMap] = {}
+        for axis in set(target) & set(family.of_kind("layers")):
+            groups = self._layer_groups(axis, target[axis], sizes[axis])
+            layers[axis] = tuple(Layer(tuple((i, 1 / len(g)) for i in g)) for g in groups)
+        return Growth(maps=maps, layers=layers)
+
+
+class Decoalesce(_Level):
+    """Up-leg of the V-cycle: every unit and layer is copied to its group, consumers divided."""
+
+    op: Literal["decoalesce"] = "decoalesce"
+
+    def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
+        """The maps that copy."""
+        counts = {a: sum(map(len, g)) for a, g in self.groups.items()}
+        target = self._targets(family, sizes) | counts
+        for axis, size in target.items():
+            now = sizes[family.user_axes[axis][0]]
+            if size < now:
+                raise RecipeError(f"to.{axis}: decoalesce does not shrink", hint="use coalesce")
+            if axis in self.groups and len(self.groups[axis]) != now:
+                raise RecipeError(
+                    f"groups.{axis}: {len(self.groups[axis])} groups for {now} units",
+                    hint="one group for every unit there is",
+                )
+        maps = self._up(family, sizes, _sizes_after(family, sizes, target))
+        layers: dict[str, LayerMap] = {}
+        for axis in set(target) & set(family.of_kind("layers")):
+            groups = self._layer_groups(axis, sizes[axis], target[axis])
+            owner = {i: number for number, group in enumerate(groups) for i in group}
+            layers[axis] = tuple(Layer.copy(owner[i]) for i in range(target[axis]))
+        return Growth(maps=maps, layers=layers)

@@ -1,0 +1,374 @@
+"""One step of a recipe, applied to the model so far: new sizes, config and parts, and its claim.
+
+The law: a step's claim is proved from the very maps that are then applied, compensations for
+attention scores and tied heads included. Nothing is mutated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from growkit import proof
+from growkit.axes import AxisMap, Kernel
+from growkit.compose import (
+    Composer,
+    Part,
+    add_noise,
+    blend,
+    check_only,
+    grow_axes,
+    grow_layers,
+    scale_embeddings,
+    scale_modules,
+)  # fmt: skip
+from growkit.errors import CheckpointError, RecipeError
+from growkit.expression import Expression
+from growkit.formula import Noise, Shape, Stored, Term
+from growkit.fusion import check_fusable, fuse_parts, injections
+from growkit.model import (
+    Model,
+    check_sizes,
+    get,
+    number,
+    put,
+    remap_layers,
+    resize_config,
+    user_sizes,
+)  # fmt: skip
+from growkit.ops import Blending, Growth, LayerMap, Noising
+from growkit.ops.width import tile
+from growkit.proof import Claim, Facts
+
+INIT_STD = 0.02  # what transformers initialises with where the config has no initializer_range
+
+
+@dataclass(frozen=True)
+class State:
+    """The model between two steps."""
+
+    model: Model
+    sizes: Mapping[str, int]
+    config: Mapping[str, Any]
+    parts: Mapping[str, Part]
+    maps: Mapping[str, AxisMap]  # from the source to now
+    layers: Mapping[str, tuple[int, ...]]
+    tied: bool  # the head is the embedding
+    tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
+    claim: Claim
+    filled: bool = False  # no direction is unvisited: different models stand side by side
+
+
+def begin(source: str, model: Model, tied: str) -> State:
+    """The model before the first step; `tied` is the recipe's rule for a tied head."""
+    parts = {}
+    for key, entry in model.entries.items():
+        info = entry.info
+        stored = Stored(source, info.name, info.shape, info.dtype)
+        term = Term(stored, (None,) * len(info.shape))
+        parts[key] = Part(entry.pattern, entry.numbers, info.name, info.dtype, (term,))
+    config = dict(model.config)
+    is_tied = model.tied
+    if tied == "untie" and is_tied:
+        head = model.family.head
+        assert head is not None
+        patterns = {p.name: p for p in model.family.patterns.values()}
+        for name, twin in head.ties.items():
+            if twin in parts:
+                parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
+        config["tie_word_embeddings"] = is_tied = False
+    layers = {a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers")}
+    rule = "embedding" if tied == "embedding" else "final_norm"
+    return State(model, model.sizes, config, parts, {}, layers, is_tied, rule, Claim())
+
+
+def apply(
+    state: State, growth: Growth, number: int, seed: int, models: Mapping[str, Model]
+) -> tuple[State, Claim]:
+    """The model after a step, and what that step keeps. `number` and `seed` key its random rows."""
+    claim = Claim()
+    if growth.maps or growth.theta_power != 1.0:
+        state, claim = _grow_width(state, growth, number, seed)
+    for axis, layers in growth.layers.items():
+        state, also = _grow_depth(state, axis, layers, number, seed)
+        claim = claim.also(also)
+    if growth.noise:
+        claim = claim.also(proof.prove_noise(state.claim, state.maps))
+        state = _noise(state, growth.noise, number, seed)
+    if growth.fuse:
+        state, also = _fuse(state, growth, models, first=number == 0)
+        claim = claim.also(also)
+    if growth.blend:
+        state, also = _blend(state, growth.blend, models)
+        claim = claim.also(also)
+    return replace(state, claim=state.claim.also(claim)), claim
+
+
+def _facts(state: State, growth: Growth) -> Facts:
+    family, config = state.model.family, state.config
+    norms: dict[str, set[tuple[str, bool]]] = {}
+    for part in state.parts.values():
+        if part.pattern.norm:
+            for axis in part.pattern.dims[0][0].axes:
+                norms.setdefault(axis, set()).add((part.pattern.norm, part.pattern.to_stream))
+    head = family.head
+    read_axis = ""
+    if head and state.tied:
+        reads = next(p.consumed for p in family.patterns.values() if p.name == head.weight)
+        read_axis = reads.name if reads else ""
+    theta = _theta(state)
+    kind = (
+        next((get(config, k) for k in family.rope.type if get(config, k)), "")
+        if family.rope
+        else ""
+    )
+    return Facts(
+        family=family,
+        config=config,
+        sizes=state.sizes,
+        norms={a: frozenset(n) for a, n in norms.items()},
+        read_axis=read_axis,
+        carrier=any(head and p.pattern.module == head.scale_at for p in state.parts.values()),
+        theta=theta,
+        theta_after=theta**growth.theta_power,
+        rope_type=kind or "default",
+        eps=number(config, family.eps) or 0.0,
+        embedding_rule=state.tie_rule == "embedding",
+        untold_tie=head is None and config.get("tie_word_embeddings") is True,
+    )
+
+
+def _theta(state: State) -> float:
+    rope = state.model.family.rope
+    found = [number(state.config, key) for key in rope.theta] if rope else []
+    return next((t for t in found if t), 10000.0)
+
+
+def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[State, Claim]:
+    family = state.model.family
+    facts = _facts(state, growth)
+    there = {a for p in state.parts.values() for e, _ in p.pattern.dims for a in e.axes}
+    maps = {a: m for a, m in growth.maps.items() if a in there}
+    for query, key in zip(family.of_kind("query"), family.of_kind("key"), strict=True):
+        if query in maps and key in maps:
+            power = proof.score_power(family, state.config)
+            factor = _score_factor(maps[query], maps[key], power)
+            maps[query], maps[key] = maps[query].scaled(factor), maps[key].scaled(factor)
+    sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
+    check_sizes(family, sizes)
+    claim = proof.prove_width(facts, maps)
+    random = _random(state, number, seed)
+    parts = grow_axes(state.parts, Composer(maps, state.sizes), random, sizes)
+    rho = proof.tie_factor(facts, maps)
+    if rho is not None and rho != 1.0 and state.tie_rule == "embedding":
+        claim = claim.also(proof.prove_scaled_embeddings(facts, rho))
+        parts = scale_embeddings(parts, family, 1.0 / rho)
+    elif rho is not None and rho != 1.0 and family.head and facts.carrier:
+        parts = scale_modules(parts, [family.head.scale_at], 1.0 / rho)
+        parts = scale_modules(parts, family.head.also, rho)
+    config = resize_config(family, state.config, sizes)
+    if growth.theta_power != 1.0 and family.rope:
+        present = [k for k in family.rope.theta if get(config, k) is not None]
+        for path in present or family.rope.theta[-1:]:
+            put(config, path, facts.theta_after)
+    return (
+        replace(
+            state,
+            sizes=sizes,
+            config=config,
+            parts=parts,
+            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in maps.items()}},
+        ),
+        claim,
+    )
+
+
+def _score_factor(query: AxisMap, key: AxisMap, power: float) -> float:
+    """What q and k are multiplied by so that scores stay: (new/old)^power · ρ · factor² = 1.
+
+    On the way down it is one over what growing back would need.
+    """
+    if query.new < query.old:
+        return 1.0 / _score_factor(query.inverse(), key.inverse(), power)
+    rho = query.write.transpose().after(key.write).scalar() or 1.0
+    return float((query.new / query.old) ** (-power / 2) / sqrt(abs(rho)))
+
+
+def _random(state: State, number: int, seed: int) -> Callable[[Part, Shape], Noise]:
+    """Draws values for new rows at the config's own scale."""
+    std = state.config.get("initializer_range")
+    std = float(std) if isinstance(std, int | float) else INIT_STD
+    return lambda part, shape: Noise(seed, number, part.name, shape, std=std)
+
+
+def _then(first: AxisMap | None, later: AxisMap) -> AxisMap:
+    return first.then(later) if first else later
+
+
+def _grow_depth(
+    state: State, axis: str, layers: LayerMap, number: int, seed: int
+) -> tuple[State, Claim]:
+    family = state.model.family
+    random = _random(state, number, seed)
+    facts = _facts(state, Growth())
+    claim = proof.prove_depth(facts, axis, layers)
+    sizes = {**state.sizes, axis: len(layers)}
+    parts = grow_layers(state.parts, family, axis, layers, state.sizes, random)
+    by_layer = family.scores.get("by_layer")
+    if by_layer and state.config.get(by_layer):  # scores are divided by the layer's number
+        parts = _rescale_scores(parts, family, axis, layers, state.sizes)
+    config = remap_layers(family, resize_config(family, state.config, sizes), {axis: layers})
+    origin = tuple(state.layers[axis][n.source] for n in layers)
+    state = replace(
+        state, sizes=sizes, config=config, parts=parts, layers={**state.layers, axis: origin}
+    )
+    return state, claim
+
+
+def _rescale_scores(
+    parts: Mapping[str, Part], family: Any, axis: str, layers: LayerMap, sizes: Mapping[str, int]
+) -> dict[str, Part]:
+    """Queries times (new layer + 1) / (old layer + 1)."""
+    out = dict(parts)
+    query = family.of_kind("query")[0]
+    for new, old in enumerate(n.source for n in layers):
+        if new == old:
+            continue
+        factor = (new + 1) / (old + 1)
+        scaled = AxisMap.of(
+            Kernel.identity(sizes[query], factor), Kernel.identity(sizes[query], 1.0)
+        )
+        composer = Composer({query: scaled}, sizes)
+        here = {
+            k: p
+            for k, p in parts.items()
+            if axis in p.pattern.slots and p.numbers[p.pattern.slots.index(axis)] == new
+        }
+        out |= grow_axes(here, composer, _no_random, sizes)
+    return out
+
+
+def _no_random(part: Part, shape: Shape) -> Noise:
+    raise AssertionError("scaling makes no new rows")
+
+
+def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
+    if state.filled:
+        raise RecipeError(
+            "noise: models side by side leave no null space",
+            hint="different models need no noise to tell them apart",
+        )
+    check_only(state.parts, noise.only)
+    family, maps, start = state.model.family, state.maps, state.model.sizes
+    streams = set(family.of_kind("stream")) | set(family.like)
+    known: dict[Expression, Kernel | None] = {}
+
+    def null_space(expression: Expression) -> Kernel | None:
+        if expression not in known:
+            m = expression.map(maps, start)
+            kernel = m.null_space(behind_norm=bool(expression.axes & streams)) if m else None
+            known[expression] = None if kernel is None or kernel.zero_rows.all() else kernel
+        return known[expression]
+
+    def make(part: Part, spread: float) -> Noise:
+        shape = part.shape(state.sizes)
+        return Noise(
+            seed, number, part.name, shape, snr_db=noise.snr_db, signal=part.terms, spread=spread
+        )
+
+    return replace(state, parts=add_noise(state.parts, noise.only, null_space, make))
+
+
+def _fuse(
+    state: State, growth: Growth, models: Mapping[str, Model], *, first: bool
+) -> tuple[State, Claim]:
+    family = state.model.family
+    rule = "untie" if state.model.tied and not state.tied else state.tie_rule
+    others = [begin(name, models[name], rule) for name in growth.fuse]
+    for name, other in zip(growth.fuse, others, strict=True):
+        check_fusable(state.model, state.sizes, state.parts, other.model, other.parts, name)
+    vocabularies = [models[n].checkpoint.vocabulary for n in growth.fuse]
+    if {state.model.checkpoint.vocabulary, *vocabularies} - {None, *vocabularies[:1]}:
+        raise CheckpointError(
+            "fuse: the sources have different tokenizers", hint="fuse models of one vocabulary"
+        )
+    every = [state, *others]
+    sizes = [s.sizes for s in every]
+    maps = injections(family, sizes)
+    parts = fuse_parts([s.parts for s in every], sizes, maps)
+    after = {**state.sizes, **{a: sum(s[a] for s in sizes) for a in maps[0]}}
+    check_sizes(family, after)
+    if state.tied and state.tie_rule == "embedding":
+        parts = scale_embeddings(parts, family, 1 / len(every))
+    elif state.tied and family.head:
+        parts = scale_modules(parts, [family.head.scale_at], 1 / len(every))
+        parts = scale_modules(parts, family.head.also, len(every))
+    copies = first and all(_same_files(state.model, other.model) for other in others)
+    if copies:
+        facts = _facts(state, growth)
+        now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
+        claim = proof.prove_width(facts, now)
+        if state.tied and state.tie_rule == "embedding":
+            claim = claim.also(proof.prove_scaled_embeddings(facts, len(every)))
+    else:
+        now = maps[0]
+        claim = proof.approximate(["one norm serves the streams of different models"])
+    return (
+        replace(
+            state,
+            sizes=after,
+            config=resize_config(family, state.config, after),
+            parts=parts,
+            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in now.items()}},
+            filled=not copies,
+        ),
+        claim,
+    )
+
+
+def _same_files(one: Model, other: Model) -> bool:
+    """Whether two sources are one checkpoint given twice."""
+
+    def real(model: Model) -> list[str]:
+        path = Path(model.checkpoint.path)
+        folder = path if path.suffix != ".safetensors" else path.parent
+        return [str((folder / f.name).resolve()) for f in model.checkpoint.files]
+
+    return real(one) == real(other)
+
+
+def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:
+    check_only(state.parts, mix.only)
+    other = models[mix.other]
+    _check_alike(state, other, mix.other)
+    terms = {}
+    for key, part in state.parts.items():
+        info = other.entries[key].info
+        stored = Stored(mix.other, info.name, info.shape, info.dtype)
+        terms[key] = Term(stored, (None,) * len(part.pattern.dims))
+    parts = blend(state.parts, terms, mix.alpha, mix.only)
+    if mix.alpha == 1.0:
+        return replace(state, parts=parts), Claim()
+    reason = f"{1 - mix.alpha:.4g} of {mix.other} is blended in"
+    return replace(state, parts=parts), proof.approximate([reason])
+
+
+def _check_alike(state: State, other: Model, name: str) -> None:
+    """Refuse to mix checkpoints that differ in more than their values."""
+    family = state.model.family
+    here, there = user_sizes(family, state.sizes), other.user_sizes()
+    differing = [f"{a} {here[a]} and {there.get(a)}" for a in here if here[a] != there.get(a)]
+    if family.name != other.family.name:
+        differing = [f"family {family.name} and {other.family.name}"]
+    elif state.tied != other.tied:
+        differing.append(f"tied head {state.tied} and {other.tied}")
+    lacking = sorted(state.parts.keys() ^ other.entries.keys())
+    if differing or lacking:
+        what = ", ".join(differing) or f"only one of them has {lacking[0]}"
+        raise CheckpointError(
+            f"source {name}: does not have the shape of the grown model: {what}",
+            hint="blend takes a checkpoint of exactly the grown model's sizes",
+        )
