@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.store import ShardWriter, SourceRows, Workspace
 from growkit.store.check import read_record
+from growkit.store.memory import peak_bytes
 
 # what the interpreter takes before any weight is read, in bytes, with room for allocators
 BASE_BYTES = 60_000_000
@@ -148,7 +147,7 @@ def execute(
             tensors=tensors,
             started=started,
             seconds=time.monotonic() - begin,
-            peak_bytes=_peak_bytes(),
+            peak_bytes=peak_bytes(),
         )
         work.add("README.md", report.model_card(plan, record))
         work.add("growkit.json", _json(record))
@@ -160,12 +159,6 @@ def _json(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False)
     flat = re.sub(r"\[[-\d.,\seE+]+\]", lambda m: re.sub(r"\s+", "", m[0]).replace(",", ", "), text)
     return flat + "\n"
-
-
-def _peak_bytes() -> int:
-    """The most memory this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _compare_ties(plan: Plan, rows: SourceRows) -> None:
