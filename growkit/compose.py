@@ -15,6 +15,7 @@ from math import sqrt
 import numpy as np
 
 from growkit.axes import AxisMap, Kernel
+from growkit.errors import RecipeError
 from growkit.expression import Expression
 from growkit.family import Family, Pattern
 from growkit.formula import Noise, Ones, Shape, Term
@@ -349,6 +350,16 @@ def blend(
             rest = (replace(other[key], scale=1.0 - alpha),) if alpha < 1 else ()
             out[key] = replace(part, terms=(*mine, *rest), zeroed=part.zeroed and not rest)
     return out
+
+
+def check_only(parts: Parts, only: tuple[str, ...]) -> None:
+    """Refuse a pattern that no tensor fits: it would change nothing without a word."""
+    for pattern in only:
+        if not any(chosen(p, (pattern,)) for p in parts.values()):
+            raise RecipeError(
+                f'only: no tensor fits "{pattern}"',
+                hint="names as `growkit plan --json` lists them",
+            )
 
 
 def chosen(part: Part, only: tuple[str, ...]) -> bool:

@@ -312,6 +312,7 @@ def _std(source: Noise, rows: Rows, convert: Convert) -> float:
     step = blocks.chunk_rows(shape)
     for start in range(0, shape[0], step):
         x = _sum(pieces, start, min(start + step, shape[0]), convert).to(torch.float64)
+        x = x.nan_to_num(0.0, 0.0, 0.0)  # one NaN that is carried over must not spread
         total += _fold((x * x).reshape(-1), 0).item()
     mean_square = total / math.prod(shape)
     return math.sqrt(mean_square / 10.0 ** (source.snr_db / 10.0) / source.spread)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.store import ShardWriter, SourceRows, Workspace
 from growkit.store.check import read_record
+from growkit.store.memory import peak_bytes
 
 # what the interpreter takes before any weight is read, in bytes, with room for allocators
 BASE_BYTES = 60_000_000
@@ -68,7 +67,9 @@ class _Job:
     estimate: Estimate
 
 
-def _job(plan: Plan, max_shard_size: str | int, max_memory: str | int) -> _Job:
+def _job(
+    plan: Plan, max_shard_size: str | int, max_memory: str | int, *, checked: bool = True
+) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(max_shard_size))
     torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
     fixed = BASE_BYTES + WRITER_BYTES + torch
@@ -89,7 +90,12 @@ def _job(plan: Plan, max_shard_size: str | int, max_memory: str | int) -> _Job:
         disk_bytes=layout.total_bytes,
         peak_bytes=fixed + work,
         shards=tuple(s.name for s in layout.shards),
-        digest=digest(plan, (s.header for s in layout.shards), resolved(plan.recipe)),
+        digest=digest(
+            plan,
+            (s.header for s in layout.shards),
+            # a result that may hold NaN is not what a run that refuses NaN asks for
+            resolved(plan.recipe) + ("" if checked else "allow-nonfinite"),
+        ),
     )
     return _Job(plan, layout, budget, known)
 
@@ -113,7 +119,7 @@ def execute(
 ) -> Result:
     """Write a plan."""
     begin, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    job = _job(plan, max_shard_size, max_memory)
+    job = _job(plan, max_shard_size, max_memory, checked=not allow_nonfinite)
     with Workspace(
         out,
         digest=job.estimate.digest,
@@ -141,7 +147,7 @@ def execute(
             tensors=tensors,
             started=started,
             seconds=time.monotonic() - begin,
-            peak_bytes=_peak_bytes(),
+            peak_bytes=peak_bytes(),
         )
         work.add("README.md", report.model_card(plan, record))
         work.add("growkit.json", _json(record))
@@ -153,12 +159,6 @@ def _json(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False)
     flat = re.sub(r"\[[-\d.,\seE+]+\]", lambda m: re.sub(r"\s+", "", m[0]).replace(",", ", "), text)
     return flat + "\n"
-
-
-def _peak_bytes() -> int:
-    """The most memory this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _compare_ties(plan: Plan, rows: SourceRows) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from growkit.axes import Kernel
+from growkit.expression import Expression
 
 Shape = tuple[int, ...]
 
@@ -137,6 +138,7 @@ class Formula:
     shape: Shape
     dtype: str
     terms: tuple[Term, ...] = field(default=())
+    dims: tuple[tuple[Expression, str], ...] = ()  # axes and role of each dim, for people
 
     @property
     def copied(self) -> Stored | None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from growkit.errors import CheckpointError, RecipeError
-from growkit.family import Family, Pattern, build_family, find_family
+from growkit.family import Family, Pattern
+from growkit.family_file import build_family, find_family
 from growkit.formula import FLOATS, Checkpoint, TensorInfo
 from growkit.ops.contract import LayerMap
 
@@ -88,6 +89,18 @@ def get(config: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def number(config: Mapping[str, Any], path: str) -> float | None:
+    """The number at a dotted path of a config; None where it is absent."""
+    value = get(config, path) if path else None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+        raise CheckpointError(
+            f"config.json: {path}: expected a number, found {value!r}", hint="mend config.json"
+        )
+    return float(value)
+
+
 def put(config: dict[str, Any], path: str, value: Any) -> None:
     """Set the value at a dotted path of a config."""
     *parents, last = path.split(".")
@@ -100,10 +113,11 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     """Understand a checkpoint through its family file. Raises FamilyError or CheckpointError."""
     config = checkpoint.config
     data = find_family(config, family_file)
-    first = build_family(data, config, set())
+    where = str(family_file) if family_file else ""
+    first = build_family(data, config, set(), where)
     found = {n: first.match(n) for n in checkpoint.tensors}
     modules = {m[0].module for m in found.values() if m}
-    family = build_family(data, config, modules)  # now with the variants for what is there
+    family = build_family(data, config, modules, where)  # now with the variants for what is there
     entries: dict[str, Entry] = {}
     dropped = []
     for name, info in checkpoint.tensors.items():
@@ -182,6 +196,7 @@ def _sizes(
         waiting = [e for e in waiting if e[1].axes - sizes.keys()]
         if len(sizes) == before:
             break
+    _refuse_unknown_sizes(family, entries, sizes)
     for where, expression, value in equations:
         if expression.axes <= sizes.keys() and expression.size(sizes) != value:
             bound = ", ".join(f"{a} = {sizes[a]}" for a in sorted(expression.axes))
@@ -191,6 +206,21 @@ def _sizes(
                 hint="config.json and the tensors must belong together",
             )
     return sizes
+
+
+def _refuse_unknown_sizes(
+    family: Family, entries: Mapping[str, Entry], sizes: Mapping[str, int]
+) -> None:
+    """Every axis of a tensor or of a name has a size."""
+    used = {a for e in entries.values() for x, _ in e.pattern.dims for a in x.axes}
+    used |= {s for e in entries.values() for s in e.pattern.slots if isinstance(s, str)}
+    for axis in sorted(used - sizes.keys()):
+        keys = [k for k, es in family.config.items() if any(axis in e.axes for e in es)]
+        raise CheckpointError(
+            f"config.json: {' or '.join(keys) or 'no key'} is missing, so the size of {axis} is "
+            "unknown",
+            hint="add the key to config.json",
+        )
 
 
 def _complete(
@@ -237,6 +267,12 @@ def _tie(
     family: Family, checkpoint: Checkpoint, entries: Mapping[str, Entry]
 ) -> tuple[bool, tuple[tuple[str, str], ...]]:
     """Whether the head is the embedding, and the pairs on disk that must then be equal."""
+    names = checkpoint.config.get("architectures") or []
+    if not isinstance(names, list):
+        raise CheckpointError(
+            f"config.json: architectures: expected a list of names, found {names!r}",
+            hint="write a list of class names",
+        )
     head = family.head
     if head is None or head.tied not in entries:
         return False, ()
@@ -246,14 +282,14 @@ def _tie(
         both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
         same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both)
         return tied, same if tied else ()
-    names = checkpoint.config.get("architectures") or []
     has_head = any(c in str(n) for n in names for c in head.classes)
     if has_head and not tied:
         raise CheckpointError(
             f"{checkpoint.path}: tensor {head.weight} is missing and config.json does not tie it",
             hint='set "tie_word_embeddings": true if the head is the embedding',
         )
-    return tied and (has_head or not names), ()
+    feeds = any(e.pattern.module == head.scale_at for e in entries.values())
+    return tied and (has_head or (not names and feeds)), ()
 
 
 # -- the config after growth ---------------------------------------------------------------------

@@ -102,7 +102,8 @@ def _finish(
                 assert kernel is None or kernel.new == size, (
                     f"{part.name}: {kernel.shape} for {shape}"
                 )
-        formulas.append(Formula(part.name, shape, want or part.dtype, part.terms))
+        dtype = want or part.dtype
+        formulas.append(Formula(part.name, shape, dtype, part.terms, part.pattern.dims))
     config = dict(state.config)
     if want:
         key = next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")

@@ -293,6 +293,8 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
         return 1.0
     read = maps.get(facts.read_axis) or AxisMap.identity(facts.sizes[facts.read_axis])
     write = maps[streams[0]] if streams else AxisMap.identity(facts.sizes[facts.read_axis])
+    if read.write.shape != write.write.shape:
+        return None
     if write.new < write.old and read.new < read.old:  # what growing back would undo
         up = tie_factor(facts, {streams[0]: write.inverse(), facts.read_axis: read.inverse()})
         return 1.0 / up if up else None

@@ -306,7 +306,7 @@ def model_card(plan: Plan, report: Json) -> str:
     front: Json = {"library_name": "transformers"} if "model_type" in plan.config else {}
     front |= {"base_model": base} if base else {}
     front |= {"tags": ["growkit", "model-growth"]}
-    names = plan.config.get("architectures") or ["AutoModel"]
+    name = (*class_names(plan.config), "AutoModel")[0]
     sizes = [
         f"| {axis} | {plan.sizes_before.get(axis, '–')} | {after} |"
         for axis, after in plan.sizes_after.items()
@@ -338,9 +338,9 @@ def model_card(plan: Plan, report: Json) -> str:
             "## Load",
             "",
             "```python",
-            f"from transformers import {names[0]}",
+            f"from transformers import {name}",
             "",
-            f'model = {names[0]}.from_pretrained("path/to/this/folder")',
+            f'model = {name}.from_pretrained("path/to/this/folder")',
             "```",
             "",
             "## Train",
@@ -351,6 +351,16 @@ def model_card(plan: Plan, report: Json) -> str:
             "",
         ]
     )
+
+
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """The classes of transformers that a config.json says the model is of; none where it does not.
+
+    >>> class_names({"architectures": ["BertModel"]})
+    ['BertModel']
+    """
+    said = config.get("architectures")
+    return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
 
 
 def hub_id(path: str, revision: str | None) -> str | None:

@@ -19,7 +19,7 @@ import yaml
 from growkit import report
 from growkit.errors import VerifyError
 from growkit.execute import Estimate, Progress, Result, estimate, execute
-from growkit.family import family_names, family_text
+from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.plan import Plan, build_plan
@@ -194,7 +194,7 @@ def inspect_checkpoint(
         "path": str(path),
         "family": model.family.name,
         "about": model.family.about,
-        "classes": list(model.config.get("architectures") or []),
+        "classes": report.class_names(model.config),
         "axes": axes,
         "parameters": parameters,
         "tensors": len(model.entries),

@@ -13,7 +13,7 @@ import numpy as np
 
 from growkit.axes import AxisMap
 from growkit.errors import UsageError, did_you_mean
-from growkit.formula import Ones, Stored, Term
+from growkit.formula import Formula, Ones, Stored, Term
 from growkit.kernel import IntArray, Kernel
 from growkit.plan import Plan
 from growkit.recipe import resolved
@@ -219,23 +219,27 @@ def explain(plan: Plan, name: str) -> str:
         scale = "" if term.scale == 1.0 else f"{term.scale:.6g} × "
         lines += ["", f"  {'+' if i else '='} {scale}{_source(term)}"]
         for dim, kernel in enumerate(term.kernels):
-            lines += _wrapped(f"dim {dim}: {_axis(plan.maps, kernel)}{in_words(kernel)}", "    ")
+            lines += _wrapped(f"dim {dim}: {_dim(formula, dim)}{in_words(kernel)}", "    ")
             if kernel is not None and kernel.scalar() is None:
                 lines += _wrapped(first_rows(kernel), "      ")
-    kernels = [k for t in formula.terms for k in t.kernels if k is not None]
+    behind = {a for expression, _ in formula.dims for a in expression.axes}
     for axis, m in plan.maps.items():
-        if not m.is_identity and any(_behind(plan.maps, axis, k) for k in kernels):
+        if not m.is_identity and axis in behind:
             lines += ["", f"  {axis}: {m.old} → {m.new}"]
             for role, kernel in _roles(m).items():
                 lines += _wrapped(f"{role}: {in_words(kernel)}", "    ")
     return "\n".join(lines)
 
 
-def _behind(maps: Mapping[str, AxisMap], axis: str, kernel: Kernel) -> bool:
-    """The kernel is that of this axis, or may be a product with it."""
-    known, m = _axis(maps, kernel), maps[axis]
-    divides = kernel.new % m.new == 0 == kernel.old % m.old and kernel.shape != m.write.shape
-    return known.startswith(f"{axis},") if known else divides
+ROLES = {"+": "write", "-": "read", "*": "gain", "~": "shift", "#": "table"}
+
+
+def _dim(formula: Formula, number: int) -> str:
+    """What a dim is: its axes, and what the tensor does with them."""
+    if number >= len(formula.dims):
+        return ""
+    expression, role = formula.dims[number]
+    return f"{expression}, {ROLES[role]}: " if role in ROLES else f"{expression}: "
 
 
 def in_words(kernel: Kernel | None) -> str:
@@ -351,24 +355,6 @@ def _roles(m: AxisMap) -> dict[str, Kernel]:
     if in_words(m.write_normed) != in_words(m.write):
         roles["write normed"] = m.write_normed
     return roles
-
-
-def _axis(maps: Mapping[str, AxisMap], kernel: Kernel | None) -> str:
-    """`hidden, read: ` where a kernel is that of one axis as it is."""
-    known = [
-        (f"{axis}, {role}: ", k)
-        for axis, m in maps.items()
-        if not m.is_identity
-        for role, k in {**_roles(m), "gain": m.gain}.items()
-    ]
-    same = [label for label, k in known if k is kernel]
-    same += [label for label, k in known if kernel is not None and _equal(k, kernel)]
-    return same[0] if same else ""
-
-
-def _equal(a: Kernel, b: Kernel) -> bool:
-    pairs = ((a.index, b.index), (a.coef, b.coef), (a.share, b.share), (a.rows, b.rows))
-    return a.shape == b.shape and all(np.array_equal(x, y) for x, y in pairs)
 
 
 def _shape(shape: Sequence[int]) -> str:

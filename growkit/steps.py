@@ -19,6 +19,7 @@ from growkit.compose import (
     Part,
     add_noise,
     blend,
+    check_only,
     grow_axes,
     grow_layers,
     scale_embeddings,
@@ -33,6 +34,7 @@ from growkit.model import (
     Model,
     check_sizes,
     get,
+    number,
     put,
     remap_layers,
     resize_config,
@@ -136,7 +138,7 @@ def _facts(state: State, growth: Growth) -> Facts:
         theta=theta,
         theta_after=theta**growth.theta_power,
         rope_type=kind or "default",
-        eps=float(get(config, family.eps) or 0.0) if family.eps else 0.0,
+        eps=number(config, family.eps) or 0.0,
         embedding_rule=state.tie_rule == "embedding",
         untold_tie=head is None and config.get("tie_word_embeddings") is True,
     )
@@ -144,8 +146,8 @@ def _facts(state: State, growth: Growth) -> Facts:
 
 def _theta(state: State) -> float:
     rope = state.model.family.rope
-    found = [get(state.config, key) for key in rope.theta] if rope else []
-    return float(next((t for t in found if t is not None), 10000.0))
+    found = [number(state.config, key) for key in rope.theta] if rope else []
+    return next((t for t in found if t), 10000.0)
 
 
 def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[State, Claim]:
@@ -271,6 +273,7 @@ def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
             "noise: models side by side leave no null space",
             hint="different models need no noise to tell them apart",
         )
+    check_only(state.parts, noise.only)
     family, maps, start = state.model.family, state.maps, state.model.sizes
     streams = set(family.of_kind("stream")) | set(family.like)
     known: dict[Expression, Kernel | None] = {}
@@ -351,6 +354,7 @@ def _same_files(one: Model, other: Model) -> bool:
 
 
 def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:
+    check_only(state.parts, mix.only)
     other = models[mix.other]
     _check_alike(state, other, mix.other)
     terms = {}

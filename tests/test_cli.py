@@ -24,6 +24,7 @@ from growkit import __version__, run
 from growkit.cli import app
 from growkit.cli import progress as progress_room
 from growkit.cli.progress import progress_shown
+from growkit.errors import CheckpointError, FamilyError, RecipeError
 from growkit.recipe import builtin_recipes, load_recipe
 
 # every command and its options: a change here is a change of the contract
@@ -108,14 +109,26 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["plan SMALL --recipe double_width", "inspect SMALL", "recipes"]
+    "command",
+    [
+        "plan SMALL --recipe double_width",
+        "plan SMALL --recipe double_width --tensor lm_head.weight --json",
+        "inspect SMALL",
+        "recipes",
+        "recipes bert_base --json",
+        "families",
+        "families llama",
+        "grow SMALL --recipe double_depth -o OUT",
+        "verify --files SMALL",
+    ],
 )
-def test_planning_loads_no_torch(command: str, small: Path) -> None:
-    """Whatever does not touch weights runs on numpy and headers alone."""
+def test_planning_loads_no_torch(command: str, small: Path, tmp_path: Path) -> None:
+    """Whatever computes no value runs on numpy and headers alone: planning, and moving bytes."""
+    line = command.replace("SMALL", str(small)).replace("OUT", str(tmp_path / "out"))
     code = (
         "import sys\nfrom growkit.cli import app\n"
-        f"app({command.replace('SMALL', str(small)).split()}, standalone_mode=False)\n"
-        "print(*sys.modules)"
+        f"app({line.split()}, standalone_mode=False)\n"
+        "print('\\n', *sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers"} & set(done.stdout.splitlines()[-1].split())
@@ -144,6 +157,8 @@ def test_grow_quiet_and_default_out(
     monkeypatch.chdir(tmp_path)
     out = ok("grow", small, "--recipe", "double_depth", "-q")
     assert out == f"{tmp_path / 'small-double_depth'}\n"
+    told = json.loads(ok("grow", small, "--recipe", "double_depth", "-q", "--json"))
+    assert told["out"] == out.strip(), "with --json, stdout is one JSON object"
 
 
 def test_grow_json_and_summary(small: Path, tmp_path: Path) -> None:
@@ -194,6 +209,17 @@ def test_grow_from_a_file_and_two_sources(small: Path, big: Path, tmp_path: Path
     result = growkit(*command, "--source", f"large={big}")
     assert result.exit_code == 0
     assert "approximate: 0.5 of large is blended in" in result.stdout
+
+
+def test_classes_that_are_none(small: Path, tmp_path: Path) -> None:
+    """A config.json whose class names cannot be read is grown all the same."""
+    folder = shutil.copytree(small, tmp_path / "small")
+    config = json.loads((folder / "config.json").read_text())
+    for classes in (5, "LlamaForCausalLM", [7], None):
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": classes}))
+        assert json.loads(ok("inspect", folder, "--json"))["classes"] == []
+        ok("grow", folder, "--recipe", "double_depth", "-o", tmp_path / "out", "--overwrite")
+        assert "import AutoModel\n" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_lints_are_warnings(small: Path, tmp_path: Path) -> None:
@@ -263,8 +289,9 @@ def test_failures(case: str, small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "Usage: growkit"),
+        ("--bogus", "No such option '--bogus'"),
         ("gorw", "No such command 'gorw'"),
+        ("grow", "Missing argument 'SOURCE'"),
         ("grow x", "Missing option '--recipe'"),
         ("grow x --recipe y --seed -1", "-1 is not in the range"),
         ("grow x --recipe y --source large", "expected NAME=CKPT"),
@@ -275,14 +302,23 @@ def test_failures(case: str, small: Path, tmp_path: Path) -> None:
     ],
 )
 def test_usage_errors(line: str, words: str) -> None:
-    """A wrong command line is exit code 2, in JSON too if asked for."""
+    """A wrong command line is exit code 2 with the way to its help, in JSON too if asked for."""
     result = growkit(*line.split())
     assert result.exit_code == 2
-    assert words in result.stderr
-    if line:
-        told = json.loads(growkit(*line.split(), "--json").stdout)
-        assert words in told["error"]
-        assert told["exit_code"] == 2
+    message, hint = result.stderr.splitlines()
+    assert message.startswith("error: ")
+    assert words in message
+    known = [word for word in line.split()[:1] if word in OPTIONS]
+    assert hint == f"hint: `{' '.join(['growkit', *known])} --help` shows how it is called"
+    told = json.loads(growkit(*line.split(), "--json").stdout)
+    assert told == {"error": message[7:], "hint": hint[6:], "exit_code": 2}
+
+
+def test_no_arguments_is_help() -> None:
+    """`growkit` alone shows what there is."""
+    result = growkit()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: growkit")
 
 
 def test_text_that_is_no_text(small: Path, tmp_path: Path) -> None:
@@ -295,16 +331,20 @@ def test_text_that_is_no_text(small: Path, tmp_path: Path) -> None:
 
 UNEXPECTED = {
     RuntimeError("first\nsecond"): (1, "error: unexpected RuntimeError: first second\n"),
-    MemoryError(): (4, "error: not enough memory\n"),
+    MemoryError(): (4, "error: not enough memory\nhint: lower --max-memory or the sizes"),
+    MemoryError("9 GiB"): (4, "error: not enough memory: 9 GiB\nhint: lower --max-memory or"),
     PermissionError(13, "Permission denied", "x"): (4, "error: PermissionError: "),
     OSError(28, "No space left on device"): (4, "error: OSError: "),
+    RecipeError("x: wrong"): (2, "error: x: wrong\nhint: `growkit recipes --schema` prints"),
+    FamilyError("x: wrong"): (3, "error: x: wrong\nhint: `growkit families NAME` prints"),
+    CheckpointError("x: wrong"): (3, "error: x: wrong\nhint: mend the checkpoint, or get"),
     KeyboardInterrupt(): (130, "error: interrupted\nhint: run the same command again to resume"),
 }
 
 
 @pytest.mark.parametrize("error", UNEXPECTED, ids=lambda e: type(e).__name__)
 def test_unexpected_failures(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody foresaw is one line too; a traceback only with GROWKIT_DEBUG=1."""
+    """What nobody foresaw is a sentence with a hint too; a traceback only with GROWKIT_DEBUG=1."""
     code, words = UNEXPECTED[error]
 
     def fail(*arguments: object, **options: object) -> None:
@@ -315,6 +355,7 @@ def test_unexpected_failures(error: BaseException, monkeypatch: pytest.MonkeyPat
     assert result.exit_code == code
     assert result.stderr.startswith(words)
     assert "Traceback" not in result.stderr
+    assert "\nhint: " in result.stderr
     if code == 1:
         monkeypatch.setenv("GROWKIT_DEBUG", "1")
         assert "Traceback" in growkit("inspect", "x").stderr
@@ -393,7 +434,7 @@ def test_verify_fails(small: Path, big: Path, tmp_path: Path) -> None:
     result = growkit("verify", small, out)
     assert result.exit_code == 1
     assert "FAILED" in result.stdout
-    assert result.stderr == "error: verification failed\n"
+    assert result.stderr == "error: verification failed\nhint: grow again with --overwrite\n"
     assert growkit("verify", "--files", out).exit_code == 1
     told = growkit("verify", small, out, "--json")
     assert told.exit_code == 1
@@ -405,6 +446,8 @@ def test_max_drift(small: Path, big: Path) -> None:
     result = growkit("verify", small, big, "--max-drift", "1e-15")
     assert result.exit_code == 1
     assert "--max-drift: logits differ by" in result.stdout
+    assert result.stderr.endswith("--overwrite, or allow more than --max-drift\n")
+    assert "nan is no limit" in growkit("verify", small, big, "--max-drift", "nan").stderr
 
 
 # -- recipes and families ------------------------------------------------------------------------

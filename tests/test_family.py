@@ -10,7 +10,8 @@ import yaml
 
 from growkit.errors import CheckpointError, FamilyError
 from growkit.expression import parse
-from growkit.family import Family, build_family, family_names, family_text, find_family
+from growkit.family import Family
+from growkit.family_file import build_family, family_names, family_text, find_family
 
 SMALL: dict[str, Any] = {
     "family": "toy",
@@ -199,3 +200,29 @@ def test_roles_follow_from_the_module_kind() -> None:
     assert "encoder.layer.{layers}.output.LayerNorm.weight" in writes["bert"]
     assert "embeddings.LayerNorm.weight" in writes["bert"]
     assert not writes["llama"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extends": "lama"}, "extends: unknown family lama"),
+        ({"extends": [1]}, r"extends: unknown family \[1\]"),
+        ({"config": {"hidden_size": "hiden"}}, r"config\.hidden_size: unknown axis hiden"),
+        ({"config": {"hidden_size": None}}, "unknown axis None"),
+        ({"lists": {"layer_types": "mlp"}}, "lists: unknown layer axis mlp"),
+        ({"like": {"mlp": "hiden"}}, "like: unknown axis hiden"),
+        ({"scores": {"powr": -0.5}}, "scores: unknown key powr"),
+        ({"rope": {"pairs": "thirds", "theta": "t"}}, r"rope\.pairs: unknown layout thirds"),
+        ({"require": "hidden by mlp"}, 'require: "hidden by mlp" is not well formed'),
+        ({"defaults": {"mlp_size": "4 x 4"}}, 'defaults: "4 x 4" is not well formed'),
+        ({"eps": ["a"]}, "eps: expected a config key"),
+        (
+            {"head": {"weight": "head.weight", "classes": "X", "default": True}},
+            r"head: unknown tensor head\.weight",
+        ),
+    ],
+)
+def test_what_a_file_names_must_exist(change: dict[str, Any], message: str) -> None:
+    """Names in a family file that lead nowhere are refused with the file's name."""
+    with pytest.raises(FamilyError, match=f"mine.yaml: .*{message}"):
+        build_family({**SMALL, **change}, {}, set(), "mine.yaml")

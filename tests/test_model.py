@@ -227,3 +227,26 @@ def test_layer_lists_follow_the_layer_map(tmp_path: Path) -> None:
     assert far["max_window_layers"] == 31
     with pytest.raises(CheckpointError, match="layer_types: 1 entries are too few"):
         remap_layers(model.family, {"layer_types": ["a"]}, {"layers": layers})
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("llama", "num_hidden_layers"), ("bert", "num_attention_heads"), ("gpt2", "n_embd")],
+)
+def test_a_missing_size_is_named(tmp_path: Path, family: str, key: str) -> None:
+    """A size that neither the config nor a shape tells."""
+    folder = edit_config(tiny.save(tiny.build(family, "base"), tmp_path / "m"), **{key: None})
+    with pytest.raises(CheckpointError, match=f"config.json: .*{key}.* is missing"):
+        read(folder)
+
+
+def test_classes_must_be_a_list(llama: Path) -> None:
+    """`architectures` of another kind is refused."""
+    with pytest.raises(CheckpointError, match="architectures: expected a list of names, found 5"):
+        read(edit_config(llama, architectures=5))
+
+
+def test_a_bare_encoder_has_no_tied_head(tmp_path: Path) -> None:
+    """Without class names, what is stored tells whether there is a head."""
+    folder = edit_config(tiny.save(tiny.build("bert", "base"), tmp_path / "m"), architectures=None)
+    assert not read(folder).tied

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import yaml
 
-from growkit.family import family_text
+from growkit.family_file import family_text
 from growkit.model import read_model
 from growkit.plan import Plan, build_plan
 from growkit.proof import APPROXIMATE, EPS, EXACT

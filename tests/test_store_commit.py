@@ -207,7 +207,7 @@ def test_killed_run_goes_on(tmp_path):
 def test_failed_run_keeps_finished_shards_only(tmp_path):
     """A failure after a finished shard leaves it to be resumed; one before leaves nothing."""
     first = LAYOUT.shards[0]
-    with workspace(tmp_path / "out") as work:
+    with workspace(tmp_path / "new" / "parent" / "out") as work:
         work.add("config.json", "{}")
     assert not [*tmp_path.iterdir()]
     with workspace(tmp_path / "out") as work:
@@ -328,6 +328,15 @@ def test_no_place_for_out(tmp_path, monkeypatch, out, error, match):
         workspace(Path(out), overwrite=True).__enter__()
     assert caught.value.hint
     assert len([*tmp_path.rglob("*")]) == 4
+
+
+def test_working_folder(tmp_path, monkeypatch):
+    """An empty one is not replaced: whoever stands in it would not see the result."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UsageError, match="the working folder, which one rename would") as caught:
+        workspace(Path()).__enter__()
+    assert caught.value.hint == "cd .. and give -o here"
 
 
 # -- side files and the check of a result --------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import growkit
-from growkit.family import family_names, family_text, read_yaml
+from growkit.family_file import family_names, family_text, read_yaml
 
 PACKAGE = Path(growkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -28,6 +28,7 @@ LEVELS = (
     ("expression",),
     ("formula",),
     ("family",),
+    ("family_file",),
     ("ops",),
     ("plain",),
     ("recipe",),
@@ -51,7 +52,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 TORCH_ROOMS = {"engine", "verify", "memory"}  # memory: tensors are what it takes and gives
 FILE_ROOMS = {"store"}
-YAML_ROOMS = {"family", "recipe"}  # read their own YAML
+YAML_ROOMS = {"family_file", "recipe"}  # read their own YAML
 LINES = 400
 
 TORCH = {"torch", "transformers", "tokenizers", "accelerate"}

@@ -9,6 +9,7 @@ everything else is imported inside the commands.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +119,7 @@ def grow(
       growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
     """
     from growkit import report, run, show
-    from growkit.store.summary import refuse_unwritable, write_text
+    from growkit.store.summary import refuse_unwritable, write_summary
 
     if summary is not None:
         refuse_unwritable(summary)
@@ -131,7 +132,7 @@ def grow(
         seconds=result.seconds,
     )
     if summary is not None:
-        write_text(summary, as_text(told) + "\n")
+        write_summary(summary, as_text(told) + "\n")
     for lint in result.plan.lints:
         click.echo(f"warning: {lint}", err=True)
     if as_json:
@@ -213,6 +214,8 @@ def verify(
         raise click.UsageError("expected SMALL and BIG, or --files OUT")
     if files is not None and (text or max_drift is not None):
         raise click.UsageError("--files runs no model: leave --text and --max-drift out")
+    if max_drift is not None and math.isnan(max_drift):
+        raise click.BadParameter("nan is no limit", param_hint="--max-drift")
     from growkit import run
 
     if files is not None:
@@ -232,7 +235,9 @@ def verify(
         words = [verification_text(told)]
     print_json(told) if as_json else click.echo("\n".join(words))
     if not told["passed"]:
+        looser = ", or allow more than --max-drift" if max_drift is not None else ""
         click.echo("error: verification failed", err=True)
+        click.echo(f"hint: grow again with --overwrite{looser}", err=True)
         click.get_current_context().exit(1)
 
 

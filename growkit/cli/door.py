@@ -1,7 +1,7 @@
 """The door of the command line: every failure leaves as a sentence, a hint and an exit code.
 
-The law: one line on stderr, a traceback only with GROWKIT_DEBUG=1; with --json, stdout still holds
-exactly one JSON object.
+The law: one sentence and the next action on stderr, a traceback only with GROWKIT_DEBUG=1; with
+--json, stdout still holds exactly one JSON object.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -39,7 +39,12 @@ class Door(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember whether the answer has to be JSON, even if the rest cannot be parsed."""
         ctx.meta["growkit.json"] = "--json" in args
-        return super().parse_args(ctx, args)
+        if not args:
+            return super().parse_args(ctx, args)  # shows the help
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            _fail(ctx, *_usage(error))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; say what went wrong and with which code."""
@@ -49,9 +54,7 @@ class Door(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except click.ClickException as error:
-            if ctx.meta["growkit.json"]:
-                _fail(ctx, error.format_message(), "", error.exit_code)
-            raise
+            _fail(ctx, *_usage(error))
         except KeyboardInterrupt:
             _fail(ctx, "interrupted", RESUME, 130)
         except _Terminated:
@@ -66,21 +69,36 @@ class Door(click.Group):
             _fail(ctx, *_sentence(error))
 
 
+def _usage(error: click.ClickException) -> tuple[str, str, int]:
+    """Message, hint and exit code of a wrong command line."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "growkit"
+    hint = f"`{path} --help` shows how it is called"
+    return error.format_message().rstrip("."), hint, error.exit_code
+
+
 def _sentence(error: Exception) -> tuple[str, str, int]:
     """Message, hint and exit code of a failure."""
-    from growkit.errors import GrowkitError, ResourceError
+    from growkit import errors
 
-    if isinstance(error, GrowkitError):
-        return error.message, error.hint, error.exit_code
+    # the next action, where the one who raised had nothing closer to say
+    hints = {
+        errors.RecipeError: "`growkit recipes --schema` prints every key and what it may hold",
+        errors.FamilyError: "`growkit families NAME` prints a family file that works",
+        errors.CheckpointError: "mend the checkpoint, or get it anew from where it came",
+    }
+    if isinstance(error, errors.GrowkitError):
+        return error.message, error.hint or hints.get(type(error), ""), error.exit_code
     if isinstance(error, MemoryError):
-        return "not enough memory", "lower --max-memory", ResourceError.exit_code
+        message = f"not enough memory: {error}" if str(error) else "not enough memory"
+        return message, "lower --max-memory or the sizes asked for", errors.ResourceError.exit_code
     message = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, PermissionError) or getattr(error, "errno", 0) == errno.ENOSPC:
-        return message, "", ResourceError.exit_code
+        return message, "check the path and the disk it is on", errors.ResourceError.exit_code
     return f"unexpected {message}", "GROWKIT_DEBUG=1 shows where it happened", 1
 
 
-def _fail(ctx: click.Context, message: str, hint: str, exit_code: int) -> None:
+def _fail(ctx: click.Context, message: str, hint: str, exit_code: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)

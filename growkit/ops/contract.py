@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError, did_you_mean
@@ -106,22 +106,25 @@ class Operator(BaseModel, ABC):
         return ()
 
 
-Size = int | str  # a target size: 1024, or a ratio of the present size such as "2x" or "4/3x"
+Size = (
+    StrictInt | StrictStr
+)  # a target size: 1024, or a ratio of the present size such as "2x" or "4/3x"
 
 
-def target_size(axis: str, size: Size, now: int) -> int:
+LARGEST = 10_000_000  # units of an axis; no model comes near, and a slip of the hand shows at once
+
+
+def target_size(axis: str, size: Size, now: int, largest: int = LARGEST) -> int:
     """The whole number that a recipe's size means for an axis of size `now`.
 
     >>> target_size("mlp", "3/2x", 64)
     96
     """
-    if isinstance(size, int) and not isinstance(size, bool):
-        if size < 1:
-            raise RecipeError(f"to.{axis}: expected a positive size, found {size}")
-        return size
+    if isinstance(size, int):
+        return _bounded(axis, size, largest)
     text = str(size).strip()
     try:
-        ratio = Fraction(text[:-1]) if text.endswith("x") else None
+        ratio = Fraction(text[:-1]) if text.endswith("x") and len(text) < 20 else None
     except (ValueError, ZeroDivisionError):
         ratio = None
     if ratio is None or ratio <= 0:
@@ -134,7 +137,16 @@ def target_size(axis: str, size: Size, now: int) -> int:
             f"to.{axis}: {text} of {now} is {float(now * ratio):g}, not a whole number",
             hint=f"give a number, or a ratio whose denominator divides {now}",
         )
-    return int(now * ratio)
+    return _bounded(axis, int(now * ratio), largest)
+
+
+def _bounded(axis: str, size: int, largest: int) -> int:
+    if not 1 <= size <= largest:
+        raise RecipeError(
+            f"to.{axis}: expected a positive size of at most {largest:,}, found {size:.4g}",
+            hint="give the size that the axis is to have",
+        )
+    return size
 
 
 def check_axis(family: Family, axis: str, where: str = "to") -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from growkit.family import Family
 
 
+MOST_LAYERS = 10_000
+
+
 def stack(old: int, new: int) -> list[int]:
     """0…old-1 repeated, the remainder from the top (StackBERT; G_stack 2405.15319).
 
@@ -123,7 +126,7 @@ class Depth(Operator):
         )
 
     def _map(self, old: int, size: Size) -> LayerMap:
-        source = self._source(old, target_size("layers", size, old))
+        source = self._source(old, target_size("layers", size, old, MOST_LAYERS))
         explicit = bool(self.layers)
         new = self.new or ("silent" if self.how == "insert" and not explicit else "copy")
         out = []

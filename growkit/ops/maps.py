@@ -7,6 +7,7 @@ axis is decided by the operator (`growkit.ops.width`), and what it preserves is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def tile(old: int, new: int) -> AxisMap:
 def uneven(old: int, new: int, weights: tuple[float, ...]) -> AxisMap:
     """Tiles whose consumers are split by `weights`, which breaks the symmetry (2310.07999)."""
     k = whole_ratio("uneven", old, new)
-    if len(weights) != k or sum(weights) <= 0:
+    if len(weights) != k or not 0 < sum(weights) < inf:
         raise RecipeError(
             f"uneven: expected {k} weights with a positive sum, found {list(weights)}"
         )

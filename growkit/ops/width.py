@@ -162,6 +162,8 @@ class Width(Operator):
                 wanted.setdefault(axis, len(self._how(axis).index))
         if "kv_heads" in now and "heads" in wanted and now["kv_heads"] == now["heads"]:
             wanted.setdefault("kv_heads", target_size("heads", wanted["heads"], now["heads"]))
+        if not wanted:
+            raise RecipeError("width: no target", hint="give to: {hidden: 1024}, or to: {axes: 2x}")
         out = {}
         for axis, size in wanted.items():
             if family.axes[family.user_axes[axis][0]] in ("table", "layers"):

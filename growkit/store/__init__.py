@@ -6,6 +6,7 @@
     rows       rows of a stored tensor, by pread
     write      one output file as a byte stream
     commit     OUT.partial, its lock and done-marks, and the rename to OUT
+    memory     what this process has held
     check      a finished OUT against its own growkit.json
     summary    the file of --summary
     faults     the operating system's errors in growkit's words

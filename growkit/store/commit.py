@@ -67,6 +67,7 @@ class Workspace:
         self._sources = sources
         self._overwrite = overwrite
         self._lock_fd = -1
+        self._made: list[Path] = []  # folders above OUT that were not there, the lowest first
 
     def __enter__(self) -> Self:
         """Refuse whatever can be refused, then lock; nothing is written before that."""
@@ -235,6 +236,11 @@ class Workspace:
                 hint=f"give a folder inside it: -o {out / 'model'}",
             )
         if not any(out.iterdir()):
+            if Path.cwd().resolve() == out:
+                raise UsageError(
+                    f"{out}: the working folder, which one rename would replace",
+                    hint=f"cd .. and give -o {out.name}",
+                )
             return False
         if self._overwrite:
             home = Path(os.environ.get("HOME", "/"))
@@ -288,6 +294,7 @@ class Workspace:
         path = self.partial / _LOCK
         while self._lock_fd < 0:
             self._is_partial()
+            self._made += [p for p in self.partial.parents if not p.exists()]
             self.partial.mkdir(parents=True, exist_ok=True)
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -339,7 +346,8 @@ class Workspace:
         try:
             self._clear()
             (self.partial / _LOCK).unlink()
-            self.partial.rmdir()
+            for folder in (self.partial, *self._made):  # of these, those that are empty
+                folder.rmdir()
         except OSError:
             pass
 

@@ -1,0 +1,302 @@
+"""YAML → `Family`: the shipped files and the user's own, read, extended and checked.
+
+The law: a mistake in a family file is said with its line and the nearest known word, before any
+checkpoint is touched. This room reads its own YAML and opens nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from growkit.errors import FamilyError, did_you_mean
+from growkit.expression import parse
+from growkit.family import Family, Head, Pattern, Rope
+
+FOLDER = Path(__file__).parent / "families"
+KINDS = (
+    "stream", "heads", "kv_heads", "query", "key", "value", "neurons", "table", "layers"
+)  # fmt: skip
+KEYS = (
+    "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
+    "config", "defaults", "require", "lists", "thresholds", "residual", "eps", "scores", "rope",
+    "head", "modules", "variants",
+)  # fmt: skip
+SCORES = ("power", "unless_false", "by_layer")
+PAIRS = ("halves",)  # of rotary coordinates
+_SLOT = re.compile(r"\{(\w+)\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
+_DEFAULT = re.compile(r"\w+( (\*|//) \w+)?")
+_RULE = re.compile(r"\w+ % \w+")
+
+
+def family_names() -> list[str]:
+    """The families that ship with growkit."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def family_text(name: str) -> str:
+    """The YAML of a shipped family, comments included. Raises FamilyError for an unknown name."""
+    if name not in family_names():
+        raise FamilyError(f'family "{name}": not known', hint=did_you_mean(name, family_names()))
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@cache
+def _shipped(name: str) -> dict[str, Any]:
+    return read_yaml(family_text(name), f"family {name}")
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse a family file's text. Raises FamilyError if it is not a plain YAML mapping."""
+    try:
+        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or error
+        raise FamilyError(f"{where}: not valid YAML: {problem}") from None
+    if not isinstance(data, dict):
+        raise FamilyError(f"{where}: expected a mapping, found {type(data).__name__}")
+    return data
+
+
+def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
+    """The family file for a config: `file` if given, else the shipped one of its model_type."""
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FamilyError(f"{file}: cannot be read: {error}") from None
+        return read_yaml(text, str(file))
+    model_type = config.get("model_type")
+    known = {t: n for n in family_names() for t in _types(_shipped(n))}
+    if not isinstance(model_type, str):
+        raise FamilyError(
+            'config.json: no "model_type", so the family is unknown',
+            hint="add it, or give the family file: --family FILE",
+        )
+    if model_type not in known:
+        raise FamilyError(
+            f'config.json: model_type "{model_type}" has no family file',
+            hint=did_you_mean(model_type, known) + "; or write one and pass --family FILE",
+        )
+    return _shipped(known[model_type])
+
+
+def build_family(
+    data: Mapping[str, Any], config: Mapping[str, Any], names: set[str], where: str = ""
+) -> Family:
+    """A family for one checkpoint: its file, then the variants that config and tensors ask for.
+
+    `names` are the modules present, so that a variant can depend on one being absent; `where` is
+    what errors call the file. Raises FamilyError naming the line that is wrong.
+    """
+    where = where or f"family {data.get('family', '?')}"
+    try:
+        merged = _extend(data, where)
+        for variant in merged.pop("variants", None) or ():
+            conditions = dict(variant.get("when", {}))
+            absent = conditions.pop("absent", None)
+            if (absent is None or absent not in names) and all(
+                config.get(k) == v for k, v in conditions.items()
+            ):
+                merged = _merge(merged, {k: v for k, v in variant.items() if k != "when"})
+        _known(merged, KEYS, where, "key")
+        family = _parse(merged, where)
+        _check(family, where)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FamilyError(
+            f"{where}: {type(error).__name__}: {error}",
+            hint="`growkit families llama` shows a valid file",
+        ) from None
+    return family
+
+
+def _known(words: Iterable[str], known: Iterable[str], where: str, what: str) -> None:
+    """Refuse words that are not known."""
+    for word in words:
+        if word not in known:
+            raise FamilyError(
+                f"{where}: unknown {what} {word}", hint=did_you_mean(str(word), known)
+            )
+
+
+def _check(family: Family, where: str) -> None:
+    """Everything that a file names exists in it."""
+    axes, layers = family.axes, family.of_kind("layers")
+    modules = {p.module for p in family.patterns.values()}
+    tensors = {p.name for p in family.patterns.values()}
+    for key, expressions in family.config.items():
+        _known(
+            sorted({a for e in expressions for a in e.axes}), axes, f"{where}: config.{key}", "axis"
+        )
+    for key, pairs in (("lists", family.lists), ("thresholds", family.thresholds)):
+        _known(pairs.values(), layers, f"{where}: {key}", "layer axis")
+    _known([*family.like, *family.like.values()], axes, f"{where}: like", "axis")
+    _known(family.scores, SCORES, f"{where}: scores", "key")
+    if family.rope:
+        _known([family.rope.pairs], PAIRS, f"{where}: rope.pairs", "layout")
+    if head := family.head:
+        _known(filter(None, [*head.ties, *head.ties.values()]), tensors, f"{where}: head", "tensor")
+        _known(filter(None, [head.scale_at, *head.also]), modules, f"{where}: head", "module")
+    for key, rules, form in (
+        ("defaults", family.defaults.values(), _DEFAULT),
+        ("require", family.require, _RULE),
+    ):
+        for rule in rules:
+            if not form.fullmatch(rule):
+                raise FamilyError(
+                    f'{where}: {key}: "{rule}" is not well formed',
+                    hint="defaults: 4 * KEY, KEY // KEY or KEY; require: AXIS % AXIS",
+                )
+    if not isinstance(family.eps, str):
+        raise FamilyError(f"{where}: eps: expected a config key, found {family.eps!r}")
+
+
+def _types(data: Mapping[str, Any]) -> list[str]:
+    value = data.get("model_type", [])
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _extend(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    data = {**data, "modules": _flat(data.get("modules") or {})}
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    _known([base], family_names(), f"{where}: extends", "family")
+    return _merge(_extend(_shipped(base), where), data)
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`change` on top of `base`; null deletes; module names count without their `?`."""
+    out = dict(base)
+    for key, value in change.items():
+        if not isinstance(value, dict) or not isinstance(out.get(key), dict):
+            out[key] = value
+            continue
+        value = _flat(value) if key == "modules" else value
+        kept = {
+            k: v for k, v in out[key].items() if k.rstrip("?") not in {n.rstrip("?") for n in value}
+        }
+        out[key] = kept | {k: v for k, v in value.items() if v is not None}
+    return {k: v for k, v in out.items() if v is not None}
+
+
+def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in modules.items():
+        if isinstance(value, dict):
+            out |= _flat(value, prefix + name)
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def _parse(data: Mapping[str, Any], where: str) -> Family:
+    axes = dict(data["axes"])
+    for axis, kind in axes.items():
+        if kind not in KINDS:
+            raise FamilyError(
+                f'{where}: axis {axis}: unknown kind "{kind}"', hint=did_you_mean(kind, KINDS)
+            )
+    residual = data.get("residual", "pre")
+    if residual not in ("pre", "post"):
+        raise FamilyError(f'{where}: residual: expected pre or post, found "{residual}"')
+    patterns: dict[str, Pattern] = {}
+    for line, kind in data["modules"].items():
+        for pattern in _patterns(line, str(kind), axes, residual, where):
+            shape = _SLOT.sub("#", pattern.name)
+            if shape in patterns:
+                raise FamilyError(f"{where}: {line}: {patterns[shape].name} is described twice")
+            patterns[shape] = pattern
+
+    def many(value: Any) -> tuple[str, ...]:
+        return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+    head, rope = data.get("head"), data.get("rope")
+    return Family(
+        name=data["family"],
+        about=data.get("about", ""),
+        model_types=tuple(_types(data)),
+        axes=axes,
+        config={k: tuple(parse(str(e)) for e in _listed(v)) for k, v in data["config"].items()},
+        patterns=patterns,
+        residual=residual,
+        eps=data.get("eps", ""),
+        prefixes=many(data.get("prefix")),
+        alias=data.get("alias", {}),
+        ignore=frozenset(_SLOT.sub("#", i) for i in data.get("ignore", ())),
+        like=data.get("like", {}),
+        defaults={k: str(v) for k, v in data.get("defaults", {}).items()},
+        require=many(data.get("require")),
+        lists=data.get("lists", {}),
+        thresholds=data.get("thresholds", {}),
+        scores=data.get("scores", {}),
+        rope=rope and Rope(
+            rope["pairs"], many(rope["theta"]), many(rope.get("type")), many(rope.get("refuse"))
+        ),
+        head=Head(
+            head["weight"],
+            head.get("tied") or "",
+            head.get("scale_at") or "",
+            many(head["classes"]),
+            bool(head["default"]),
+            many(head.get("also")),
+            {head["weight"]: head.get("tied") or "", **(head.get("ties") or {})},
+        )
+        if head
+        else None,
+    )  # fmt: skip
+
+
+def _listed(value: Any) -> list[Any]:
+    """A YAML value that may be one thing or a list of them, as a list."""
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _patterns(
+    line: str, kind: str, axes: Mapping[str, str], residual: str, where: str
+) -> list[Pattern]:
+    """The tensors that one module line describes."""
+    module, optional = line.rstrip("?"), line.endswith("?")
+    body, _, target = kind.partition(">")
+    word, *args = body.split()
+    slots = tuple(a or int(n) for a, n in _SLOT.findall(module))
+    tensors: dict[str, list[str]]
+    if word == "lin" and len(args) == 2:
+        tensors = {".weight": [args[0] + "+", args[1] + "-"], ".bias": [args[0] + "+"]}
+    elif word == "lint" and len(args) == 2:
+        tensors = {".weight": [args[1] + "-", args[0] + "+"], ".bias": [args[0] + "+"]}
+    elif word == "emb" and len(args) == 2:
+        tensors = {".weight": [args[0] + "#", args[1] + "+"]}
+    elif word == "rms" and len(args) == 1:
+        tensors = {".weight": [args[0] + "*"]}
+    elif word == "ln" and len(args) == 1:
+        tensors = {".weight": [args[0] + "*"], ".bias": [args[0] + "~"]}
+    elif word == "raw" and args and all(a[-1] in "+-*~#=" for a in args):
+        tensors = {"": args}
+    else:
+        raise FamilyError(
+            f'{where}: {line}: "{kind}" is not a module kind',
+            hint="lin OUT IN, lint OUT IN, emb TABLE AXIS, rms AXIS, ln AXIS, raw DIM…",
+        )
+    norm = word if word in ("rms", "ln") else ""
+    in_layer = any(isinstance(s, str) and axes.get(s) == "layers" for s in slots)
+    on_stream = norm and axes.get(args[0]) == "stream"
+    to_stream = target.strip() == "stream" or bool(on_stream and residual == "post" and in_layer)
+    out = []
+    for suffix, dims in tensors.items():
+        parsed = tuple((parse(d[:-1]), d[-1]) for d in dims)
+        for axis in {a for e, _ in parsed for a in e.axes} | {
+            s for s in slots if isinstance(s, str)
+        }:
+            if axis not in axes:
+                raise FamilyError(
+                    f"{where}: {line}: unknown axis {axis}", hint=did_you_mean(axis, axes)
+                )
+        lacking = optional or suffix == ".bias"
+        out.append(Pattern(module + suffix, module, slots, parsed, norm, to_stream, lacking))
+    return out
