@@ -268,7 +268,7 @@ def _tie(
 ) -> tuple[bool, tuple[tuple[str, str], ...]]:
     """Whether the head is the embedding, and the pairs on disk that must then be equal."""
     names = checkpoint.config.get("architectures") or []
-    if not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise CheckpointError(
             f"config.json: architectures: expected a list of names, found {names!r}",
             hint="write a list of class names",

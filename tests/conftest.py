@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 
@@ -13,6 +14,9 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.pop("GROWKIT_DEBUG", None)  # it turns error messages into tracebacks
+
+# A shell's background jobs ignore Ctrl-C and pass that on; tests that interrupt need it back.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Timings vary on a shared machine, and a red run must be about the change, not about the dice.
 hypothesis.settings.register_profile("growkit", deadline=None, derandomize=True)

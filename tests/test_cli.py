@@ -211,15 +211,19 @@ def test_grow_from_a_file_and_two_sources(small: Path, big: Path, tmp_path: Path
     assert "approximate: 0.5 of large is blended in" in result.stdout
 
 
-def test_classes_that_are_none(small: Path, tmp_path: Path) -> None:
-    """A config.json whose class names cannot be read is grown all the same."""
+@pytest.mark.parametrize("classes", [5, "LlamaForCausalLM", [7]])
+def test_classes_that_are_none(classes: object, small: Path, tmp_path: Path) -> None:
+    """Class names of another kind are the checkpoint's mistake; none at all are not."""
     folder = shutil.copytree(small, tmp_path / "small")
     config = json.loads((folder / "config.json").read_text())
-    for classes in (5, "LlamaForCausalLM", [7], None):
-        (folder / "config.json").write_text(json.dumps(config | {"architectures": classes}))
-        assert json.loads(ok("inspect", folder, "--json"))["classes"] == []
-        ok("grow", folder, "--recipe", "double_depth", "-o", tmp_path / "out", "--overwrite")
-        assert "import AutoModel\n" in (tmp_path / "out" / "README.md").read_text()
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": classes}))
+    result = growkit("inspect", folder)
+    assert result.exit_code == 3
+    assert "architectures: expected a list of names" in result.stderr
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    assert json.loads(ok("inspect", folder, "--json"))["classes"] == []
+    ok("grow", folder, "--recipe", "double_depth", "-o", tmp_path / "out")
+    assert "import AutoModel\n" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_lints_are_warnings(small: Path, tmp_path: Path) -> None:
@@ -370,9 +374,12 @@ def test_signals(number: signal.Signals, code: int, word: str, small: Path, tmp_
     os.mkfifo(tmp_path / "slow.yaml")  # whoever reads it waits
     with process("plan", small, "--recipe", tmp_path / "slow.yaml") as child:
         writer = os.open(tmp_path / "slow.yaml", os.O_WRONLY)  # returns when it is being read
-        child.send_signal(number)
-        stdout, stderr = child.communicate(timeout=60)
-        os.close(writer)
+        try:
+            child.send_signal(number)
+            stdout, stderr = child.communicate(timeout=60)
+        finally:
+            child.kill()  # it would wait for ever
+            os.close(writer)
     assert child.returncode == code
     assert stdout == ""
     assert stderr.splitlines()[0] == f"error: {word}"
