@@ -179,11 +179,11 @@ def inspect_checkpoint(
         if members[0] not in model.sizes:
             continue
         table = model.family.axes[members[0]] == "table"
-        why = "a table keeps its size" if table else ""
+        why = "by the operator resize" if table else ""
         if not table and members[0] in coupled and axis != "head_dim":
             others = {u for u, m in model.family.user_axes.items() if coupled & {*m}} - {axis}
             why = f"together with {' and '.join(sorted(others))}"
-        axes[axis] = {"size": model.sizes[members[0]], "can_grow": not table, "why": why}
+        axes[axis] = {"size": model.sizes[members[0]], "can_grow": True, "why": why}
     dtypes: dict[str, int] = {}
     for entry in model.entries.values():
         dtypes[entry.info.dtype] = dtypes.get(entry.info.dtype, 0) + 1

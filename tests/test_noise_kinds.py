@@ -161,7 +161,7 @@ def test_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([{"kind": "gaussian", "only": ["*.nlp.*"]}], r"no weight to add it to"),
+        ([{"kind": "gaussian", "only": ["*.nlp.*"]}], r"only: no tensor fits"),
         ([{"kind": "gaussian", "mask": "new"}], r"steps\[0\] \(noise\): gaussian noise: there is"),
     ],
 )
