@@ -416,7 +416,7 @@ def test_inspect(small: Path) -> None:
     text = ok("inspect", small)
     assert "family      llama" in text
     assert "hidden                 8  yes" in text
-    assert "vocab                 29  no" in text
+    assert "vocab                 29  yes, by the operator resize" in text
     told = json.loads(ok("inspect", small, "--json"))
     assert told["axes"]["mlp"]["size"] == 12
     assert told["classes"] == ["LlamaForCausalLM"]
