@@ -53,20 +53,47 @@ def width_steps(draw: st.DrawFn, family: str) -> dict[str, Any]:
 
 
 def depth_steps() -> st.SearchStrategy[dict[str, Any]]:
-    """More layers, by list or by rule."""
-    rule = st.sampled_from(["insert", "insert", "insert", "stack", "interleave"])
-    return st.builds(
-        lambda n, how, new: {"op": "depth", "to": {"layers": n}, "how": how, "new": new},
-        st.integers(2, 5),
-        rule,
-        st.sampled_from([None, None, "silent"]),
+    """More layers, by every rule."""
+    others = ["stack", "interleave", "top", "middle", "overlap", "average"]
+    return st.fixed_dictionaries(
+        {
+            "op": st.just("depth"),
+            "to": st.fixed_dictionaries({"layers": st.integers(2, 5)}),
+            "how": st.sampled_from(["insert"] * 5 + others),
+            "new": st.sampled_from([None, None, None, "silent", "silent", "random"]),
+        }
     )
 
 
+def level_steps() -> st.SearchStrategy[dict[str, Any]]:
+    """A leg of a V-cycle."""
+    return st.fixed_dictionaries(
+        {
+            "op": st.sampled_from(["decoalesce", "decoalesce", "decoalesce", "coalesce"]),
+            "to": st.sampled_from(
+                [{"axes": "2x"}, {"axes": "3x"}, {"mlp": "2x"}, {"axes": "1/2x"}]
+            ),
+            "pairing": st.sampled_from([{"width": "half"}, {"width": "adjacent"}]),
+        }
+    )
+
+
+NOISES: list[dict[str, Any]] = [
+    {"snr_db": 0},
+    {"snr_db": 0},
+    {"snr_db": 0, "only": ["*.0.*"]},
+    {"std": 0.1},
+    {"kind": "gaussian", "std": 0.5, "mask": "new"},
+]
+
+
 def recipes(family: str) -> st.SearchStrategy[list[dict[str, Any]]]:
-    """Up to three steps."""
-    noise = st.just({"op": "noise", "snr_db": 0})
-    return st.lists(st.one_of(width_steps(family), depth_steps(), noise), min_size=1, max_size=3)
+    """Up to three steps, now and then after a fusion with a copy of itself."""
+    noise = st.sampled_from(NOISES).map(lambda options: {"op": "noise", **options})
+    width = width_steps(family)
+    step = st.one_of(width, width, depth_steps(), noise, level_steps())
+    fused = st.sampled_from([[], [], [], [], [{"op": "fuse", "with": ["b"]}]])
+    return st.builds(lambda a, b: [*a, *b], fused, st.lists(step, min_size=1, max_size=3))
 
 
 @pytest.mark.slow
@@ -76,12 +103,16 @@ def test_exact_claims_hold(data: st.DataObject) -> None:
     """No recipe that is claimed exact measures as anything else."""
     family, head = data.draw(st.sampled_from(HEADS))
     steps = data.draw(recipes(family))
+    tied = data.draw(st.sampled_from(["final_norm", "final_norm", "untie", "embedding"]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = tiny.build(family, head, seed=3, dtype=float64, **sizes(family))
         small = tiny.save(model, folder / "small")
+        fused = steps[0]["op"] == "fuse"
+        recipe = steps_of(steps, tied=tied, sources=["small", "b"] if fused else ["small"])
+        further = {"b": str(small)} if fused else {}
         try:
-            result = run.grow(small, steps_of(steps), out=folder / "big")
+            result = run.grow(small, recipe, sources=further, out=folder / "big")
         except RecipeError:
             event("refused")
             return

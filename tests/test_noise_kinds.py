@@ -175,6 +175,7 @@ def test_noise_that_touches_nothing(tmp_path: Path, steps: list[Any], message: s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"snr_db": -1}, "louder than the weights"),
         ({"snr_db": 10, "std": 0.1}, "snr_db and std both say how strong"),
         ({"kind": "gaussian", "keep": 0.5}, "keep belongs to kind shrink_perturb, not to gaussian"),
         ({"kind": "shrink_perturb", "std": 0.1}, "shrink_perturb needs keep"),

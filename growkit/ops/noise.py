@@ -62,6 +62,11 @@ class AddNoise(Operator):
             raise ValueError("shrink_perturb needs std or snr_db, the strength of its noise")
         if not shrinking and self.keep is not None:
             raise ValueError(f"keep belongs to kind shrink_perturb, not to {self.kind}")
+        if self.kind == "null_space" and self.snr_db is not None and self.snr_db < 0:
+            raise ValueError(
+                "null_space noise louder than the weights (snr_db below 0) cancels on paper only: "
+                "rounding errors grow with it from layer to layer"
+            )
         if self.mask and self.kind == "null_space":
             raise ValueError(
                 "mask does not go with kind null_space, which touches only what nobody sees"
