@@ -297,7 +297,7 @@ RECIPES: dict[str, tuple[int, str, str, str]] = {
     "steps: [{op: width, to: {hiden: 2x}}]": (2, NO_AXIS, 'mean "hidden"', ""),
     "steps: [{op: width, to: {}, how: {hiden: tile}}]": (2, NO_AXIS, 'mean "hidden"', ""),
     "steps: [{op: width, to: {hidden: 4/3x}}]": (2, "10.6667, not a whole number", "divides 8", ""),
-    "steps: [{op: width, to: {mlp: 1/2x}}]": (2, "to.mlp: 12 → 6 shrinks", "leave the axis", ""),
+    "steps: [{op: width, to: {mlp: 1/2x}}]": (2, "to.mlp: 12 → 6 shrinks", "only the map", ""),
     "steps: [{op: width, to: {layers: 4}}]": (2, "width does not grow this", "op depth", ""),
     "steps: [{op: width, to: {mlp: 18}, how: tile}]": (2, "12 → 18 is not a whole", "auto", ""),
     "steps: [{op: width, to: {heads: 3}}]":
@@ -339,7 +339,7 @@ OPTIONS: dict[str, tuple[int, str, str]] = {
     "--recipe none.yaml": (2, "none.yaml: cannot read the recipe: no such", "growkit recipes"),
     "--recipe bert_base": (3, "made for family bert, but .* llama", "growkit recipes"),
     f"{WIDTH} --set wdith.to=1": (2, '--set wdith.to=1: "wdith" is neither', 'mean "width"'),
-    f"{WIDTH} --set width.foo=1": (2, r"steps\[0\].foo: unknown key", "known: how, op, to"),
+    f"{WIDTH} --set width.foo=1": (2, r"steps\[0\].foo: unknown key", "known: how, new_rows"),
     f"{WIDTH} --set width=1": (2, "width is a step, and a step has keys", "width.KEY=VALUE"),
     f"{WIDTH} --set seed": (2, "--set seed: expected PATH=VALUE", "--set seed=1"),
     f"{WIDTH} --source b=small": (2, r"--source b: the recipe declares .*\[small\]", "leave"),
