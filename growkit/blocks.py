@@ -113,14 +113,6 @@ def ranges(formula: Formula, budget: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, count)
 
 
-def source_rows(kernel: Kernel | None, start: int, stop: int) -> IntArray:
-    """Sorted source rows that the gather part of new rows [start, stop) takes."""
-    if kernel is None:
-        return np.arange(start, stop)
-    taken = kernel.index[start:stop][kernel.coef[start:stop] != 0]
-    return np.unique(taken)
-
-
 def whole_tiles(rows: IntArray, count: int) -> IntArray:
     """All rows of the aligned tiles that hold these rows, of `count` rows.
 

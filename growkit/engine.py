@@ -130,7 +130,7 @@ class _Piece:
             last = min(head.new, -(-stop // blocks.TILE) * blocks.TILE)
             x = self._tail(convert(self._dense_rows(head.dense, first, last), self.factor))
             return x[start - first : stop - first]
-        needed = blocks.source_rows(head, start, stop)
+        needed = head.gathered_rows(start, stop) if head else np.arange(start, stop)
         if any(k is not None and k.dense is not None for k in self.kernels[1:]):
             needed = blocks.whole_tiles(needed, self.shape[0])
         x = self._tail(convert(self._read(needed), self.factor))

@@ -175,8 +175,11 @@ class Kernel:
         """Sorted source rows that new rows [start, stop) are made of."""
         if self.dense is not None or self.share[start:stop].any():
             return np.arange(self.old)
-        used = self.index[start:stop][self.coef[start:stop] != 0]
-        return np.unique(used)
+        return self.gathered_rows(start, stop)
+
+    def gathered_rows(self, start: int, stop: int) -> IntArray:
+        """Sorted source rows that the gather part of new rows [start, stop) takes."""
+        return np.unique(self.index[start:stop][self.coef[start:stop] != 0])
 
     def matrix(self) -> FloatArray:
         """The same map as a full matrix, shape (new, old); for tests and small learned maps."""
