@@ -9,7 +9,7 @@ is sufficient; where one fails, the claim says which and on what axis.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import frexp
 from typing import Literal
 
@@ -216,8 +216,8 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
     if read.write.shape != write.write.shape:
         return None
     if write.new < write.old and read.new < read.old:  # what growing back would undo
-        back = {facts.write_axis: write.inverse(), facts.read_axis: read.inverse()}
-        up = tie_factor(facts, {**{a: m.inverse() for a, m in maps.items()}, **back})
+        small = replace(facts, sizes={**facts.sizes, **after})
+        up = tie_factor(small, {a: m.inverse() for a, m in maps.items()})
         return 1.0 / up if up else None
     rho = write.write.transpose().after(read.write_normed).scalar()
     if rho is None:

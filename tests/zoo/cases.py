@@ -74,16 +74,11 @@ def steps_of(name: str, model: Model) -> Steps | None:
         ratio = name.split()[1]
         return [width(**{t.head_dim: ratio for t in family.attentions})] if attention else None
     if name == "hidden and head_dim 2x":
-        both = dict.fromkeys(
-            (*family.of_kind("stream"), *(t.head_dim for t in family.attentions)), "2x"
-        )
-        return [width(**{a: r for a, r in both.items() if a in sizes})] if attention else None
+        both = {*family.of_kind("stream"), *(t.head_dim for t in family.attentions)} & sizes.keys()
+        return [width(**dict.fromkeys(sorted(both), "2x"))] if attention else None
     if name == "experts":
-        return (
-            [width(**dict.fromkeys(family.of_kind("experts"), "2x"))]
-            if "experts" in sizes
-            else None
-        )
+        more = dict.fromkeys((a for a in family.of_kind("experts") if a in sizes), "2x")
+        return [width(**more)] if more else None
     layers = [a for a in family.of_kind("layers") if a in sizes]
     deeper = {"op": "depth", "to": dict.fromkeys(layers, "2x")}
     if name == "silent depth":
