@@ -121,6 +121,8 @@ def prove_width(
 def _starts_as_before(write: Kernel) -> bool:
     """The first rows are the old ones."""
     old = write.old
+    if write.dense is not None:
+        return np.array_equal(write.dense[:old], np.eye(old))
     return bool(write.unit_rows[:old].all()) and np.array_equal(
         write.index[:old, 0], np.arange(old)
     )
@@ -144,6 +146,8 @@ def _norm(m: AxisMap, norm: str, to_stream: bool, scale: float) -> list[str]:
     out = []
     if gram is None or abs(gram - scale * ratio) > NEAR * ratio:
         out.append(f"{name} sees another mean square (uneven copies)")
+    if m.write_normed.mixes:
+        out.append(f"{name} has one gain for what is mixed of several coordinates")
     if norm == "rms" and not same:
         out.append("RMSNorm does not centre, so rows that carry the mean do not vanish")
     if norm == "ln":

@@ -212,7 +212,7 @@ def explain(plan: Plan, name: str) -> str:
     kind, _, new_rows = origin(formula)
     lines = [
         name,
-        f"  {_shape(formula.shape)} {formula.dtype}, {kind}, {_count(new_rows, 'new row')}",
+        f"  {shape_text(formula.shape)} {formula.dtype}, {kind}, {_count(new_rows, 'new row')}",
     ]
     lines += [] if formula.terms else ["", "  = 0"]
     for i, term in enumerate(formula.terms):
@@ -342,7 +342,7 @@ def _coefs(kernel: Kernel) -> str:
 def _source(term: Term) -> str:
     source = term.source
     if isinstance(source, Stored):
-        return f"{source.source}: {source.name} {_shape(source.shape)} {source.dtype}"
+        return f"{source.source}: {source.name} {shape_text(source.shape)} {source.dtype}"
     if isinstance(source, Ones):
         return "ones"
     level = f"{source.snr_db:g} dB" if source.snr_db is not None else f"std {source.std:g}"
@@ -357,5 +357,6 @@ def _roles(m: AxisMap) -> dict[str, Kernel]:
     return roles
 
 
-def _shape(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as a tuple."""
     return f"({', '.join(map(str, shape))})"

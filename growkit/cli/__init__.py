@@ -146,6 +146,7 @@ def grow(
 @app.command()
 @_growth
 @click.option("--tensor", metavar="NAME", help="Show what one output tensor is made of.")
+@click.option("--maps", type=_FILE, help="Write the maps as matrices that `learned` takes.")
 @_as_json
 def plan(
     source: str,
@@ -153,10 +154,13 @@ def plan(
     max_shard_size: str,
     max_memory: str,
     tensor: str | None,
+    maps: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Show what `grow` would do, from headers alone: sizes, claim, cost.
+
+    --maps writes matrices for an outside trainer to start from; null-space noise is left out.
 
     \b
     Examples:
@@ -173,6 +177,11 @@ def plan(
     told = report.plan_json(planned, **cost)
     if tensor is not None:
         told = {"name": tensor, **told["tensors"][tensor], "text": text}
+    if maps is not None:
+        shapes = run.save_maps(planned, maps)
+        told["maps"] = {"path": str(maps), "matrices": shapes}
+        words = [f"{name} {show.shape_text(shape)}" for name, shape in shapes.items()]
+        text += f"\n\nmaps in {maps}\n" + "\n".join(f"  {word}" for word in words)
     print_json(told) if as_json else click.echo(text)
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import gcd, sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import PrivateAttr
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError
-from growkit.ops.contract import Growth, Operator, Size, check_axis, target_size
+from growkit.ops.contract import Arrays, Growth, Operator, Size, check_axis, target_size
+from growkit.ops.how import REFUSED, How, MapOptions
 from growkit.ops.maps import (
     circular,
     fresh,
@@ -31,75 +33,10 @@ from growkit.ops.maps import (
     uneven,
     whole_ratio,
 )
+from growkit.ops.matrices import given_maps
 
 if TYPE_CHECKING:
     from growkit.family import Family
-
-MapName = Literal[
-    "auto",
-    "tile",
-    "repeat",
-    "uneven",
-    "circular",
-    "random",
-    "ingroup",
-    "pad",
-    "lemon",
-    "isometric",
-    "ropestride",
-    "ropetheta",
-    "fresh",
-    "select",
-]
-OPTIONS: Mapping[str, str] = {  # option → the map that it belongs to
-    "weights": "uneven",
-    "counts": "random",
-    "seed": "random",
-    "index": "select",
-    "pairs": "fresh",
-}
-
-
-class MapOptions(BaseModel):
-    """A map with options: `{map: uneven, weights: [2, 1]}`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    map: MapName
-    weights: tuple[float, ...] = ()  # share of each copy
-    counts: tuple[int, ...] = ()  # copies of each old unit
-    seed: int = Field(default=0, ge=0, lt=2**64)
-    index: tuple[int, ...] = ()  # the units that stay
-    pairs: bool = False  # fresh units in twins whose consumers cancel
-
-    @model_validator(mode="after")
-    def _own_options(self) -> MapOptions:
-        for option, name in OPTIONS.items():
-            given = getattr(self, option) != type(self).model_fields[option].default
-            if given and self.map != name:
-                raise ValueError(f"{option} is an option of the map {name}, not of {self.map}")
-        return self
-
-
-How = MapName | MapOptions
-
-# Maps that do not fit a kind of axis, with the reason.
-_NO_ROTARY = dict.fromkeys(("ropestride", "ropetheta"), "it has no rotary positions")
-_IN_HEAD = dict.fromkeys(("ropestride", "ropetheta"), "it maps the coordinates inside a head")
-_NO_NORM = {"lemon": "no norm on it could carry the change of eps and gain"}
-_NO_GROUP = {"ingroup": "only query heads stand in groups"}
-_READ = "every new coordinate of the stream is read by all layers"
-_SCORES = "attention scores need every coordinate copied equally often"
-REFUSED: Mapping[str, Mapping[str, str]] = {
-    "stream": {**dict.fromkeys(("fresh", "ropestride", "ropetheta"), _READ), **_NO_GROUP},
-    "neurons": {**_NO_ROTARY, **_NO_NORM, **_NO_GROUP},
-    "heads": {**_IN_HEAD, **_NO_NORM, "ingroup": "the family has no kv heads"},
-    "kv_heads": {**_IN_HEAD, **_NO_NORM, **_NO_GROUP},
-    "head_dim": {**_NO_NORM, **_NO_GROUP, "random": _SCORES},
-}
-
-
-# -- the operator --------------------------------------------------------------------------------
 
 
 class Width(Operator):
@@ -114,6 +51,22 @@ class Width(Operator):
     to: dict[str, Size]
     how: How | dict[str, How] = "auto"
     new_rows: Literal["own", "above"] = "own"
+    _files: Mapping[str, Arrays] = PrivateAttr(default_factory=dict)
+
+    def files(self) -> tuple[str, ...]:
+        """The files of dense maps."""
+        return tuple(h.file for h in self._all.values() if isinstance(h, MapOptions) and h.file)
+
+    def located(self, folder: Path) -> Width:
+        """Relative paths of files from the folder of the recipe."""
+        found = {a: h if isinstance(h, str) else h.located(folder) for a, h in self._all.items()}
+        return self.model_copy(update={"how": found.get("", found)})
+
+    def given(self, files: Mapping[str, Arrays]) -> Width:
+        """With the matrices of the files."""
+        step = self.model_copy()
+        step._files = files
+        return step
 
     def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         """The axis maps from `sizes` to the sizes asked for."""
@@ -123,7 +76,9 @@ class Width(Operator):
         power = 1.0
         for axis, size in target.items():
             kind = family.axes[family.user_axes[axis][0]]
-            if kind == "stream":
+            if self._how(axis).map == "dense":
+                maps |= self._dense(family, axis, sizes, size)
+            elif kind == "stream":
                 maps[axis] = self._stream(family, axis, sizes[axis], size)
                 if self._how(axis).map == "lemon" and size % sizes[axis]:
                     scales[axis] = lemon_scale(sizes[axis], size)
@@ -145,6 +100,11 @@ class Width(Operator):
         above = self.new_rows == "above"
         return Growth(maps=maps, theta_power=power, norm_scale=scales, above=above)
 
+    @property
+    def _all(self) -> dict[str, How]:
+        """`how` by axis; one for all of them stands at ""."""
+        return self.how if isinstance(self.how, dict) else {"": self.how}
+
     def _targets(self, family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
         """The sizes asked for, by user axis; only axes that change."""
         now = {u: sizes[axes[0]] for u, axes in family.user_axes.items() if axes[0] in sizes}
@@ -160,6 +120,8 @@ class Width(Operator):
             check_axis(family, axis, "how")
             if self._how(axis).map == "select":
                 wanted.setdefault(axis, len(self._how(axis).index))
+            elif self._how(axis).map == "dense" and axis not in self.to:
+                wanted[axis] = next(iter(self._dense(family, axis, sizes).values())).new
         if "kv_heads" in now and "heads" in wanted and now["kv_heads"] == now["heads"]:
             wanted.setdefault("kv_heads", target_size("heads", wanted["heads"], now["heads"]))
         if not wanted:
@@ -173,14 +135,14 @@ class Width(Operator):
                 )
             value = target_size(axis, size, now[axis])
             names = {self._how(axis).map, self._how("heads" if axis == "kv_heads" else axis).map}
-            if value < now[axis] and "select" not in names:
+            if value < now[axis] and not names & {"select", "dense"}:
                 raise RecipeError(
                     f"to.{axis}: {now[axis]} → {value} shrinks the axis",
                     hint="only the map select leaves units out; coalesce merges them",
                 )
             if value >= now[axis] and self._how(axis).map == "select":
                 raise RecipeError(f"to.{axis}: {now[axis]} → {value}: select only shrinks")
-            if value != now[axis]:
+            if value != now[axis] or self._how(axis).map == "dense":
                 out[axis] = value
         return out
 
@@ -263,8 +225,9 @@ class Width(Operator):
         self, family: Family, sizes: Mapping[str, int], target: Mapping[str, int]
     ) -> dict[str, AxisMap]:
         """Maps of heads and kv heads that keep every query head with its kv head."""
-        if not {"heads", "kv_heads"} & target.keys():
-            return {}
+        asked = {"heads", "kv_heads"} & target.keys()
+        if not asked or any(self._how(a).map == "dense" for a in asked):
+            return self._dense_heads(family, sizes, asked)
         heads = sizes["heads"]
         new_heads = target.get("heads", heads)
         how = self._how("heads")
@@ -302,6 +265,30 @@ class Width(Operator):
             kv_map = kv_map.then(outside)
             head_map = head_map.then(outside.kron(AxisMap.identity(new_group)))
         return {"heads": head_map, "kv_heads": kv_map}
+
+    def _dense(
+        self, family: Family, axis: str, sizes: Mapping[str, int], size: int = 0
+    ) -> dict[str, AxisMap]:
+        """The matrices of an axis, which must have this size unless it is 0."""
+        file = self._how(axis).file
+        try:
+            return given_maps(self._files[file], axis, family.user_axes[axis], sizes, size)
+        except RecipeError as error:
+            raise RecipeError(f"{file}: {error.message}", hint=error.hint) from None
+
+    def _dense_heads(
+        self, family: Family, sizes: Mapping[str, int], asked: set[str]
+    ) -> dict[str, AxisMap]:
+        """Both maps from a file; kv heads as the heads, where there are as many."""
+        maps: dict[str, AxisMap] = {}
+        for axis in sorted(asked):
+            if self._how(axis).map == "dense":
+                maps |= self._dense(family, axis, sizes)
+            elif axis == "kv_heads" and sizes["heads"] == sizes["kv_heads"]:
+                maps[axis] = maps["heads"]
+            else:
+                raise self._refuse(axis, self._how(axis).map, "the other heads' map is dense")
+        return maps
 
     def _select_heads(self, heads: int, kv: int, new_heads: int, new_kv: int) -> dict[str, AxisMap]:
         """The listed query heads and the kv heads that they meet."""
