@@ -80,14 +80,15 @@ class Kernel:
 
     @classmethod
     def found_in(cls, matrix: Any) -> Kernel:
-        """A given matrix, kept sparse where it is: few sources per row, or rows in common.
+        """A given matrix, kept sparse where it is: few sources per row, or means of all.
 
         >>> Kernel.found_in([[0.0, 1.0], [2.0, 0.0]]).index
         array([[1],
                [0]])
         """
         m = np.array(matrix, dtype=np.float64)
-        few = (m != 0).sum(axis=1) <= FEW
+        means = (m == m[:, :1]).all(axis=1) & (m[:, 0] != 0) & (m.shape[1] > 1)
+        few = ((m != 0).sum(axis=1) <= FEW) & ~means
         rest = m[~few]
         row = rest[0] if len(rest) else np.zeros(m.shape[1])
         share = np.zeros(len(m))
