@@ -186,7 +186,7 @@ CLAIMS: dict[str, tuple[str, str, dict[str, Any], str, str]] = {
         APPROXIMATE, "LayerNorm sees another mean",
     ),
     "dense stream": (
-        "llama", "causal", {"hidden.write": isometry(40, 24)}, APPROXIMATE,
+        "llama", "base", {"hidden.write": isometry(40, 24)}, APPROXIMATE,
         "RMSNorm has one gain for what is mixed of several coordinates",
     ),
     "dense neurons": (

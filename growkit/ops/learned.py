@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Learned(Operator):
-    """Apply the matrices of a safetensors file, as LiGO (2303.00980, eq. 8) and Mango learn them.
+    """Apply the matrices of a safetensors file, as LiGO (2303.00980) and Mango (2310.10699) learn them.
 
     For an axis the file holds `AXIS.write` and `AXIS.read`, for layers `layers.mix`;
     `growkit.ops.matrices` lists all names. AXIS is a name that recipes use, or one of the family
