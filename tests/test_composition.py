@@ -42,6 +42,7 @@ def width_steps(draw: st.DrawFn, family: str) -> dict[str, Any]:
         to |= {"axes": whole}
     elif kind == 3:
         to |= {"head_dim": "2x"} | ({"hidden": "2x"} if family in COUPLED else {})
+        how["head_dim"] = "tile"
     if "hidden" in to:
         how["hidden"] = draw(st.sampled_from([*COPIES[:5], "pad", "lemon"]))
     if "heads" in to or "axes" in to:
