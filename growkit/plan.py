@@ -14,12 +14,14 @@ from typing import Any
 
 from growkit import proof
 from growkit.axes import AxisMap
+from growkit.compose import as_stored
 from growkit.errors import CheckpointError, RecipeError
+from growkit.facts import Claim
 from growkit.formula import Checkpoint, Formula
 from growkit.lints import lints
 from growkit.model import DTYPES, Model, user_sizes
 from growkit.ops import Arrays, Growth
-from growkit.proof import Claim, StepClaim, Storage
+from growkit.proof import StepClaim, Storage
 from growkit.recipe import Recipe
 from growkit.steps import State, apply, begin
 
@@ -64,8 +66,8 @@ def build_plan(
 ) -> Plan:
     """Apply the recipe's steps to the headers of its sources.
 
-    `files` are the files of maps that steps name, by path. Raises RecipeError where a step
-    contradicts the sizes, CheckpointError where sources do not fit.
+    `files` are the files of maps that steps name, by path.
+    Raises RecipeError where a step contradicts the sizes, CheckpointError where sources do not fit.
     """
     first = recipe.sources[0]
     model = models[first]
@@ -106,14 +108,14 @@ def _finish(
     want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
     formulas = []
     for part in state.parts.values():
-        shape = part.shape(state.sizes)
-        for term in part.terms:
+        shape, terms = part.shape(state.sizes), as_stored(part, part.shape(state.sizes))
+        for term in terms:
             for kernel, size in zip(term.kernels, shape, strict=True):
                 assert kernel is None or kernel.new == size, (
                     f"{part.name}: {kernel.shape} for {shape}"
                 )
         dtype = want or part.dtype
-        formulas.append(Formula(part.name, shape, dtype, part.terms, part.pattern.dims))
+        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims))
     config = dict(state.config)
     if want:
         key = next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")

@@ -28,7 +28,7 @@ from test_exactness import COUPLED, TOLERANCE, load, sizes, steps_of
 
 from growkit import run
 from growkit.errors import CheckpointError, RecipeError
-from growkit.proof import APPROXIMATE, EXACT
+from growkit.facts import APPROXIMATE, EXACT
 from growkit.verify import full_precision
 
 EXAMPLES = int(os.environ.get("GROWKIT_CLAIMS", "150"))  # recipes; 2,000 for a thorough run

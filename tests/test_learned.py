@@ -19,7 +19,7 @@ from test_exactness import DIFFERS, TOLERANCE, measure, sizes, steps_of, width
 import growkit
 from growkit import run
 from growkit.errors import CheckpointError, GrowkitError, OutputError, RecipeError
-from growkit.proof import APPROXIMATE, EPS, EXACT
+from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.recipe import Recipe, load_recipe
 from growkit.store import read_maps
 

@@ -17,7 +17,7 @@ from growkit import run
 from growkit.expression import parse
 from growkit.lints import lints
 from growkit.model import read_model
-from growkit.proof import Claim
+from growkit.facts import Claim
 from growkit.steps import begin
 from growkit.store import open_checkpoint
 

@@ -19,7 +19,7 @@ from growkit import run
 from growkit.axes import Kernel
 from growkit.errors import RecipeError
 from growkit.perturb import new_units
-from growkit.proof import APPROXIMATE, EXACT
+from growkit.facts import APPROXIMATE, EXACT
 
 TWICE = width(axes="2x")
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}

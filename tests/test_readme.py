@@ -25,7 +25,7 @@ import growkit
 from growkit import run
 from growkit.errors import RecipeError
 from growkit.ops import OPERATORS
-from growkit.proof import APPROXIMATE, EPS, EXACT
+from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.recipe import parse_recipe
 
 ROOT = trained.ROOT

@@ -17,7 +17,7 @@ from growkit import run
 from growkit.errors import RecipeError
 from growkit.model import read_model
 from growkit.plan import build_plan
-from growkit.proof import APPROXIMATE, EPS, EXACT
+from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.recipe import load_recipe
 from growkit.store import open_checkpoint
 

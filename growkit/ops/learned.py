@@ -10,8 +10,9 @@ from pydantic import Field, PrivateAttr
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError, did_you_mean
+from growkit.expression import parse
 from growkit.ops.contract import Arrays, Growth, Operator
-from growkit.ops.maps import circular
+from growkit.ops.followers import follow
 from growkit.ops.matrices import (
     AXIS_PARTS,
     LAYER_PARTS,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Learned(Operator):
-    """Apply the matrices of a safetensors file, as LiGO (2303.00980) and Mango (2310.10699) learn them.
+    """Apply matrices from a file, as LiGO (2303.00980) and Mango (2310.10699) learn them.
 
     For an axis the file holds `AXIS.write` and `AXIS.read`, for layers `layers.mix`;
     `growkit.ops.matrices` lists all names. AXIS is a name that recipes use, or one of the family
@@ -70,7 +71,7 @@ class Learned(Operator):
                 found = given_map(self._arrays, (axis, users.get(axis, axis)), sizes[axis])
                 if found is not None:
                     maps[axis] = found
-        maps = _followers(family, sizes, maps)
+        maps = _with_others(family, sizes, maps)
         power = given_power(self._arrays)
         if power != 1.0 and family.rope is None:
             raise RecipeError(f"{THETA}: family {family.name} has no rotary positions")
@@ -105,37 +106,40 @@ class Learned(Operator):
             raise RecipeError("no map is in it", hint=f"name them {known[0]}, {known[1]}, …")
 
 
-def _followers(
+def _with_others(
     family: Family, sizes: Mapping[str, int], maps: Mapping[str, AxisMap]
 ) -> dict[str, AxisMap]:
-    """The maps, and those of axes that the file leaves out but that must have another's size."""
+    """The maps, and those of axes that the file leaves out but that go with another."""
     out = dict(maps)
-    for axis, leader in family.followers.items():
-        if axis in maps or axis not in sizes or leader not in maps:
-            continue
-        led = maps[family.like.get(axis, leader)]
-        if axis in family.like or led.new < led.old:
-            out[axis] = led
-        elif led.new > led.old:
-            out[axis] = circular(sizes[axis], led.new)
-    heads, kv = (sizes.get(a) for a in ("heads", "kv_heads"))
-    if heads == kv and "heads" in maps and "kv_heads" in family.axes:
-        out.setdefault("kv_heads", maps["heads"])
-    new, new_kv = (out[a].new if a in out else sizes.get(a, 1) for a in ("heads", "kv_heads"))
-    if kv and new % new_kv:
-        raise RecipeError(
-            f"heads.write: {new} heads cannot be shared by {new_kv} kv heads",
-            hint="heads must be a multiple of kv_heads",
-        )
-    return out
+    for attention in family.attentions:
+        heads, kv = attention.heads, attention.kv_heads
+        if kv and heads in maps and sizes[heads] == sizes[kv]:
+            out.setdefault(kv, maps[heads])
+        new, new_kv = (out[a].new if a in out else sizes.get(a, 1) for a in (heads, kv))
+        if new % new_kv:
+            raise RecipeError(
+                f"{heads}.write: {new} heads cannot be shared by {new_kv} kv heads",
+                hint="heads must be a multiple of kv_heads",
+            )
+    for axis in family.of_kind("experts"):
+        if axis in maps and not maps[axis].write.unit_rows.all():
+            raise RecipeError(
+                f"{axis}.write: experts are copied whole, one for each row",
+                hint="every row holds a single 1",
+            )
+    return out | follow(family, sizes, out)
 
 
 def _norm_scale(family: Family, maps: Mapping[str, AxisMap]) -> dict[str, float]:
     """s where maps change the mean square that a norm sees, by a factor and nothing else."""
     out = {}
-    for axis, m in maps.items():
-        normed = any(p.norm and axis in p.dims[0][0].axes for p in family.patterns.values())
-        if not (normed and family.eps and m.new > m.old):
+    for axis in family.of_kind("stream", "latent"):
+        m = maps.get(axis)
+        if m is None:
+            continue
+        norms = [p.over for p in family.patterns.values() if p.over]
+        normed = parse(axis) in norms and parse(axis) not in family.bare_norms
+        if not (normed and isinstance(family.eps, str) and family.eps and m.new > m.old):
             continue
         gram = m.write_normed.transpose().after(m.write_normed).scalar()
         scale = (gram or 0.0) * m.old / m.new
