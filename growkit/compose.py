@@ -47,8 +47,11 @@ class Part:
         return tuple(e.size(sizes) for e, _ in self.pattern.dims)
 
     def scaled(self, factor: float) -> Part:
-        """The tensor times a factor."""
-        return replace(self, terms=tuple(replace(t, scale=t.scale * factor) for t in self.terms))
+        """The tensor times a factor; what undoes an earlier factor leaves no rounding behind."""
+        scales = [t.scale * factor for t in self.terms]
+        scales = [1.0 if abs(s - 1.0) < TOLERANCE else s for s in scales]
+        pairs = zip(self.terms, scales, strict=True)
+        return replace(self, terms=tuple(replace(t, scale=s) for t, s in pairs))
 
     def renumbered(self, slot: int, number: int) -> Part:
         """The same tensor under another number; its spelling on disk stays what it was."""

@@ -9,7 +9,7 @@ is sufficient; where one fails, the claim says which and on what axis.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import frexp
 from typing import Literal
 
@@ -208,14 +208,10 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
     Three things make them: a head that is the embedding, which is grown as a producer; factors of
     the model's own size on embeddings, which the embedding has to undo; and on logits.
     """
-    factor = 1.0
-    head = facts.family.head
-    for axis, power in (head.power if head else {}).items():
-        if axis in maps:
-            factor *= (maps[axis].new / maps[axis].old) ** power
+    after = {a: m.new for a, m in maps.items()}
+    factor = level_factor(facts.family, facts.sizes, after, tied=bool(facts.read_axis))
     if not facts.read_axis:
         return factor
-    factor *= embedding_factor(facts.family, maps, head.tied.rpartition(".")[0] if head else "")
     if facts.read_axis not in maps and facts.write_axis not in maps:
         return factor
     read, write = (
@@ -224,8 +220,8 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
     if read.write.shape != write.write.shape:
         return None
     if write.new < write.old and read.new < read.old:  # what growing back would undo
-        back = {facts.write_axis: write.inverse(), facts.read_axis: read.inverse()}
-        up = tie_factor(facts, {**{a: m.inverse() for a, m in maps.items()}, **back})
+        small = replace(facts, sizes={**facts.sizes, **after})
+        up = tie_factor(small, {a: m.inverse() for a, m in maps.items()})
         return 1.0 / up if up else None
     rho = write.write.transpose().after(read.write_normed).scalar()
     if rho is None:
@@ -233,12 +229,28 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
     return 1.0 if abs(rho * factor - 1.0) < NEAR else rho * factor
 
 
-def embedding_factor(family: Family, maps: Mapping[str, AxisMap], module: str) -> float:
-    """What a table whose rows the model multiplies by size ** power is multiplied by."""
+def level_factor(
+    family: Family, before: Mapping[str, int], after: Mapping[str, int], *, tied: bool
+) -> float:
+    """What powers of sizes in the model's own code multiply logits by, when sizes change."""
+    head = family.head
+    if head is None:
+        return 1.0
+    factor = embedding_factor(family, before, after, head.tied.rpartition(".")[0]) if tied else 1.0
+    for axis, power in head.power.items():
+        if axis in before:
+            factor *= float((after.get(axis, before[axis]) / before[axis]) ** power)
+    return factor
+
+
+def embedding_factor(
+    family: Family, before: Mapping[str, int], after: Mapping[str, int], module: str
+) -> float:
+    """What a table is multiplied by whose rows the model multiplies by size ** power."""
     if module not in family.multipliers:
         return 1.0
     axis, power = family.multipliers[module]
-    return float((maps[axis].new / maps[axis].old) ** -power) if axis in maps else 1.0
+    return float((after.get(axis, before[axis]) / before[axis]) ** -power)
 
 
 def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:

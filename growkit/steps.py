@@ -181,7 +181,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
             parts = grow_numbered(parts, axis, maps[axis], random, sizes)
     parts = scale_norms(parts, {**growth.norm_scale, **{a: g * g for a, g in gains.items()}})
     for module in family.multipliers:
-        factor = proof.embedding_factor(family, maps, module)
+        factor = proof.embedding_factor(family, state.sizes, sizes, module)
         parts = scale_embeddings(parts, family, factor, module) if factor != 1.0 else parts
     rho = proof.tie_factor(facts, maps)
     if rho is not None and rho != 1.0 and state.tied and state.tie_rule == "embedding":
@@ -316,21 +316,30 @@ def _fuse(
     every = [state, *others]
     sizes = [s.sizes for s in every]
     maps = injections(family, sizes)
-    parts = fuse_parts([s.parts for s in every], sizes, maps)
     after = {**state.sizes, **{a: sum(s[a] for s in sizes) for a in maps[0]}}
     check_sizes(family, after)
+    models_parts = []
+    for one in every:
+        mine = one.parts
+        for module in family.multipliers:
+            factor = proof.embedding_factor(family, one.sizes, after, module)
+            mine = scale_embeddings(mine, family, factor, module)
+        models_parts.append(mine)
+    parts = fuse_parts(models_parts, sizes, maps)
+    rho = proof.level_factor(family, state.sizes, after, tied=state.tied)
+    rho *= len(every) if state.tied else 1
     if state.tied and state.tie_rule == "embedding":
-        parts = scale_embeddings(parts, family, 1 / len(every))
-    elif state.tied and family.head:
-        parts = scale_modules(parts, [family.head.scale_at], 1 / len(every))
-        parts = scale_modules(parts, family.head.also, len(every))
+        parts = scale_embeddings(parts, family, 1 / rho)
+    elif rho != 1.0 and family.head:
+        parts = scale_modules(parts, [family.head.scale_at], 1 / rho)
+        parts = scale_modules(parts, family.head.also, rho)
     copies = first and all(_same_files(state.model, other.model) for other in others)
     if copies:
         facts = _facts(state, growth)
         now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
         claim = proof.prove_width(facts, now)
         if state.tied and state.tie_rule == "embedding":
-            claim = claim.also(proof.prove_scaled_embeddings(facts, len(every)))
+            claim = claim.also(proof.prove_scaled_embeddings(facts, rho))
     else:
         now = maps[0]
         claim = approximate(["one norm serves the streams of different models"])

@@ -14,6 +14,8 @@ import os
 import random
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import zoo
 from hypothesis import HealthCheck, given, note, seed, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from test_exactness import COUPLED, TOLERANCE, load, sizes, steps_of
+from test_exactness import TOLERANCE, load, sizes, steps_of
 
 from growkit import run
 from growkit.errors import CheckpointError, RecipeError
@@ -33,7 +36,8 @@ from growkit.verify import full_precision
 
 EXAMPLES = int(os.environ.get("GROWKIT_CLAIMS", "150"))  # recipes; 2,000 for a thorough run
 SEED = int(os.environ.get("GROWKIT_CLAIMS_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
-HEADS = sorted(tiny.HEADS)  # every family and head class that the tests can build
+TINY = {f"{family}/{head}": (family, head) for family, head in tiny.HEADS}
+NAMES = sorted({*TINY, *zoo.models()})  # every family and head class that the tests can build
 MAPS = ["auto", "auto", "auto", "tile", "repeat", "circular", "pad", "isometric", "fresh", "random"]
 OWN = {  # maps that fit one axis only, or none but this with options
     "hidden": ["lemon", "lemon"],
@@ -42,16 +46,53 @@ OWN = {  # maps that fit one axis only, or none but this with options
 }
 
 
+@dataclass(frozen=True)
+class Small:
+    """A tiny model, where it lies, another one of its kind, and what it is."""
+
+    model: Any
+    folder: Path
+    other: Path
+    sizes: dict[str, int]  # by the names of recipes
+    coupled: bool  # hidden grows together with heads
+
+    @property
+    def family(self) -> str:
+        """What stands before the slash in its name."""
+        return self.folder.parent.name.partition("-")[0]
+
+
+@cache
+def small(name: str) -> Small:
+    """A tiny model by name; made once."""
+    folder = Path(tempfile.mkdtemp()) / name.replace("/", "-")
+    models = []
+    for seed_of_weights, more in ((3, 0), (4, 5)):
+        if name in TINY:
+            family, head = TINY[name]
+            size = sizes(family)
+            size["mlp"] += more
+            models.append(tiny.build(family, head, seed=seed_of_weights, **size))
+        else:
+            models.append(zoo.build(zoo.models()[name], seed=seed_of_weights))
+    one, two = (
+        m.save_pretrained(folder / n) or folder / n for m, n in zip(models, "ab", strict=True)
+    )
+    axes = run.inspect_checkpoint(one)["axes"]
+    coupled = axes.get("hidden", {"why": ""})["why"].startswith("together")
+    return Small(models[0], one, two, {a: e["size"] for a, e in axes.items()}, coupled)
+
+
 @st.composite
-def width_steps(draw: st.DrawFn, family: str) -> dict[str, Any]:
+def width_steps(draw: st.DrawFn, coupled: bool) -> dict[str, Any]:
     """Some axes grow, each by a whole or uneven ratio, each by some map."""
     ratio = draw(st.sampled_from(["2x", "3x", "3/2x", "5/4x", "2x"]))
-    if family in COUPLED and draw(st.booleans()):
+    if coupled and draw(st.booleans()):
         to: dict[str, Any] = {"hidden": ratio, draw(st.sampled_from(["heads", "head_dim"])): ratio}
     else:
         to = {"axes": ratio}
     for axis in ("mlp", "hidden", "heads", "kv_heads", "head_dim"):
-        if draw(st.integers(0, 3)) == 0 and (family not in COUPLED or axis == "mlp"):
+        if draw(st.integers(0, 3)) == 0 and (not coupled or axis == "mlp"):
             to[axis] = draw(st.sampled_from(["2x", "3/2x", "7/4x", 24, 32, 36, 48]))
     if draw(st.booleans()):
         to.pop("axes", None)
@@ -118,11 +159,11 @@ def learned_steps() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-def matrices(kinds: tuple[str, ...], number: int, size: dict[str, int]) -> dict[str, Any]:
-    """What a file of maps holds."""
+def write_maps(folder: Path, kinds: tuple[str, ...], number: int, size: dict[str, int]) -> Path:
+    """A file of maps for a model of these sizes."""
     rng = np.random.default_rng(number)
     out: dict[str, Any] = {}
-    if "neurons" in kinds:  # copies, consumers split at random
+    if "neurons" in kinds and "mlp" in size:  # copies, consumers split at random
         old, new = size["mlp"], size["mlp"] + 7
         write = np.eye(old)[np.concatenate([np.arange(old), rng.integers(0, old, 7)])]
         share = rng.uniform(0.2, 1.0, new)
@@ -130,27 +171,27 @@ def matrices(kinds: tuple[str, ...], number: int, size: dict[str, int]) -> dict[
             "mlp.write": write,
             "mlp.read": write * (share / (write @ (share @ write)))[:, None],
         }
-    if "stream" in kinds:  # scattered, with signs, and a factor that eps and gains take up
+    if "stream" in kinds and "hidden" in size:  # scattered, with signs, and a factor for eps
         old = size["hidden"]
         write = np.zeros((2 * old, old))
         write[rng.permutation(2 * old)[:old], np.arange(old)] = rng.choice([-1.5, 1.5], old)
         out["hidden.write"] = write
-    if "layers" in kinds:
-        out |= {"layers.mix": np.array([[1.0, 0], [0.3, 0.7], [0, 1]]),
-                "layers.silent": np.array([0.0, 1, 0])}  # fmt: skip
-    if "dense" in kinds:
-        out["v.write"] = np.linalg.qr(
-            rng.standard_normal((size["head_dim"] + 1, size["head_dim"]))
-        )[0]
-    return out
+    if "layers" in kinds and "layers" in size:
+        mix = np.insert(np.eye(size["layers"]), 1, rng.uniform(size=size["layers"]), axis=0)
+        out |= {"layers.mix": mix, "layers.silent": np.eye(len(mix))[1]}
+    if "dense" in kinds and "head_dim" in size:
+        old = size["head_dim"]
+        out["head_dim.write"] = np.linalg.qr(rng.standard_normal((old + 2, old)))[0]
+    save_file(out, folder / "maps.safetensors")
+    return folder / "maps.safetensors"
 
 
 @st.composite
-def recipes(draw: st.DrawFn, family: str) -> list[dict[str, Any]]:
+def recipes(draw: st.DrawFn, coupled: bool) -> list[dict[str, Any]]:
     """Up to three steps, now and then after a fusion or maps from a file, or before a blend."""
     noise = st.sampled_from(NOISES).map(lambda options: {"op": "noise", **options})
     table = st.sampled_from(TABLES).map(lambda options: {"op": "resize", **options})
-    width = width_steps(family)
+    width = width_steps(coupled)
     step = st.one_of(width, width, width, depth_steps(), noise, level_steps(), table)
     steps = draw(st.lists(step, min_size=1, max_size=3))
     match draw(st.integers(0, 9)):
@@ -181,7 +222,7 @@ def test_exact_claims_hold() -> None:
     recipes = sum(n for claim, n in told.items() if claim != "refused")
     assert recipes >= EXAMPLES
     assert told[EXACT] >= 0.4 * recipes
-    assert len(families) >= min(5, len({f for f, _ in HEADS}))
+    assert len(families) >= min(5, len({n.partition("/")[0] for n in NAMES}))
 
 
 @seed(SEED)
@@ -200,58 +241,62 @@ def one_recipe(data: st.DataObject) -> None:
         >= EXAMPLES
     ):
         return
-    family, head = data.draw(st.sampled_from(HEADS))
-    steps = data.draw(recipes(family))
+    name = data.draw(st.sampled_from(NAMES))
+    steps = data.draw(recipes(small(name).coupled))
     tied = data.draw(st.sampled_from(["final_norm", "final_norm", "untie", "embedding"]))
-    note(f"{family} {head}, tied: {tied}, {steps}, seed {SEED}")
-    with tempfile.TemporaryDirectory() as name:
+    note(f"{name}, tied: {tied}, {steps}, seed {SEED}")
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            claim, error = claimed_and_measured(Path(name), family, head, steps, tied)
+            claim, error = claimed_and_measured(Path(folder), name, steps, tied)
         except (RecipeError, CheckpointError):  # such as a fusion with a model of fewer layers
             COUNTS["refused"] += 1
             return
     COUNTS[claim] += 1
-    COUNTS[f"family {family}"] += 1
+    COUNTS[f"family {small(name).family}"] += 1
     if claim != APPROXIMATE:
         assert error <= TOLERANCE[torch.float64][claim]
 
 
 def claimed_and_measured(
-    folder: Path, family: str, head: str, steps: list[dict[str, Any]], tied: str
+    folder: Path, name: str, steps: list[dict[str, Any]], tied: str
 ) -> tuple[str, float]:
     """The claim of a recipe for a tiny model, and the error of what it makes."""
-    size = sizes(family)
-    model = tiny.build(family, head, seed=3, **size)
-    small = tiny.save(model, folder / "small")
-    given: dict[str, Path] = {"self": small}
+    one = small(name)
+    given = {"self": one.folder, "other": one.other}
     for step in steps:
         if step["op"] == "learned":
-            kinds, number = step["maps"]
-            step["maps"] = str(folder / "maps.safetensors")
-            hidden = {"hidden": size["heads"] * size["head_dim"]}
-            save_file(matrices(kinds, number, {**hidden, **size}), step["maps"])
-        if step.get("with") == ["other"]:
-            wider = {**size, "mlp": size["mlp"] + 5}
-            given["other"] = tiny.save(tiny.build(family, head, seed=4, **wider), folder / "other")
+            step["maps"] = str(write_maps(folder, *step["maps"], one.sizes))
         if step.get("with") == "large":
-            before = steps[: steps.index(step)]
-            big = run.grow(small, steps_of(before, tied=tied, seed=1), out=folder / "large")
-            given["large"] = big.out
+            before = steps_of(steps[: steps.index(step)], tied=tied, seed=1)
+            given["large"] = run.grow(one.folder, before, out=folder / "large").out
     used = [n for n in given if any(n in (s.get("with"), *s.get("with", ())) for s in steps)]
     recipe = steps_of(steps, tied=tied, sources=["small", *used])
-    sources = {n: str(given[n]) for n in used}
-    result = run.grow(small, recipe, sources=sources, out=folder / "big")
-    return result.plan.claim.claim, measured(model, small, result)
+    result = run.grow(
+        one.folder, recipe, sources={n: str(given[n]) for n in used}, out=folder / "big"
+    )
+    return result.plan.claim.claim, measured(name, result)
 
 
-def measured(model: Any, small: Path, result: run.Result) -> float:
+def measured(name: str, result: run.Result) -> float:
     """The largest relative difference of the outputs, where both models have them."""
-    ids = tiny.tokens(3)
+    one, plan = small(name), result.plan
+    given = zoo.inputs(one.model) if name not in TINY else {"input_ids": tiny.tokens(3)}
     with full_precision():
-        want = tiny.outputs(load(small, model), ids)
-        have = tiny.outputs(load(result.out, model), ids)
-    if have.shape[-1] != want.shape[-1] and "vocab" in result.plan.maps:
-        have = have[..., : want.shape[-1]]
-    if have.shape[-1] != want.shape[-1]:  # a hidden state: read back through its map
-        have = have @ torch.from_numpy(result.plan.maps["hidden"].read.matrix())
-    return float((have - want).abs().max() / want.abs().max())
+        want, have = (
+            zoo.answer(loaded(name, folder), given) for folder in (one.folder, result.out)
+        )
+    read = (
+        torch.from_numpy(plan.maps[plan.readback].read.matrix())
+        if plan.readback in plan.maps
+        else None
+    )
+    if "vocab" in plan.maps:  # new tokens have logits of their own
+        have = {k: v[..., : want[k].shape[-1]] if "logits" in k else v for k, v in have.items()}
+    return zoo.difference(want, have, read)
+
+
+def loaded(name: str, folder: Path) -> Any:
+    """A checkpoint as the class of a tiny model."""
+    if name in TINY:
+        return load(folder, small(name).model)
+    return zoo.load(folder, small(name).model, zoo.models()[name].kwargs)

@@ -101,9 +101,7 @@ def load(folder: Path, model: Any, kwargs: Mapping[str, Any] | None = None) -> A
     assert not info["missing_keys"], info["missing_keys"]
     assert not info["unexpected_keys"], info["unexpected_keys"]
     assert not info["mismatched_keys"], info["mismatched_keys"]
-    if getattr(loaded.config, "experts_implementation", None) or hasattr(
-        loaded, "set_experts_implementation"
-    ):
+    if hasattr(loaded, "set_experts_implementation"):
         loaded.set_experts_implementation("eager")
     return loaded.eval()
 
