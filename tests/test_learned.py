@@ -369,6 +369,7 @@ EYE = np.eye(18)
         ({"mlp.write": EYE, "mlp.fresh": np.ones(18)}, "drawn at random has rows of mlp.write"),
         ({"heads.write": np.eye(4)[[0, 1, 2]]}, "3 heads cannot be shared by 2 kv heads"),
         ({"hidden.write": np.eye(24)[:21]}, "must be a multiple of heads"),
+        ({"head_dim.write": np.ones((5, 4))}, "rotary pairs need an even size, found 5 rows"),
     ],
 )  # fmt: skip
 def test_refused_files(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

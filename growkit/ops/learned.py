@@ -72,6 +72,11 @@ class Learned(Operator):
                 if found is not None:
                     maps[axis] = found
         maps = _with_others(family, sizes, maps)
+        for axis in family.of_kind("query") if family.rope else ():
+            if axis in maps and family.rope and family.rope.turns(maps[axis].new) % 2:
+                raise RecipeError(
+                    f"{axis}.write: rotary pairs need an even size, found {maps[axis].new} rows"
+                )
         power = given_power(self._arrays)
         if power != 1.0 and family.rope is None:
             raise RecipeError(f"{THETA}: family {family.name} has no rotary positions")

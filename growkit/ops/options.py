@@ -79,6 +79,7 @@ _IN_HEAD = dict.fromkeys(("ropestride", "ropetheta"), "it maps the coordinates i
 _NO_NORM = {"lemon": "no norm on it could carry the change of eps and gain"}
 _NO_GROUP = {"ingroup": "only query heads stand in groups"}
 _NO_SLOPES = {"slopes": "only heads have ALiBi slopes"}
+_BEHIND = "units behind a non-linearity or a softmax must be plain copies, or read by nobody"
 _READ = "every new coordinate of the stream is read by all layers"
 _SCORES = "attention scores need every coordinate copied equally often"
 REFUSED: Mapping[str, Mapping[str, str]] = {
@@ -87,9 +88,15 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         **_NO_GROUP,
         **_NO_SLOPES,
     },
-    "neurons": {**_NO_ROTARY, **_NO_NORM, **_NO_GROUP, **_NO_SLOPES},
-    "heads": {**_IN_HEAD, **_NO_NORM, "ingroup": "the family has no kv heads"},
-    "kv_heads": {**_IN_HEAD, **_NO_NORM, **_NO_GROUP, **_NO_SLOPES},
+    "neurons": {**_NO_ROTARY, **_NO_NORM, **_NO_GROUP, **_NO_SLOPES, "isometric": _BEHIND},
+    "heads": {
+        **_IN_HEAD,
+        **_NO_NORM,
+        "ingroup": "the family has no kv heads",
+        "slopes": "the family has no ALiBi slopes",
+        "isometric": _BEHIND,
+    },
+    "kv_heads": {**_IN_HEAD, **_NO_NORM, **_NO_GROUP, **_NO_SLOPES, "isometric": _BEHIND},
     "head_dim": {**_NO_NORM, **_NO_GROUP, **_NO_SLOPES, "random": _SCORES},
     "experts": dict.fromkeys(get_args(MapName)[2:], "routers need whole copies of all experts"),
 }
