@@ -231,6 +231,39 @@ def explain(plan: Plan, name: str) -> str:
     return "\n".join(lines)
 
 
+def maps_json(plan: Plan) -> dict[str, Any]:
+    """Every axis that grows, and its maps in words."""
+    return {
+        axis: {"old": m.old, "new": m.new} | {role: in_words(k) for role, k in _roles(m).items()}
+        for axis, m in plan.maps.items()
+        if not m.is_identity
+    }
+
+
+def terms_json(plan: Plan) -> dict[str, list[dict[str, Any]]]:
+    """What every output tensor is the sum of; an empty list is zeros."""
+    words: dict[int, str] = {}  # many tensors share a kernel
+
+    def dim(formula: Formula, number: int, kernel: Kernel | None) -> dict[str, str]:
+        if id(kernel) not in words:
+            words[id(kernel)] = in_words(kernel)
+        expression, role = formula.dims[number] if formula.dims else ("", "")
+        found = {"axes": str(expression), "role": ROLES.get(role, "kept")}
+        return found | {"map": words[id(kernel)]}
+
+    return {
+        formula.name: [
+            {
+                "source": _source(term),
+                "scale": term.scale,
+                "dims": [dim(formula, i, kernel) for i, kernel in enumerate(term.kernels)],
+            }
+            for term in formula.terms
+        ]
+        for formula in plan.formulas
+    }
+
+
 ROLES = {"+": "write", "-": "read", "*": "gain", "~": "shift", "#": "table"}
 
 

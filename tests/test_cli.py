@@ -413,6 +413,20 @@ def test_plan(small: Path) -> None:
     assert told["digest"] in text
     assert told["shards"] == ["model.safetensors"]
     assert told["config"]["hidden_size"] == [8, 16]
+    assert told["exactness"]["claim"] == "exact"
+    assert [step["claim"] for step in told["exactness"]["steps"]] == ["exact", "exact"]
+    assert told["maps"]["mlp"] == {
+        "old": 12, "new": 24, "write": "tile ×2", "read": "tile ×2 (coef 0.5)"
+    }  # fmt: skip
+    first, noise = told["tensors"]["model.layers.0.mlp.down_proj.weight"]["terms"]
+    assert first == {
+        "source": "small: model.layers.0.mlp.down_proj.weight (8, 12) F32", "scale": 1.0,
+        "dims": [
+            {"axes": "hidden", "role": "write", "map": "tile ×2"},
+            {"axes": "mlp", "role": "read", "map": "tile ×2 (coef 0.5)"},
+        ],
+    }  # fmt: skip
+    assert noise["source"] == "noise of step 1, seed 0, 10 dB"
 
 
 def test_plan_maps(small: Path, tmp_path: Path) -> None:
@@ -422,7 +436,7 @@ def test_plan_maps(small: Path, tmp_path: Path) -> None:
     assert text.startswith("double_width: llama")
     assert f"\nmaps in {tmp_path}/maps.safetensors\n" in text
     assert "\n  mlp.write (24, 12)\n" in text
-    told = json.loads(ok(*line, "--json"))["maps"]
+    told = json.loads(ok(*line, "--json"))["maps_file"]
     assert told["path"] == str(tmp_path / "maps.safetensors")
     assert told["matrices"]["mlp.read"] == [24, 12]
     result = growkit(*line, "--set", "width.to.axes=3x")
