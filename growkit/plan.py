@@ -90,19 +90,19 @@ def build_plan(
             raise RecipeError(f"{where}: {error.message}", hint=error.hint) from None
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
         growths.append(growth)
-    return _finish(recipe_name, recipe, models, state, tuple(steps), tuple(growths))
+    return finish(recipe_name, recipe, models, state, tuple(steps), tuple(growths))
 
 
 # -- the end -------------------------------------------------------------------------------------
 
 
-def _finish(
+def finish(
     recipe_name: str,
     recipe: Recipe,
     models: Mapping[str, Model],
     state: State,
     steps: tuple[StepClaim, ...],
-    growths: tuple[Growth, ...],
+    growths: tuple[Growth, ...] = (),
 ) -> Plan:
     family = state.model.family
     want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
