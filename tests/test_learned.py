@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import zoo
 from numpy.random import default_rng
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
@@ -96,6 +97,23 @@ def test_maps_of_a_plan_give_the_same_model(tmp_path: Path, name: str) -> None:
         return
     error = measure(model, source, have)
     assert error > DIFFERS if have.plan.claim.claim == APPROXIMATE else error < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(zoo.models()))
+def test_every_family(tmp_path: Path, name: str) -> None:
+    """Norms of queries and keys, experts, gains stored as 1 + w, axes that follow: all the same."""
+    source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
+    steps = steps_of([width(axes="2x"), DEEPER])
+    want = run.grow(source, steps, out=tmp_path / "want")
+    run.save_maps(run.plan_growth(source, steps), tmp_path / "maps.safetensors")
+    have = run.grow(source, recipe(tmp_path, LEARNED), out=tmp_path / "have")
+    assert have.plan.config == want.plan.config
+    assert have.plan.claim.claim == want.plan.claim.claim
+    a, b = (load_file(r.out / "model.safetensors") for r in (want, have))
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(b[key], a[key], rtol=1e-13, atol=1e-15)
 
 
 def test_byte_for_byte(tmp_path: Path) -> None:
