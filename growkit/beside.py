@@ -67,7 +67,8 @@ def complete(
             record["tensors"][name]["crc32"] = crc
     for name, text in beside["texts"].items():
         work.add(name, text)
-    record["files"] = work.sizes()  # README.md is for people to edit
+    listed = work.sizes().items()  # but for README.md, which is for people to edit
+    record["files"] = {n: size for n, size in listed if n not in ("README.md", "growkit.json")}
     record["timings"] = {"started": started, "seconds": round(seconds, 3)}
     record["peak_memory_bytes"] = peak_bytes
     work.add("README.md", beside["card"])
