@@ -317,7 +317,7 @@ def _write_shards(
             allow_nonfinite=how.allow_nonfinite,
             shared=shared,
         )
-        if how.cluster is not None:
+        if how.cluster is not None and todo:
             from growkit.cluster import on_cluster
 
             written = on_cluster(todo, how.cluster, tell)
