@@ -8,6 +8,7 @@ is in memory, `growkit` is the command.
 The rooms of the building, from the ground up; each imports only rooms above it in this list:
 
     errors       what can go wrong, and the exit code that says so
+    plain        YAML text as plain data, and changes to it
     kernel       linear maps on one axis, kept sparse
     axes         how an axis grows: the algebra that everything else is written in
     expression   how the dims of real tensors are composed of axes
@@ -15,7 +16,6 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     family       which tensors a kind of model has on disk, on which axes
     family_file  YAML as a family, checked; the shipped ones are in families/
     ops          the growth operators, one idea per file
-    plain        YAML text as plain data, and changes to it
     recipe       what the user wants, checked before anything is planned
     model        a checkpoint read through its family
     proof        what a step keeps of the function, without looking at a weight

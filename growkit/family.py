@@ -27,7 +27,8 @@ from growkit.errors import CheckpointError
 from growkit.expression import Expression
 
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
+_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
+MAX_NAME = 10_000  # characters that aliases may make of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,11 @@ class Family:
         plain = name
         for old, new in self.alias.items():
             plain = plain.replace(old, new)
+            if len(plain) > MAX_NAME:
+                raise CheckpointError(
+                    f"tensor {name}: the aliases of family {self.name} make it endless",
+                    hint="mend the family file",
+                )
         spellings = [plain, *(plain[len(p) :] for p in self.prefixes if plain.startswith(p))]
         found: dict[str, tuple[Pattern, tuple[int, ...]]] = {}
         for spelling in spellings:

@@ -21,7 +21,7 @@ from growkit.family_file import build_family, find_family
 from growkit.formula import FLOATS, Checkpoint, TensorInfo
 from growkit.ops.contract import LayerMap
 
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
+_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -268,7 +268,9 @@ def _tie(
 ) -> tuple[bool, tuple[tuple[str, str], ...]]:
     """Whether the head is the embedding, and the pairs on disk that must then be equal."""
     names = checkpoint.config.get("architectures") or []
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, list) or not all(
+        isinstance(n, str) and n.isprintable() for n in names
+    ):
         raise CheckpointError(
             f"config.json: architectures: expected a list of names, found {names!r}",
             hint="write a list of class names",

@@ -19,7 +19,7 @@ import yaml
 from growkit import report
 from growkit.errors import VerifyError
 from growkit.execute import Estimate, Progress, Result, estimate, execute
-from growkit.family_file import family_names, family_text
+from growkit.family_file import blamed, family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.plan import Plan, build_plan
@@ -55,10 +55,11 @@ def plan_growth(
     name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
     check_sources(chosen, further)
-    models = {chosen.sources[0]: _model(source, config, family)}
-    for label in chosen.sources[1:]:
-        models[label] = _model(further[label], None, family)
-    return build_plan(name, chosen, models)
+    with blamed(family):
+        models = {chosen.sources[0]: _model(source, config, family)}
+        for label in chosen.sources[1:]:
+            models[label] = _model(further[label], None, family)
+        return build_plan(name, chosen, models)
 
 
 def _model(path: str | Path, config: Path | None, family: Path | None) -> Model:
@@ -166,7 +167,11 @@ def inspect_checkpoint(
     path: str | Path, *, config: Path | None = None, family: Path | None = None
 ) -> dict[str, Any]:
     """What a checkpoint is: family, axes and what can grow, parameters, dtypes, ties, files."""
-    model = _model(path, config, family)
+    with blamed(family):
+        return _inspection(path, _model(path, config, family))
+
+
+def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
     coupled = {
         a
         for expressions in model.family.config.values()

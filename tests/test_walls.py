@@ -23,6 +23,7 @@ MAP = growkit.__doc__ or ""
 # From the ground up: a room imports itself and rooms of earlier rows, not its neighbours in a row.
 LEVELS = (
     ("errors",),
+    ("plain",),
     ("kernel",),
     ("axes",),
     ("expression",),
@@ -30,7 +31,6 @@ LEVELS = (
     ("family",),
     ("family_file",),
     ("ops",),
-    ("plain",),
     ("recipe",),
     ("model",),
     ("proof",),

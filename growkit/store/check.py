@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from growkit.errors import CheckpointError
 from growkit.formula import TensorInfo
 from growkit.store.faults import reading, writing
-from growkit.store.header import read_header
+from growkit.store.header import read_header, read_table
 
 RECORD = "growkit.json"
 _BLOCK = 8 << 20  # bytes
@@ -19,11 +19,11 @@ _BLOCK = 8 << 20  # bytes
 
 def read_record(out: Path) -> dict[str, Any] | None:
     """The growkit.json of a folder, if there is one that can be read."""
+    path = out / RECORD
     try:
-        record = json.loads((out / RECORD).read_bytes())
-    except (OSError, ValueError):
+        return read_table(path, "record") if path.is_file() else None
+    except CheckpointError:
         return None
-    return record if isinstance(record, dict) else None
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> None:

@@ -159,7 +159,7 @@ class Workspace:
                 return
             try:
                 value = json.load(file)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise CheckpointError(
                     f"{source}: not valid JSON: {error}", hint="mend or remove the file"
                 ) from error
