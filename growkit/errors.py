@@ -76,7 +76,7 @@ class VerifyError(GrowkitError):
 
 
 def shown(text: str, most: int = 1000) -> str:
-    """One line that is safe to print: control characters escaped, the middle of a long text left out.
+    """One line that is safe to print: control characters escaped, a long text without its middle.
 
     >>> shown("a\\n" + "b" * 99, most=20)
     'a\\\\nbbbbbbbbbb … bbbbb'

@@ -24,7 +24,7 @@ from growkit.layout import INDEX, Layout, Shard, format_size, lay_out, parse_siz
 from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.store import ShardWriter, SourceRows, Workspace
-from growkit.store.check import read_record
+from growkit.store.check import checksums, read_record, seal
 from growkit.store.memory import peak_bytes
 
 # what the interpreter takes before any weight is read, in bytes, with room for allocators
@@ -144,13 +144,14 @@ def execute(
             version=__version__,
             digest=job.estimate.digest,
             files=work.sizes(),  # README.md is for people to edit
+            checksums=checksums(work.folder),
             tensors=tensors,
             started=started,
             seconds=time.monotonic() - begin,
             peak_bytes=peak_bytes(),
         )
         work.add("README.md", report.model_card(plan, record))
-        work.add("growkit.json", _json(record))
+        work.add("growkit.json", seal(_json(record)))
         return Result(work.commit(), plan, record, False, time.monotonic() - begin)
 
 
@@ -194,12 +195,14 @@ def _write_shards(
     for shard in job.layout.shards:
         mark = work.finished(shard.name)
         if mark is None:
-            checksums = _write_shard(shard, job, work, rows, allow_nonfinite, tell)
-            work.mark(shard, checksums)
+            checksums, bad = _write_shard(shard, job, work, rows, allow_nonfinite, tell)
+            work.mark(shard, checksums, {"nonfinite": bad})
         else:
-            checksums = mark["crc32"]
+            checksums, bad = mark["crc32"], mark["extra"]["nonfinite"]
             tell(shard.size)
         tensors |= {n: {"file": shard.name, "crc32": crc} for n, crc in checksums.items()}
+        for name, count in bad.items():
+            tensors[name]["nonfinite"] = count
     return tensors
 
 
@@ -210,8 +213,10 @@ def _write_shard(
     rows: SourceRows,
     allow_nonfinite: bool,
     tell: Callable[[int], None],
-) -> dict[str, str]:
-    checksums = {}
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Checksums, and how many values are NaN or infinite in tensors where any are."""
+    checksums: dict[str, str] = {}
+    nonfinite: dict[str, int] = {}
     with ShardWriter(work.folder, shard) as writer:
         tell(len(shard.header))
         for placed in shard.tensors:
@@ -223,9 +228,11 @@ def _write_shard(
                 tell(len(block.data))
             if bad and not allow_nonfinite:
                 _refuse_values(placed.formula, bad, overflowed)
+            if bad:
+                nonfinite[placed.formula.name] = bad
             checksums[placed.formula.name] = writer.end()
         writer.finish()
-    return checksums
+    return checksums, nonfinite
 
 
 def _blocks(formula: Formula, rows: SourceRows, budget: int) -> Iterator[Block]:

@@ -1,7 +1,7 @@
 """YAML text → plain data, and `PATH=VALUE` changes to it.
 
-The law: what users write is data. Tags, anchors, aliases, merge keys and duplicate keys do not exist here,
-a key is a word, and nothing is nested deeply. What the keys mean is for others to say.
+The law: what users write is data. Tags, anchors, aliases, merge keys and duplicate keys do not
+exist here, a key is a word, and nothing is nested deeply. What the keys mean is for others to say.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def _plain(node: yaml.Node, path: str, problems: list[Problem]) -> Any:
     if node.tag.rpartition(":")[2] in {"null", "bool", "int", "float"}:
         if len(node.value) > MAX_NUMBER:
             line = node.start_mark.line + 1
-            problems.append((path, f"line {line}: a number of {len(node.value)} characters", ""))
-            return None
+            raise ValueError(f"line {line}: a number of {len(node.value)} characters")
         return yaml.constructor.SafeConstructor().construct_object(node)
     return node.value
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,14 @@ def changed(draw: Callable[..., Any], tree: Any) -> Any:
 
 TOKENS = (
     *(b"{", b"}", b"[", b"]", b",", b":", b": ", b"- ", b'"', b"'", b"\0", b"\xff", b"\\ud800"),
-    *(b"&a ", b"*a", b"<<: *a", b"!!python/object/apply:os.system ['touch x']", b"!include x", b"\t"),
+    *(
+        b"&a ",
+        b"*a",
+        b"<<: *a",
+        b"!!python/object/apply:os.system ['touch x']",
+        b"!include x",
+        b"\t",
+    ),
     *(b"%YAML 9", b"---\n", b"NaN", b"-1", b"1e999", b"0x" + b"f" * 200, b"1:1:1:1", b"[" * 3000),
     *(b"null", b"2x", b"../secret", b"(", b"|", b".", b"{layers}", b"?", b">"),
 )
@@ -209,7 +215,9 @@ def side_files(base: Path) -> st.SearchStrategy[Case]:
     ours = st.tuples(changes | links, at).map(
         lambda drawn: ({f"llama/{drawn[0][0]}": drawn[0][1]}, deeper(drawn[1]))
     )
-    cached = st.tuples(st.sampled_from(("config.json", "model.safetensors")), st.sampled_from(LINKS))
+    cached = st.tuples(
+        st.sampled_from(("config.json", "model.safetensors")), st.sampled_from(LINKS)
+    )
     return ours | cached.map(lambda pair: ({f"{HUB}/{pair[0]}": pair[1]}, deeper(HUB)))
 
 
@@ -217,11 +225,7 @@ def recipes(base: Path) -> st.SearchStrategy[Case]:
     """The recipes that come with growkit."""
     texts = [path.read_text() for path in builtin_recipes().values()]
     arguments = ["plan", "llama", "--recipe", "r.yaml"]
-    return (
-        st.sampled_from(texts)
-        .flatmap(yaml_files)
-        .map(lambda raw: ({"r.yaml": raw}, arguments))
-    )
+    return st.sampled_from(texts).flatmap(yaml_files).map(lambda raw: ({"r.yaml": raw}, arguments))
 
 
 def families(base: Path) -> st.SearchStrategy[Case]:

@@ -442,7 +442,7 @@ def test_another_growkit_is_writing(small: Path) -> None:
 
 # old → new in the file, the sentence, the hint
 FAMILIES: dict[str, tuple[str, str, str, str]] = {
-    "yaml": ("axes:", "axes: [", "family.yaml: not valid YAML", "growkit families NAME"),
+    "yaml": ("axes:", "axes: [", "family.yaml: line 9, .* not valid YAML", "growkit families NAME"),
     "key": ("residual:", "residul:", "unknown key residul", 'mean "residual"'),
     "axis": ("up_proj: lin mlp hidden", "up_proj: lin mlp hiden", "unknown axis hiden", '"hidden"'),
     "kind": ("mlp: neurons", "mlp: neuron", 'axis mlp: unknown kind "neuron"', '"neurons"'),

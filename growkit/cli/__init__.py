@@ -135,6 +135,8 @@ def grow(
         write_summary(summary, as_text(told) + "\n")
     for lint in result.plan.lints:
         click.echo(f"warning: {lint}", err=True)
+    for name, count in told["nonfinite"].items():
+        click.echo(f"warning: tensor {name}: {count} values are NaN or infinite", err=True)
     if as_json:
         print_json(told)
     elif quiet:

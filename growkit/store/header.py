@@ -19,8 +19,8 @@ from growkit.errors import CheckpointError, shown
 from growkit.formula import ITEM_BYTES, FileIdentity, TensorInfo
 from growkit.store.faults import reading
 
-# Limits of what is parsed: whoever sends more has no model in mind, and pays with our memory. JSON
-# takes up to 300 bytes of memory per value and four per byte of text. 80,000 tensors fit in one file.
+# Limits of what is parsed: JSON takes up to 300 bytes of memory per value and four per byte of
+# text, and whoever sends more has no model in mind. 80,000 tensors fit in one file.
 MAX_JSON = 25_000_000  # bytes
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 50  # lists and tables inside one another
