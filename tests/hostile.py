@@ -2,7 +2,7 @@
 
     with Runner(base) as runner:
         ending = runner.run({"small/config.json": b"..."}, ["grow", "small", ...])
-        assert not runner.fault(ending)
+        assert not fault(ending)
 
 `base` is a folder that every case gets a fresh copy of, with the case's own files on top. The
 command runs in a worker process of its own kind (this file, run as a script): its memory is
@@ -17,9 +17,11 @@ import os
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ PATIENCE = 10.0  # seconds
 MEMORY = 500_000_000  # bytes
 LONGEST = 2_000  # characters of an answer that is still read
 
-# a case's files by their path; text starting with "->" makes a link
+# a case's files by their path; "->" and a path makes a link
 Files = Mapping[str, bytes]
 
 
@@ -48,8 +50,10 @@ class Ending:
 class Runner:
     """A worker, started again when a case kills it, and the tally of how its cases ended."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, app: str = "growkit", patience: float = PATIENCE) -> None:
         self._base = base
+        self._app = app
+        self._patience = patience
         shm = Path("/dev/shm")
         self._folder = tempfile.mkdtemp(dir=shm if os.access(shm, os.W_OK) else None)
         self._worker: subprocess.Popen[bytes] | None = None
@@ -72,6 +76,14 @@ class Runner:
         """One call in a fresh copy of the base folder."""
         place = Path(self._folder, "case")
         shutil.rmtree(place, ignore_errors=True)
+        self.lay_out(place, files)
+        ending = self._ask({"place": str(place), "args": list(args)})
+        self.endings[ending.code] += 1
+        self.peak = max(self.peak, ending.peak)
+        return ending
+
+    def lay_out(self, place: Path, files: Files) -> None:
+        """A copy of the base folder, with a case's own files in it."""
         shutil.copytree(self._base, place, symlinks=True)
         for name, content in files.items():
             path = place / name
@@ -81,21 +93,17 @@ class Runner:
                 path.symlink_to(os.fsdecode(content[2:]))
             else:
                 path.write_bytes(content)
-        ending = self._ask({"place": str(place), "args": list(args)})
-        self.endings[ending.code] += 1
-        self.peak = max(self.peak, ending.peak)
-        return ending
 
     def _ask(self, question: Mapping[str, Any]) -> Ending:
         if self._worker is None:
-            command = [sys.executable, __file__]
+            command = [sys.executable, __file__, self._app]
             self._worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             _line(self._worker.stdout, 60.0)  # imports are done
         worker = self._worker
         assert worker.stdin
         worker.stdin.write(json.dumps(question).encode() + b"\n")
         worker.stdin.flush()
-        answer = _line(worker.stdout, PATIENCE)
+        answer = _line(worker.stdout, self._patience)
         if answer:
             told = json.loads(answer)
             return Ending(told["code"], told["stderr"], tuple(told["outside"]), told["peak"])
@@ -121,7 +129,7 @@ def fault(ending: Ending, codes: Sequence[int] = (0, 2, 3)) -> str:
     """What is wrong with how a call ended, in words; empty if nothing is."""
     lines = ending.stderr.splitlines()
     if ending.code == -1:
-        return f"took longer than {PATIENCE:.0f} s"
+        return "took longer than anyone waits"
     if ending.code not in codes:
         return f"exit code {ending.code}: {ending.stderr[:300]}"
     if "Traceback" in ending.stderr or "error: unexpected" in ending.stderr:
@@ -146,7 +154,7 @@ def fault(ending: Ending, codes: Sequence[int] = (0, 2, 3)) -> str:
 def _snapshot(place: Path) -> dict[str, tuple[int, int, int]]:
     found = {}
     for folder, _, names in os.walk(place.parent):
-        if Path(folder).is_relative_to(place / "out"):
+        if Path(folder).is_relative_to(place / "out") or folder.startswith(f"{place}/out.partial"):
             continue
         for name in names:
             stat = os.lstat(f"{folder}/{name}")
@@ -165,14 +173,33 @@ def _peak() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
+def _growkit() -> Any:
+    """The command line, with what every command imports."""
+    from growkit import run  # noqa: F401
+    from growkit.cli import app
+
+    return app
+
+
+def _faults() -> Any:
+    """Commands that do what growkit must not."""
+    import click
+
+    held = []
+    app = click.Group()
+    app.command("hang")(lambda: time.sleep(60))
+    app.command("eat")(lambda: held.append(b"x" * (MEMORY + 1)))
+    app.command("stray")(lambda: Path("../elsewhere").touch())
+    app.command("crash")(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+    return app
+
+
 def work() -> None:
     """Answer one question per line."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     from click.testing import CliRunner
 
-    from growkit import run  # noqa: F401  what every command imports
-    from growkit.cli import app
-
+    app = _growkit() if sys.argv[1] == "growkit" else _faults()
     limit = _virtual() + 3 * MEMORY  # torch, where a case needs it, maps much that it never uses
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
