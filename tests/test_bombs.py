@@ -224,7 +224,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     ),
     "endless aliases": (
         LLAMA + "alias: {" + ", ".join(f"{'l' * i}: {'l' * 99}" for i in range(1, 40)) + "}",
-        "the aliases of family llama make it endless",
+        "the aliases make names without end",
     ),
     "alias that is no text": (LLAMA + "alias: {model: 3}", "does not describe this model: TypeErr"),
     "default that needs itself": (
