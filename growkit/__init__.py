@@ -15,6 +15,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     expression   how the dims of real tensors are composed of axes
     formula      what an output tensor is made of: nouns only
     family       which tensors a kind of model has on disk, on which axes
+    user_family  a user's own family file, which may hold anything
     family_file  YAML as a family, checked; the shipped ones are in families/
     ops          the growth operators, one idea per file
     recipe       what the user wants, checked before anything is planned

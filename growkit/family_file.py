@@ -7,21 +7,19 @@ checkpoint is touched. This room reads its own YAML and opens nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from growkit import plain
 from growkit.errors import FamilyError, did_you_mean
 from growkit.expression import parse
 from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope
 from growkit.positions import PAIRS, SLOPES
+from growkit.user_family import read_family
 
-MAX_BYTES = 1_000_000  # of a user's file
 FOLDER = Path(__file__).parent / "families"
 KEYS = (
     "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
@@ -64,45 +62,10 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
     return data
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """A user's file, which may hold anything."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise FamilyError(f"{file}: a family file has at most {MAX_BYTES:,} bytes")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FamilyError(f"{file}: cannot be read: {error}") from None
-    problems: list[plain.Problem] = []
-    data = plain.parse(text, str(file), problems, FamilyError)
-    for where, what, hint in problems:
-        raise FamilyError(f"{file}: {where + ': ' if where else ''}{what}", hint=hint)
-    if not isinstance(data, dict):
-        raise FamilyError(f"{file}: expected a mapping, found {type(data).__name__}")
-    return data
-
-
-@contextmanager
-def blamed(file: Path | None) -> Iterator[None]:
-    """Inside, what breaks because of a user's own family file is said to be the file's fault.
-
-    The file may hold any value at any place, and every room believes what a family says.
-    """
-    try:
-        yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError,
-            TypeError, ValueError) as error:  # fmt: skip
-        if file is None:
-            raise
-        raise FamilyError(
-            f"{file}: does not describe this model: {type(error).__name__}: {error}",
-            hint="compare it with a family file that works: `growkit families llama`",
-        ) from error
-
-
 def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
     """The family file for a config: `file` if given, else the shipped one of its model_type."""
     if file is not None:
-        return _read(file)
+        return read_family(file)
     model_type = config.get("model_type")
     known = {t: n for n in family_names() for t in _types(_shipped(n))}
     if not isinstance(model_type, str):

@@ -27,11 +27,11 @@ import torch
 from growkit.blocks import Rows
 from growkit.engine import DTYPES, evaluate, one_thread
 from growkit.errors import CheckpointError
-from growkit.family_file import blamed
 from growkit.formula import Checkpoint, FileIdentity, Formula, Stored, TensorInfo
 from growkit.model import read_model
 from growkit.plan import build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
+from growkit.user_family import blamed
 
 StateDict = Mapping[str, torch.Tensor]
 

@@ -33,7 +33,7 @@ from growkit.execute import (
     execute_share,
     finish,
 )
-from growkit.family_file import blamed, family_names, family_text
+from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.plan import Plan, build_plan
@@ -41,6 +41,7 @@ from growkit.recipe import Recipe, check_sources, choose_recipe
 from growkit.share import Share, read_share
 from growkit.store import check_files, open_checkpoint
 from growkit.store.check import read_record, write_record
+from growkit.user_family import blamed
 
 if TYPE_CHECKING:
     from growkit.verify import Verification

@@ -29,6 +29,7 @@ LEVELS = (
     ("expression",),
     ("formula",),
     ("family",),
+    ("user_family",),
     ("family_file",),
     ("ops",),
     ("recipe",),
@@ -58,7 +59,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 TORCH_ROOMS = {"engine", "verify", "memory"}  # memory: tensors are what it takes and gives
 FILE_ROOMS = {"store"}
-YAML_ROOMS = {"family_file", "recipe"}  # read their own YAML
+YAML_ROOMS = {"family_file", "user_family", "recipe"}  # read their own YAML
 LINES = 400
 
 TORCH = {"torch", "transformers", "tokenizers", "accelerate"}
