@@ -211,10 +211,11 @@ def _complete(
         count = prod(map(len, ranges))
         if len(have) == count:
             continue
-        missing = next(n for n in product(*ranges) if n not in have)
+        near = product(*(r[: len(have) + 1] for r in ranges))  # config.json may say any number
+        missing = next((n for n in near if n not in have), None)
+        name = pattern.name if missing is None else spell(pattern.name, missing)
         raise CheckpointError(
-            f"{checkpoint.path}: tensor {spell(pattern.name, missing)} is missing "
-            f"({len(have)} of {count} found)",
+            f"{checkpoint.path}: tensor {name} is missing ({len(have)} of {count} found)",
             hint="the checkpoint is incomplete, or its config.json belongs to another one",
         )
 

@@ -215,9 +215,11 @@ def _locate(name_or_path: str) -> Path:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)  # a device has no size, and no end
+        if len(raw) > MAX_BYTES:
             raise RecipeError(f"{path}: a recipe has at most {MAX_BYTES:,} bytes")
-        return path.read_text(encoding="utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:

@@ -19,9 +19,11 @@ MAX_BYTES = 1_000_000
 def read_family(file: Path) -> dict[str, Any]:
     """The mapping in a user's family file."""
     try:
-        if file.stat().st_size > MAX_BYTES:
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_BYTES + 1)  # a device has no size, and no end
+        if len(raw) > MAX_BYTES:
             raise FamilyError(f"{file}: a family file has at most {MAX_BYTES:,} bytes")
-        text = file.read_text(encoding="utf-8")
+        text = raw.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise FamilyError(f"{file}: cannot be read: {error}") from None
     problems: list[plain.Problem] = []

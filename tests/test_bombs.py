@@ -99,6 +99,10 @@ CHECKPOINTS: dict[str, tuple[Make, str]] = {
         "expected dtype, shape and data_offsets, found {}",
     ),
     "wide characters": (lambda b: weights(b, meta("x" * NEARLY + "😀")), "bytes too many"),
+    "wide characters, escaped": (
+        lambda b: weights(b, meta("x" * NEARLY + "😀").replace(b"{", rb'{"\ud83d\ude00": 1,', 1)),
+        "tensor 😀: expected dtype",
+    ),
     "late duplicate": (
         lambda b: weights(b, b"{" + b"".join(b'"%d":1,' % i for i in range(300_000)) + b'"9":1}'),
         '"9" appears twice',
@@ -265,6 +269,20 @@ def test_family(text: str, match: str, base: Path, runner: Runner) -> None:
     bare = {k: v for k, v in old.items() if k not in ("head_dim", "num_key_value_heads")}
     files = {"f.yaml": text.encode(), CONFIG: json.dumps(bare).encode()}
     check(runner, files, f"{DEEPER} --family f.yaml", 3, match)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "match"),
+    [
+        ("grow small --recipe /dev/zero -o out", 2, "a recipe has at most 1,000,000 bytes"),
+        (f"{DEEPER} --family /dev/zero", 3, "a family file has at most 1,000,000 bytes"),
+        (f"{DEEPER} --config /dev/zero", 3, "/dev/zero is missing"),
+        ("grow /dev/zero --recipe double_depth -o out", 3, "neither a file nor a folder"),
+    ],
+)
+def test_devices(line: str, code: int, match: str, runner: Runner) -> None:
+    """A file without an end."""
+    check(runner, {}, line, code, match)
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b'[{"path": 3}, 4, {"path": "a\\u0000b"}]', b"3"])
