@@ -5,9 +5,10 @@
         assert not fault(ending)
 
 `base` is a folder that every case gets a fresh copy of, with the case's own files on top. The
-command runs in a worker process of its own kind (this file, run as a script): its memory is
-limited by the system, and whoever takes longer than `PATIENCE` is killed by its pid. So a hang and
-a leak are seen and not only believed to be absent.
+command runs in a worker process of its own kind (this file, run as a script), whose memory and
+time are limited by the system. So a hang and a leak are seen and not only believed to be absent. It
+is processor time that counts, so that other work on the machine makes no hang; a worker that only
+waits is killed by its pid in the end.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 10.0  # seconds of processor time
+ASLEEP = 60.0  # seconds on the clock
 MEMORY = 500_000_000  # bytes
 LONGEST = 2_000  # characters of an answer that is still read
 
@@ -41,7 +43,7 @@ Files = Mapping[str, bytes]
 class Ending:
     """How one call of growkit ended."""
 
-    code: int  # of the exit; -1 if it was killed for taking too long, -2 if it died
+    code: int  # of the exit; -1 if it took too long, -2 if it died
     stderr: str
     outside: tuple[str, ...]  # what it changed that is not OUT
     peak: int  # bytes
@@ -77,7 +79,8 @@ class Runner:
         place = Path(self._folder, "case")
         shutil.rmtree(place, ignore_errors=True)
         self.lay_out(place, files)
-        ending = self._ask({"place": str(place), "args": list(args)})
+        patience = self._patience
+        ending = self._ask({"place": str(place), "args": list(args), "patience": patience})
         self.endings[ending.code] += 1
         self.peak = max(self.peak, ending.peak)
         return ending
@@ -103,16 +106,18 @@ class Runner:
         assert worker.stdin
         worker.stdin.write(json.dumps(question).encode() + b"\n")
         worker.stdin.flush()
-        answer = _line(worker.stdout, self._patience)
+        answer = _line(worker.stdout, ASLEEP)
         if answer:
             told = json.loads(answer)
             return Ending(told["code"], told["stderr"], tuple(told["outside"]), told["peak"])
-        died = worker.poll() is not None or answer == b""
         self._stop()
-        return Ending(-2 if died else -1, f"killed: {worker.returncode}", (), 0)
+        slow = answer is None or worker.returncode == -signal.SIGPROF
+        return Ending(-1 if slow else -2, f"ended by signal {-worker.returncode}", (), 0)
 
     def _stop(self) -> None:
         if self._worker:
+            with suppress(subprocess.TimeoutExpired):
+                self._worker.communicate(timeout=1)  # closes its input, at which it ends
             self._worker.kill()
             self._worker.communicate()
             self._worker = None
@@ -187,7 +192,7 @@ def _faults() -> Any:
 
     held = []
     app = click.Group()
-    app.command("hang")(lambda: time.sleep(60))
+    app.command("hang")(lambda: sum(iter(int, 1)))
     app.command("eat")(lambda: held.append(b"x" * (MEMORY + 1)))
     app.command("stray")(lambda: Path("../elsewhere").touch())
     app.command("crash")(lambda: os.kill(os.getpid(), signal.SIGSEGV))
@@ -210,7 +215,9 @@ def work() -> None:
         os.chdir(place)
         before = _snapshot(place)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        signal.setitimer(signal.ITIMER_PROF, question["patience"])
         result = CliRunner().invoke(app, question["args"], prog_name="growkit")
+        signal.setitimer(signal.ITIMER_PROF, 0)
         after = _snapshot(place)
         changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
         answer = {

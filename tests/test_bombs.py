@@ -295,7 +295,7 @@ def test_modules_that_are_none(text: bytes, runner: Runner) -> None:
 
 def test_the_worker_sees_what_it_is_for(base: Path) -> None:
     """A hang is killed, memory is counted, and what is changed elsewhere is told."""
-    with Runner(base, "faults", patience=3) as runner:
+    with Runner(base, "faults", patience=2) as runner:
         assert "longer than" in fault(runner.run({}, ["hang"]))
         assert "memory" in fault(runner.run({}, ["eat"]))
         assert "changed ../elsewhere" in fault(runner.run({}, ["stray"]))
