@@ -71,8 +71,9 @@ def complete(
             record["tensors"][name]["nonfinite"] = count
     for name, text in beside["texts"].items():
         work.add(name, text)
-    record["files"] = work.sizes()  # README.md is for people to edit
-    record["checksums"] = checksums(work.folder)
+    listed = work.sizes().items()  # but for README.md, which is for people to edit
+    record["files"] = {n: size for n, size in listed if n not in ("README.md", "growkit.json")}
+    record["checksums"] = checksums(work.folder, record["files"])
     record["timings"] = {"started": started, "seconds": round(seconds, 3)}
     record["peak_memory_bytes"] = peak_bytes
     work.add("README.md", beside["card"])

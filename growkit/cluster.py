@@ -17,6 +17,7 @@ from growkit.task import Task, Written, write
 from growkit.workers import gather
 
 TIMEOUT = 10  # seconds until a scheduler that does not answer is given up
+_LOGGERS = ("distributed", "tornado")
 
 
 def on_cluster(
@@ -64,7 +65,7 @@ def on_cluster(
 @contextmanager
 def _silence() -> Iterator[None]:
     """Inside, Dask keeps what it notes to itself: a failure is said once, by us."""
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -42,7 +42,7 @@ def fill(work: Workspace, extra: str = "") -> None:
         tensors |= {name: {"file": shard.name, "crc32": crc} for name, crc in mark["crc32"].items()}
     work.add("config.json", "{}" + extra)
     files = {p.name: p.stat().st_size for p in work.folder.iterdir()}
-    listed = {"files": files, "checksums": checksums(work.folder), "tensors": tensors}
+    listed = {"files": files, "checksums": checksums(work.folder, files), "tensors": tensors}
     work.add("growkit.json", seal(json.dumps({"digest": work.marks.digest, **listed})))
     work.commit()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,10 +56,9 @@ def seal(text: str) -> str:
     return _SEAL.sub(rb"\g<1>" + f"{zlib.crc32(bare):08x}".encode() + b'"', bare).decode()
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """The crc32 of every file of a result but growkit.json, whose place is left open."""
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The crc32 of these files of a result, and of growkit.json, whose place is left open."""
     with reading(folder):
-        names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
         return {name: _file_crc32(folder / name) for name in names} | {RECORD: UNSEALED}
 
 
