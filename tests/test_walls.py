@@ -43,6 +43,7 @@ LEVELS = (
     ("steps",),
     ("lints",),
     ("plan",),
+    ("gauge", "specimen"),
     ("digest", "noise"),
     ("blocks",),
     ("layout", "engine", "report", "share"),
@@ -51,13 +52,14 @@ LEVELS = (
     ("workers",),
     ("cluster",),
     ("execute", "memory"),
+    ("check", "infer"),
     ("run",),
     ("cli",),
     ("__init__", "__main__"),  # doors: they hold nothing, and open on run and cli
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
-TORCH_ROOMS = {"engine", "verify", "memory"}  # memory: tensors are what it takes and gives
+TORCH_ROOMS = {"engine", "infer", "verify", "memory"}  # memory: tensors are what it takes and gives
 FILE_ROOMS = {"store"}
 YAML_ROOMS = {"family_file", "user_family", "recipe"}  # read their own YAML
 LINES = 400
