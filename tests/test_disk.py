@@ -212,7 +212,8 @@ def test_source_changes(
         deeper(source, out, progress=disturb)
     assert caught.value.hint
     assert not out.exists()
-    kept = {p.name: p.stat().st_ino for p in (tmp_path / "out.partial/model").glob("*.safetensors")}
+    marked = [path.stem for path in (tmp_path / "out.partial").glob("*.done")]
+    kept = {name: (tmp_path / "out.partial/model" / name).stat().st_ino for name in marked}
     assert kept
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(small, source)
