@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from growkit.errors import CheckpointError
+from growkit.errors import CheckpointError, FamilyError
 from growkit.expression import Expression
 
 KINDS: Mapping[str, str] = {
@@ -45,8 +45,9 @@ KINDS: Mapping[str, str] = {
     "fixed": "does not grow",
 }
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
-_SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)")
+MAX_NAME = 10_000  # characters that aliases may make of a name
+_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
+_SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,11 @@ class Family:
         """A name as the family may spell it: without old words, without each prefix."""
         for old, new in self.alias.items():
             shape = shape.replace(old, new)
+            if len(shape) > MAX_NAME:
+                raise FamilyError(
+                    f"family {self.name}: the aliases make names without end",
+                    hint="leave out aliases whose new word holds the old one",
+                )
         return [shape, *(shape[len(p) :] for p in self.prefixes if shape.startswith(p))]
 
     def _candidates(self, shape: str) -> tuple[bool, list[Pattern]]:

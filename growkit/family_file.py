@@ -18,6 +18,7 @@ from growkit.errors import FamilyError, did_you_mean
 from growkit.expression import parse
 from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope
 from growkit.positions import PAIRS, SLOPES
+from growkit.user_family import read_family
 
 FOLDER = Path(__file__).parent / "families"
 KEYS = (
@@ -75,11 +76,7 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
 def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
     """The family file for a config: `file` if given, else the shipped one of its model_type."""
     if file is not None:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FamilyError(f"{file}: cannot be read: {error}") from None
-        return read_yaml(text, str(file))
+        return read_family(file)
     model_type = config.get("model_type")
     known = model_types()
     if not isinstance(model_type, str):

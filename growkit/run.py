@@ -42,6 +42,7 @@ from growkit.recipe import Recipe, check_sources, choose_recipe
 from growkit.share import Share, read_share
 from growkit.store import check_files, open_checkpoint, read_config, read_maps, write_maps
 from growkit.store.check import read_record, write_record
+from growkit.user_family import blamed
 
 if TYPE_CHECKING:
     from growkit.check import Finding
@@ -74,10 +75,11 @@ def plan_growth(
     name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
     check_sources(chosen, further)
-    models = {chosen.sources[0]: _model(source, config, family)}
-    for label in chosen.sources[1:]:
-        models[label] = _model(further[label], None, family)
-    return build_plan(name, chosen, models, read_maps(chosen.files))
+    with blamed(family):
+        models = {chosen.sources[0]: _model(source, config, family)}
+        for label in chosen.sources[1:]:
+            models[label] = _model(further[label], None, family)
+        return build_plan(name, chosen, models, read_maps(chosen.files))
 
 
 def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -240,7 +242,11 @@ def inspect_checkpoint(
     path: str | Path, *, config: Path | None = None, family: Path | None = None
 ) -> dict[str, Any]:
     """What a checkpoint is: family, axes and what can grow, parameters, dtypes, ties, files."""
-    model = _model(path, config, family)
+    with blamed(family):
+        return _inspection(path, _model(path, config, family))
+
+
+def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
     coupled = {
         a
         for expressions in model.family.config.values()
@@ -284,7 +290,8 @@ def check_family(file: Path, config: Path) -> list[Finding]:
     """Try a family file on a tiny random model of a config; see `growkit.check`."""
     from growkit import check
 
-    return check.check_family(read_config(config), file)
+    with blamed(file):
+        return check.check_family(read_config(config), file)
 
 
 def infer_family(config: Path) -> tuple[str, int]:

@@ -358,6 +358,8 @@ def _print_result(
         from growkit.store.summary import write_summary
 
         write_summary(summary, as_text(told) + "\n")
+    for name, count in told.get("nonfinite", {}).items():
+        click.echo(f"warning: tensor {name}: {count} values are NaN or infinite", err=True)
     if as_json:
         print_json(told)
     else:
