@@ -96,6 +96,7 @@ class Rope:
 
     pairs: str  # a layout of `growkit.positions`
     theta: tuple[tuple[str, ...], ...]  # each base: config keys, first present counts
+    base: tuple[float, ...]  # what each is where the config does not say it
     type: tuple[str, ...] = ()
     refuse: tuple[str, ...] = ()  # rope types whose frequencies depend on more than theta
     part: float = 1.0  # how much of a head turns
@@ -138,6 +139,8 @@ class Period:
     axis: str
     unless: str = ""  # a config list that says it layer by layer
     start: int = 1  # layer i is special iff (i + start) % n == 0
+    default: int = 0  # n where the config does not say it
+    values: tuple[Any, Any] | None = None  # of other and special layers, in the list `unless`
 
 
 @dataclass(frozen=True, slots=True)

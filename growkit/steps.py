@@ -155,9 +155,9 @@ def _thetas(state: State) -> tuple[float, ...]:
     """The RoPE bases, one for each way that the config has to say one."""
     rope = state.model.family.rope
     out = []
-    for keys in rope.theta if rope else ():
+    for keys, base in zip(rope.theta, rope.base, strict=True) if rope else ():
         found = [number(state.config, key) for key in keys]
-        out.append(next((t for t in found if t), 10000.0))
+        out.append(next((t for t in found if t), base))
     return tuple(out)
 
 
