@@ -134,7 +134,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A config number n that makes every n-th layer another kind."""
+    """A config number n that makes every n-th layer another kind; no key: n is in the code."""
 
     axis: str
     unless: str = ""  # a config list that says it layer by layer

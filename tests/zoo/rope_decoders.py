@@ -11,7 +11,7 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 34, "num_hidden_layers": 3, "max_position_embeddings": 23,
     "tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-SQUARE = {**SIZES, "hidden_size": 60, "head_dim": 10}  # heads × head_dim = hidden
+SQUARE = {**SIZES, "hidden_size": 72, "head_dim": 12}  # heads × head_dim = hidden
 LLAMA = {**SIZES, "head_dim": 12}
 TIED = {"tie_word_embeddings": True}
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -20,8 +20,8 @@ TWO_BASES = {
     SLIDING: {"rope_type": "default", "rope_theta": 700.0},
 }
 LONGROPE = {
-    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.3, 1.4, 1.9],
-    "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0], "original_max_position_embeddings": 13,
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.3, 1.4, 1.9, 2.5],
+    "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "original_max_position_embeddings": 13,
 }  # fmt: skip
 HEADS = {
     "base": ("Model", {}),
@@ -149,7 +149,7 @@ MODELS = {
         "base causal classifier tokens", "starcoder2",
     ),
     "starcoder2/without bias": Tiny("Starcoder2ForCausalLM", {**SQUARE, "use_bias": False}),
-    **heads("phi", "Phi", {**SQUARE, "num_key_value_heads": 6, "partial_rotary_factor": 0.4},
+    **heads("phi", "Phi", {**SQUARE, "num_key_value_heads": 6, "partial_rotary_factor": 0.5},
             "base causal classifier tokens", "phi"),
     "phi/grouped": Tiny("PhiForCausalLM", {**SIZES, "partial_rotary_factor": 0.5}, "phi"),
     "phi/normed": Tiny("PhiForCausalLM", {**SIZES, "qk_layernorm": True}, "phi"),
