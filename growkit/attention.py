@@ -121,6 +121,8 @@ def _turns(kernel: Kernel, facts: Facts) -> bool:
     old_pair, old_side = rotary_pairs(rope.pairs, kernel.old, turned[1])
     if not np.array_equal(side[used], old_side[source]):
         return False
+    if rope.numbered and not np.array_equal(pair[used], old_pair[source]):
+        return False
     turning = pair[used] >= 0
     halves = [
         {

@@ -295,6 +295,7 @@ def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | N
         tuple(map(float, base if isinstance(base, list) else [base] * len(theta))),
         _many(rope.get("type")),
         _many(rope.get("refuse")),
+        any(get(config, key) in rope.get("numbered", ()) for key in _many(rope.get("type"))),
         float(next((p for p in parts if p is not None), rope.get("part", 1.0))),
         turned if isinstance(turned, int) else None,
     )

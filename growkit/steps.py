@@ -179,7 +179,8 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     for axis in family.of_kind(*NUMBERED):
         if axis in maps:
             parts = grow_numbered(parts, axis, maps[axis], random, sizes)
-    parts = scale_norms(parts, {**growth.norm_scale, **{a: g * g for a, g in gains.items()}})
+    parts = scale_norms(parts, {a: s**0.5 for a, s in growth.norm_scale.items()})  # as eps times s
+    parts = scale_norms(parts, gains, "*~")
     for module in family.multipliers:
         factor = proof.embedding_factor(family, state.sizes, sizes, module)
         parts = scale_embeddings(parts, family, factor, module) if factor != 1.0 else parts

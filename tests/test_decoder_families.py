@@ -17,7 +17,7 @@ from growkit.errors import FamilyError, RecipeError
 from growkit.family_file import build_family, find_family
 from growkit.model import read_model
 from growkit.recipe import parse_recipe
-from growkit.run import grow
+from growkit.run import grow, plan_growth
 from growkit.store import open_checkpoint
 
 EXACT = 1e-9
@@ -112,7 +112,7 @@ def test_old_configs(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mixtral/causal", "qwen2_moe/dense", "qwen3_moe/causal", "deepseek_v3/causal"]
+    "name", ["mixtral/causal", "qwen2_moe/dense", "qwen3_moe/causal", "deepseek/causal"]
 )
 def test_experts_in_one_tensor(tmp_path: Path, name: str) -> None:
     """Checkpoints that hold experts as transformers 5 has them in memory."""
@@ -136,7 +136,7 @@ def test_experts_in_one_tensor(tmp_path: Path, name: str) -> None:
         ("phi3/longrope", "head_dim", "longrope lists a factor for every rotary pair"),
         ("olmo/clipped", "head_dim", "clip_qkv"),
         ("olmoe/clipped", "head_dim", "clip_qkv"),
-        ("deepseek_v3/not normed", "experts", "copies would count twice"),
+        ("deepseek/not normed", "experts", "copies would count twice"),
     ],
 )
 def test_axes_that_do_not_grow(tmp_path: Path, name: str, axis: str, why: str) -> None:
@@ -148,7 +148,7 @@ def test_axes_that_do_not_grow(tmp_path: Path, name: str, axis: str, why: str) -
 
 def test_multi_token_prediction_is_refused(tmp_path: Path) -> None:
     """Layers behind the last one, which transformers does not run, are not dropped silently."""
-    _, small = saved("deepseek_v3/causal", tmp_path)
+    _, small = saved("deepseek/causal", tmp_path)
     tensors = load_file(small / "model.safetensors")
     tensors["model.layers.3.eh_proj.weight"] = torch.zeros(48, 96)
     tensors["model.layers.3.enorm.weight"] = torch.zeros(48)
@@ -178,3 +178,28 @@ def test_variants_by_what_a_key_is_not() -> None:
     build_family(mine, {}, set())
     with pytest.raises(FamilyError, match="cannot be grown: it is odd"):
         build_family(mine, {"odd": True}, set())
+
+
+def test_a_tied_head_without_a_norm_is_untied(tmp_path: Path) -> None:
+    """Where no norm can carry a tied head's factor, a head of its own keeps the function."""
+    model, small = saved("olmo/tied", tmp_path)
+    recipe = {"tied": "untie", "steps": [{"op": "width", "to": {"axes": "2x"}}]}
+    result = grow(small, parse_recipe(recipe), out=tmp_path / "out")
+    assert result.plan.claim.claim == "exact"
+    given = zoo.inputs(model)
+    want, have = (zoo.answer(zoo.load(path, model), given) for path in (small, result.out))
+    assert zoo.difference(want, have) < EXACT
+
+
+def test_norms_that_are_not_there_prove_nothing(tmp_path: Path) -> None:
+    """Mean rows in queries vanish behind a LayerNorm; a family file that only may have one."""
+    _, small = saved("cohere/causal", tmp_path)
+    norm = {
+        "layers.{layers}.": {"self_attn.q_norm?": "ln q per heads", "self_attn.k_norm?": "ln k"}
+    }
+    mine = {"family": "mine", "model_type": "cohere", "extends": "cohere", "modules": norm}
+    (tmp_path / "mine.yaml").write_text(json.dumps(mine))
+    recipe = parse_recipe({"steps": [{"op": "width", "to": {"head_dim": "2x"}}]})
+    plan = plan_growth(small, recipe, family=tmp_path / "mine.yaml")
+    assert plan.claim.claim == "approximate"
+    assert "attention scores change" in plan.claim.reasons[0]

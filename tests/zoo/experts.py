@@ -21,7 +21,7 @@ GPT_OSS = {
                         "original_max_position_embeddings": 8},
 }  # fmt: skip
 DEEPSEEK = {
-    **SIZES, "num_key_value_heads": 6, "kv_lora_rank": 14, "q_lora_rank": 22,
+    **SIZES, "num_key_value_heads": 6, "kv_lora_rank": 16, "q_lora_rank": 22,
     "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10, "moe_intermediate_size": 18,
     "n_routed_experts": 12, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2,
     "n_shared_experts": 3, "first_k_dense_replace": 1,
@@ -48,13 +48,24 @@ MODELS = {
         "OlmoeForCausalLM", {**SQUARE, "num_experts": 5, "num_experts_per_tok": 2, "clip_qkv": 0.7}
     ),
     **heads("gpt_oss", "GptOss", GPT_OSS, "base causal classifier tokens", "gpt_oss"),
-    **heads("deepseek_v3", "DeepseekV3", DEEPSEEK, "base causal classifier tokens", "deepseek_v3"),
-    "deepseek_v3/one group": Tiny(
+    **heads("deepseek", "DeepseekV3", DEEPSEEK, "base causal classifier tokens", "deepseek_v3"),
+    "deepseek/one group": Tiny(
         "DeepseekV3ForCausalLM",
         {**DEEPSEEK, "n_group": 1, "topk_group": 1, "q_lora_rank": None, "attention_bias": True},
         "deepseek_v3_g1",
     ),
-    "deepseek_v3/not normed": Tiny(
-        "DeepseekV3ForCausalLM", {**DEEPSEEK, "norm_topk_prob": False}
+    "deepseek/not normed": Tiny("DeepseekV3ForCausalLM", {**DEEPSEEK, "norm_topk_prob": False}),
+    "deepseek/v2": Tiny(
+        "DeepseekV2ForCausalLM", {**DEEPSEEK, "topk_method": "group_limited_greedy"}, "deepseek_v2"
+    ),
+    "deepseek/v2 lite": Tiny(
+        "DeepseekV2ForCausalLM",
+        {**DEEPSEEK, "q_lora_rank": None, "topk_method": "greedy", "n_group": None,
+         "topk_group": None},
+        "deepseek_v2_lite",
+    ),
+    "deepseek/v2 base": Tiny("DeepseekV2Model", DEEPSEEK),
+    "deepseek/v2 classifier": Tiny(
+        "DeepseekV2ForSequenceClassification", {**DEEPSEEK, "num_labels": 5}
     ),
 }  # fmt: skip

@@ -61,6 +61,12 @@ MODELS = {
             "high_freq_factor": 4.0, "original_max_position_embeddings": 16}},
         "llama",
     ),
+    "llama/yarn": Tiny(
+        "LlamaForCausalLM",
+        {**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0,
+                                      "original_max_position_embeddings": 64}},
+        "llama",
+    ),
     "llama/dynamic": Tiny(
         "LlamaForCausalLM",
         {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0,
