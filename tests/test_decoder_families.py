@@ -59,13 +59,13 @@ OLD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
         ("silent depth", "head_dim 3/2x"),
     ),
     "gemma 3": (
-        "gemma3/causal",
+        "gemma3_text/causal",
         without(
             ROPE, "layer_types", sliding_window_pattern=2, rope_theta=5e4, rope_local_base_freq=7e2
         ),
         ("silent depth", "head_dim 3/2x"),
     ),
-    "gemma 3 by default": ("gemma3/causal", without(ROPE, "layer_types"), ("head_dim 3/2x",)),
+    "gemma 3 by default": ("gemma3_text/causal", without(ROPE, "layer_types"), ("head_dim 3/2x",)),
     "olmo 3": (
         "olmo2/olmo3",
         without(ROPE, "layer_types", rope_theta=5e5),
@@ -112,7 +112,7 @@ def test_old_configs(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mixtral/causal", "qwen2_moe/dense", "qwen3_moe/causal", "deepseek/causal"]
+    "name", ["mixtral/causal", "qwen2_moe/dense", "qwen3_moe/causal", "deepseek_v3/causal"]
 )
 def test_experts_in_one_tensor(tmp_path: Path, name: str) -> None:
     """Checkpoints that hold experts as transformers 5 has them in memory."""
@@ -136,7 +136,7 @@ def test_experts_in_one_tensor(tmp_path: Path, name: str) -> None:
         ("phi3/longrope", "head_dim", "longrope lists a factor for every rotary pair"),
         ("olmo/clipped", "head_dim", "clip_qkv"),
         ("olmoe/clipped", "head_dim", "clip_qkv"),
-        ("deepseek/not normed", "experts", "copies would count twice"),
+        ("deepseek_v3/not normed", "experts", "copies would count twice"),
     ],
 )
 def test_axes_that_do_not_grow(tmp_path: Path, name: str, axis: str, why: str) -> None:
@@ -148,7 +148,7 @@ def test_axes_that_do_not_grow(tmp_path: Path, name: str, axis: str, why: str) -
 
 def test_multi_token_prediction_is_refused(tmp_path: Path) -> None:
     """Layers behind the last one, which transformers does not run, are not dropped silently."""
-    _, small = saved("deepseek/causal", tmp_path)
+    _, small = saved("deepseek_v3/causal", tmp_path)
     tensors = load_file(small / "model.safetensors")
     tensors["model.layers.3.eh_proj.weight"] = torch.zeros(48, 96)
     tensors["model.layers.3.enorm.weight"] = torch.zeros(48)

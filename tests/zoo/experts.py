@@ -48,24 +48,24 @@ MODELS = {
         "OlmoeForCausalLM", {**SQUARE, "num_experts": 5, "num_experts_per_tok": 2, "clip_qkv": 0.7}
     ),
     **heads("gpt_oss", "GptOss", GPT_OSS, "base causal classifier tokens", "gpt_oss"),
-    **heads("deepseek", "DeepseekV3", DEEPSEEK, "base causal classifier tokens", "deepseek_v3"),
-    "deepseek/one group": Tiny(
+    **heads("deepseek_v3", "DeepseekV3", DEEPSEEK, "base causal classifier tokens", "deepseek_v3"),
+    "deepseek_v3/one group": Tiny(
         "DeepseekV3ForCausalLM",
         {**DEEPSEEK, "n_group": 1, "topk_group": 1, "q_lora_rank": None, "attention_bias": True},
         "deepseek_v3_g1",
     ),
-    "deepseek/not normed": Tiny("DeepseekV3ForCausalLM", {**DEEPSEEK, "norm_topk_prob": False}),
-    "deepseek/v2": Tiny(
+    "deepseek_v3/not normed": Tiny("DeepseekV3ForCausalLM", {**DEEPSEEK, "norm_topk_prob": False}),
+    "deepseek_v3/v2": Tiny(
         "DeepseekV2ForCausalLM", {**DEEPSEEK, "topk_method": "group_limited_greedy"}, "deepseek_v2"
     ),
-    "deepseek/v2 lite": Tiny(
+    "deepseek_v3/v2 lite": Tiny(
         "DeepseekV2ForCausalLM",
         {**DEEPSEEK, "q_lora_rank": None, "topk_method": "greedy", "n_group": None,
          "topk_group": None},
         "deepseek_v2_lite",
     ),
-    "deepseek/v2 base": Tiny("DeepseekV2Model", DEEPSEEK),
-    "deepseek/v2 classifier": Tiny(
+    "deepseek_v3/v2 base": Tiny("DeepseekV2Model", DEEPSEEK),
+    "deepseek_v3/v2 classifier": Tiny(
         "DeepseekV2ForSequenceClassification", {**DEEPSEEK, "num_labels": 5}
     ),
 }  # fmt: skip

@@ -98,7 +98,7 @@ MODELS = {
     ),
     "gemma2/untied": Tiny("Gemma2ForCausalLM", {**LLAMA, "query_pre_attn_scalar": 13}, "gemma2"),
     **{
-        f"gemma3/{head}": Tiny(
+        f"gemma3_text/{head}": Tiny(
             cls,
             {**LLAMA, **TIED, "query_pre_attn_scalar": 13, "sliding_window": 4,
              "layer_types": [SLIDING, FULL, SLIDING], "rope_parameters": TWO_BASES},
