@@ -87,7 +87,9 @@ def _scores(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> 
     where = f"{attention.head_dim} {q.old} → {q.new}"
     out = []
     gain = facts.gains.get(axes[0], 1.0) * facts.gains.get(axes[1], 1.0)
-    rho = q.write_normed.transpose().after(k.write_normed).scalar()
+    normed = {a for e in facts.norms for a in e.axes}
+    meet = [m.write_normed if a in normed else m.write for a, m in zip(axes, (q, k), strict=True)]
+    rho = meet[0].transpose().after(meet[1]).scalar()
     power = score_power(family, facts.config)
     if rho is None or abs(rho * gain * (q.new / q.old) ** power - 1.0) > NEAR:
         out.append(
@@ -96,7 +98,7 @@ def _scores(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> 
     if family.rope and not (q.is_identity and k.is_identity and same_base):
         if facts.rope_type in family.rope.refuse and (q.old != q.new or not same_base):
             out.append(f"{where}: rotary frequencies of type {facts.rope_type} are more than theta")
-        elif not all(_turns(m.write_normed, facts) for m in (q, k)):
+        elif not all(_turns(kernel, facts) for kernel in meet):
             out.append(f"{where}: a rotary pair would turn at another frequency")
     return out
 
@@ -118,6 +120,8 @@ def _turns(kernel: Kernel, facts: Facts) -> bool:
     pair, side = rotary_pairs(rope.pairs, kernel.new, turned[0])
     old_pair, old_side = rotary_pairs(rope.pairs, kernel.old, turned[1])
     if not np.array_equal(side[used], old_side[source]):
+        return False
+    if rope.numbered and not np.array_equal(pair[used], old_pair[source]):
         return False
     turning = pair[used] >= 0
     halves = [

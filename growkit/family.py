@@ -97,8 +97,10 @@ class Rope:
 
     pairs: str  # a layout of `growkit.positions`
     theta: tuple[tuple[str, ...], ...]  # each base: config keys, first present counts
+    base: tuple[float, ...]  # what each is where the config does not say it
     type: tuple[str, ...] = ()
     refuse: tuple[str, ...] = ()  # rope types whose frequencies depend on more than theta
+    numbered: bool = False  # frequencies depend on a pair's number too (the ramp of YaRN)
     part: float = 1.0  # how much of a head turns
     turned: int | None = None  # how many coordinates turn, where that does not follow the size
 
@@ -134,11 +136,13 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A config number n that makes every n-th layer another kind."""
+    """A config number n that makes every n-th layer another kind; no key: n is in the code."""
 
     axis: str
     unless: str = ""  # a config list that says it layer by layer
     start: int = 1  # layer i is special iff (i + start) % n == 0
+    default: int = 0  # n where the config does not say it
+    values: tuple[Any, Any] | None = None  # of other and special layers, in the list `unless`
 
 
 @dataclass(frozen=True, slots=True)

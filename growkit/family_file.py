@@ -89,13 +89,7 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
             f'config.json: model_type "{model_type}" has no family file',
             hint=did_you_mean(model_type, known) + "; or write one and pass --family FILE",
         )
-    data = _shipped(known[model_type])
-    if "refused" in data:
-        raise FamilyError(
-            f"family {data['family']}: cannot be grown: {data['refused']}",
-            hint="growkit families lists what can",
-        )
-    return data
+    return _shipped(known[model_type])
 
 
 def build_family(
@@ -112,6 +106,11 @@ def build_family(
         for variant in merged.pop("variants", None) or ():
             if _holds(variant.get("when", {}), config, names):
                 merged = _merge(merged, {k: v for k, v in variant.items() if k != "when"})
+        if "refused" in merged:
+            raise FamilyError(
+                f"family {merged['family']}: cannot be grown: {merged['refused']}",
+                hint="growkit families lists what can",
+            )
         _known(merged, KEYS, where, "key")
         family = _parse(merged, config, where)
         _check(family, where)
@@ -129,7 +128,9 @@ def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str]) 
         if key in ("absent", "present"):
             if (want in names) is (key == "absent"):
                 return False
-        elif get(config, key) not in _listed(want):
+            continue
+        negated = isinstance(want, Mapping)  # {not: …}
+        if (get(config, key) in _listed(want["not"] if negated else want)) is negated:
             return False
     return True
 
@@ -296,13 +297,17 @@ def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | N
     """Rotary positions as this config has them: `part` of a head turns, or `dims` coordinates."""
     if not rope:
         return None
-    theta, turned = rope.get("theta") or [], get(config, rope.get("dims", ""))
+    theta, base = rope.get("theta") or [], rope.get("base", 10000)
+    theta = theta if any(isinstance(t, list) for t in theta) else [theta]
+    turned = get(config, rope.get("dims", ""))
     parts = [get(config, key) for key in _many(rope.get("partial"))]
     return Rope(
         rope["pairs"],
-        tuple(map(_many, theta if any(isinstance(t, list) for t in theta) else [theta])),
+        tuple(map(_many, theta)),
+        tuple(map(float, base if isinstance(base, list) else [base] * len(theta))),
         _many(rope.get("type")),
         _many(rope.get("refuse")),
+        any(get(config, key) in rope.get("numbered", ()) for key in _many(rope.get("type"))),
         float(next((p for p in parts if p is not None), rope.get("part", 1.0))),
         turned if isinstance(turned, int) else None,
     )
