@@ -17,6 +17,7 @@ from growkit.axes import AxisMap, Kernel
 from growkit.expression import Expression
 from growkit.facts import NEAR, Facts
 from growkit.family import Attention, Family
+from growkit.family_file import get
 from growkit.positions import SLOPES, frequencies, rotary_pairs
 
 
@@ -25,7 +26,7 @@ def prove_attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     return [
         reason
         for attention in facts.family.attentions
-        for prove in (_scores, _groups, _alibi)
+        for prove in (_scores, _groups, _alibi, _clip)
         for reason in prove(facts, attention, maps)
     ]
 
@@ -152,8 +153,25 @@ def _alibi(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> l
     return out
 
 
+def _clip(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
+    """What is clamped is copied as it is."""
+    key = facts.family.scores.get("clip")
+    if not key or not get(facts.config, key):
+        return []
+    axes = (attention.heads, attention.query, attention.key, attention.value)
+    grown = [(a, maps[a]) for a in axes if a in maps and maps[a].new >= maps[a].old]
+    return [
+        f"{a} {m.old} → {m.new}: {key} clamps what carries a factor"
+        for a, m in grown
+        if not m.selective
+    ]
+
+
 def score_power(family: Family, config: Mapping[str, Any]) -> float:
     """Attention scores carry head_dim ** power."""
+    own = family.scores.get("unless")
+    if own and get(config, own) is not None:
+        return 0.0
     switch = family.scores.get("unless_false")
     if switch and config.get(switch) is False:
         return 0.0
