@@ -23,8 +23,8 @@ FOLDER = Path(__file__).parent / "families"
 KEYS = (
     "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
     "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
-    "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope", "alibi",
-    "head", "modules", "variants", "refused",
+    "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
+    "alibi", "head", "modules", "variants", "refused",
 )  # fmt: skip
 SCORES = ("power", "unless", "unless_false", "by_layer", "clip")
 _SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
