@@ -34,7 +34,7 @@ class Older:
 
 
 PYTHIA = Older(
-    "gpt_neox/forcausallm",
+    "gpt_neox/causal",
     buffers=(
         "gpt_neox.layers.0.attention.bias", "gpt_neox.layers.0.attention.masked_bias",
         "gpt_neox.layers.0.attention.rotary_emb.inv_freq",
@@ -44,29 +44,29 @@ PYTHIA = Older(
 )  # fmt: skip
 OLDER = {
     "pythia": PYTHIA,
-    "bloom": Older("bloom/forcausallm", prefix="transformer."),
-    "opt": Older("opt/forcausallm", prefix="model."),
+    "bloom": Older("bloom/causal", prefix="transformer."),
+    "opt": Older("opt/causal", prefix="model."),
     "gpt-neo": Older(
-        "gpt_neo/forcausallm",
+        "gpt_neo/causal",
         buffers=(
             "transformer.h.1.attn.attention.bias", "transformer.h.1.attn.attention.masked_bias",
         ),
         lost=("attention_layers",),
     ),
     "gpt-j": Older(
-        "gptj/forcausallm",
+        "gptj/causal",
         buffers=("transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"),
     ),
-    "distilbert": Older("distilbert/model", prefix="distilbert."),
-    "roberta": Older("roberta/formaskedlm", buffers=("roberta.embeddings.position_ids",)),
+    "distilbert": Older("distilbert/base", prefix="distilbert."),
+    "roberta": Older("roberta/masked_lm", buffers=("roberta.embeddings.position_ids",)),
     "modernbert": Older(
-        "modernbert/formaskedlm",
+        "modernbert/masked_lm",
         lost=("rope_parameters", "layer_types"),
         keys={"global_rope_theta": 160000.0, "local_rope_theta": 10000.0,
               "global_attn_every_n_layers": 3},
     ),
     "falcon": Older(
-        "falcon/forcausallm",
+        "falcon/causal",
         lost=("ffn_hidden_size", "num_kv_heads", "rope_parameters"),
         keys={"rope_theta": 10000.0},
     ),
@@ -155,7 +155,7 @@ def test_a_period_without_a_list_allows_whole_periods_only(tmp_path: Path) -> No
     [
         ("falcon/40b", {"model_type": "RefinedWeb", "n_head": 6, "n_head_kv": 2, "n_layer": 3},
          {"heads": 6, "kv_heads": 2, "layers": 3}),
-        ("falcon/forcausallm", {"model_type": "RefinedWebModel", "n_head": 6, "n_layer": 3},
+        ("falcon/causal", {"model_type": "RefinedWebModel", "n_head": 6, "n_layer": 3},
          {"heads": 6, "layers": 3}),
         ("falcon/rw",
          {"model_type": "RefinedWebModel", "n_head": 6, "n_layer": 3, "multi_query": False},

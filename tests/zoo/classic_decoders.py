@@ -37,42 +37,41 @@ MPT = {**SIZES, "d_model": 48, "n_heads": 6, "n_layers": 3, "max_seq_len": 23, "
 STABLE = {**HF, "num_key_value_heads": 2, "tie_word_embeddings": False, "num_labels": 5,
           "rope_parameters": HALF}  # fmt: skip
 NORMED = {**STABLE, "qk_layernorm": True, "use_parallel_residual": True, "use_qkv_bias": True}
-CAUSAL, SEQUENCE, TOKEN = "ForCausalLM", "ForSequenceClassification", "ForTokenClassification"
-QUESTION = "ForQuestionAnswering"
+CAUSAL = {"base": "Model", "causal": "ForCausalLM"}
+SEQUENCE, TOKEN = {"sequence": "ForSequenceClassification"}, {"token": "ForTokenClassification"}
+QUESTION = {"question": "ForQuestionAnswering"}
+EVERY = CAUSAL | SEQUENCE | TOKEN | QUESTION
 
 
 def heads(
-    name: str, cls: str, config: Mapping[str, Any], survey: str, *, classes: tuple[str, ...]
+    family: str, prefix: str, config: Mapping[str, Any], survey: str, ends: Mapping[str, str]
 ) -> dict[str, Tiny]:
-    """One model per head class, by the end of its name; QA has two labels."""
-    out = {}
-    for end in classes:
-        labels = {"num_labels": 2} if end == QUESTION else {}
-        out[f"{name}/{end.lower()}"] = Tiny(cls + end, {**config, **labels}, survey)
-    return out
+    """One model per head: its name and the end of its class; a span has two labels, its ends."""
+    two = {"question": {"num_labels": 2}}
+    return {
+        f"{family}/{head}": Tiny(prefix + end, {**config, **two.get(head, {})}, survey)
+        for head, end in ends.items()
+    }
 
 
 MODELS = {
     **heads("gpt2", "GPT2", GPT2, "gpt2",
-            classes=("DoubleHeadsModel", SEQUENCE, TOKEN, QUESTION)),
-    **heads("gpt_neox", "GPTNeoX", NEOX, "gpt_neox",
-            classes=("Model", CAUSAL, SEQUENCE, TOKEN, QUESTION)),
+            EVERY | {"causal": "LMHeadModel", "two heads": "DoubleHeadsModel"}),
+    **heads("gpt_neox", "GPTNeoX", NEOX, "gpt_neox", EVERY),
     "gpt_neox/sequential": Tiny(
         "GPTNeoXForCausalLM",
         {**NEOX, "use_parallel_residual": False, "tie_word_embeddings": True}, "gpt_neox_seq",
     ),
     "gpt_neox/no bias": Tiny("GPTNeoXForCausalLM", {**NEOX, "attention_bias": False}, "gpt_neox"),
-    **heads("bloom", "Bloom", BLOOM, "bloom",
-            classes=("Model", CAUSAL, SEQUENCE, TOKEN, QUESTION)),
+    **heads("bloom", "Bloom", BLOOM, "bloom", EVERY),
     "bloom/untied": Tiny("BloomForCausalLM", {**BLOOM, "tie_word_embeddings": False}, "bloom"),
     "bloom/norms in the stream": Tiny(
         "BloomForCausalLM", {**BLOOM, "apply_residual_connection_post_layernorm": True}
     ),
-    **heads("gpt_neo", "GPTNeo", NEO, "gpt_neo",
-            classes=("Model", CAUSAL, SEQUENCE, TOKEN, QUESTION)),
+    **heads("gpt_neo", "GPTNeo", NEO, "gpt_neo", EVERY),
     **heads("gptj", "GPTJ", {**GPT2, "rotary_dim": 4, "tie_word_embeddings": False}, "gptj",
-            classes=("Model", CAUSAL, SEQUENCE, QUESTION)),
-    **heads("opt", "OPT", OPT, "opt", classes=("Model", CAUSAL, SEQUENCE, QUESTION)),
+            CAUSAL | SEQUENCE | QUESTION),
+    **heads("opt", "OPT", OPT, "opt", CAUSAL | SEQUENCE | QUESTION),
     "opt/350m": Tiny("OPTForCausalLM", SMALL_OPT, "opt_350m"),
     "opt/350m classifier": Tiny("OPTForSequenceClassification", SMALL_OPT, "opt_350m"),
     "opt/norms without tensors": Tiny(
@@ -80,24 +79,23 @@ MODELS = {
         {**OPT, "layer_norm_elementwise_affine": False, "enable_bias": False,
          "tie_word_embeddings": False},
     ),
-    **heads("falcon", "Falcon", FALCON, "falcon_7b",
-            classes=("Model", CAUSAL, SEQUENCE, TOKEN, QUESTION)),
+    **heads("falcon", "Falcon", FALCON, "falcon_7b", EVERY),
     "falcon/40b": Tiny("FalconForCausalLM", GROUPED, "falcon_40b"),
     "falcon/11b": Tiny(
         "FalconForCausalLM",
         {**GROUPED, "num_ln_in_parallel_attn": 1, "tie_word_embeddings": False}, "falcon_40b",
     ),
     "falcon/rw": Tiny("FalconForCausalLM", SLOPED, "falcon_rw"),
-    **heads("mpt", "Mpt", MPT, "mpt", classes=("Model", CAUSAL, SEQUENCE, TOKEN, QUESTION)),
+    **heads("mpt", "Mpt", MPT, "mpt", EVERY),
     "mpt/clamped": Tiny(
         "MptForCausalLM",
         {**MPT, "attn_config": {"clip_qkv": 1.0, "softmax_scale": 0.3}}, "mpt",
     ),
     **heads("stablelm", "StableLm", STABLE, "stablelm",
-            classes=("Model", CAUSAL, SEQUENCE, TOKEN)),
+            CAUSAL | SEQUENCE | TOKEN),
     "stablelm/normed": Tiny("StableLmForCausalLM", NORMED, "stablelm2"),
     **heads("gpt_bigcode", "GPTBigCode", GPT2, "gpt_bigcode",
-            classes=("Model", CAUSAL, SEQUENCE, TOKEN)),
+            CAUSAL | SEQUENCE | TOKEN),
     "gpt_bigcode/separate": Tiny(
         "GPTBigCodeForCausalLM",
         {**GPT2, "multi_query": False, "tie_word_embeddings": False}, "gpt_bigcode",

@@ -32,45 +32,44 @@ MODERN = {
     "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2,
     "local_attention": 4,
 }  # fmt: skip
-MASKED, CAUSAL, CHOICE = "ForMaskedLM", "ForCausalLM", "ForMultipleChoice"
-SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
-QUESTION, PRETRAINING = "ForQuestionAnswering", "ForPreTraining"
+BASE, MASKED, CAUSAL = {"base": "Model"}, {"masked_lm": "ForMaskedLM"}, {"causal": "ForCausalLM"}
+TOKEN, QUESTION = {"token": "ForTokenClassification"}, {"question": "ForQuestionAnswering"}
+CHOICE, PRETRAINING = {"choice": "ForMultipleChoice"}, {"pretraining": "ForPreTraining"}
+TASKS = {"sequence": "ForSequenceClassification"} | TOKEN | QUESTION | CHOICE
 
 
 def heads(
-    name: str, cls: str, config: Mapping[str, Any], survey: str, *, classes: tuple[str, ...]
+    family: str, prefix: str, config: Mapping[str, Any], survey: str, ends: Mapping[str, str]
 ) -> dict[str, Tiny]:
-    """One model per head class, by the end of its name; QA has two labels."""
-    out = {}
-    for end in classes:
-        labels = {"num_labels": 2} if end == QUESTION else {}
-        decoder = {"is_decoder": True} if end in (CAUSAL, "LMHeadModel") else {}
-        tiny = Tiny(cls + end, {**config, **labels, **decoder}, survey)
-        out[f"{name}/{end.lower()}"] = tiny
-    return out
+    """One model per head: its name and the end of its class; a span has two labels, its ends."""
+    own = {"question": {"num_labels": 2}, "causal": {"is_decoder": True}}
+    return {
+        f"{family}/{head}": Tiny(prefix + end, {**config, **own.get(head, {})}, survey)
+        for head, end in ends.items()
+    }
 
 
-TASKS = (SEQUENCE, TOKEN, QUESTION, CHOICE)
 MODELS = {
     **heads("bert", "Bert", BERT, "bert",
-            classes=("LMHeadModel", "ForNextSentencePrediction", TOKEN, QUESTION, CHOICE)),
+            BASE | MASKED | PRETRAINING | TASKS
+            | {"causal": "LMHeadModel", "next sentence": "ForNextSentencePrediction"}),
     **heads("roberta", "Roberta", {**BERT, "pad_token_id": 1}, "roberta",
-            classes=("Model", MASKED, CAUSAL, *TASKS)),
+            BASE | MASKED | CAUSAL | TASKS),
     "roberta/xlm": Tiny("XLMRobertaForMaskedLM", {**BERT, "pad_token_id": 1}, "xlm-roberta"),
     "roberta/xlm classifier": Tiny("XLMRobertaForSequenceClassification", BERT, "xlm-roberta"),
     "roberta/camembert": Tiny("CamembertForMaskedLM", {**BERT, "pad_token_id": 1}, "roberta"),
     "roberta/untied": Tiny(
         "RobertaForMaskedLM", {**BERT, "tie_word_embeddings": False}, "roberta"
     ),
-    **heads("distilbert", "DistilBert", DISTIL, "distilbert", classes=("Model", MASKED, *TASKS)),
+    **heads("distilbert", "DistilBert", DISTIL, "distilbert", BASE | MASKED | TASKS),
     **heads("electra", "Electra", PROJECTED, "electra_gen",
-            classes=("Model", MASKED, CAUSAL, PRETRAINING, *TASKS)),
-    "electra/base": Tiny("ElectraForPreTraining", {**BERT, "embedding_size": 48}, "bert"),
-    "electra/base generator": Tiny("ElectraForMaskedLM", {**BERT, "embedding_size": 48}, "bert"),
-    "electra/base token": Tiny(
+            BASE | MASKED | CAUSAL | PRETRAINING | TASKS),
+    "electra/one width": Tiny("ElectraForPreTraining", {**BERT, "embedding_size": 48}, "bert"),
+    "electra/one width generator": Tiny("ElectraForMaskedLM", {**BERT, "embedding_size": 48}, "bert"),
+    "electra/one width token": Tiny(
         "ElectraForTokenClassification", {**BERT, "embedding_size": 48}, "bert"
     ),
-    **heads("deberta-v2", "DebertaV2", DEBERTA, "deberta-v2", classes=("Model", MASKED, *TASKS)),
+    **heads("deberta-v2", "DebertaV2", DEBERTA, "deberta-v2", BASE | MASKED | TASKS),
     "deberta-v2/conv": Tiny(
         "DebertaV2ForMaskedLM",
         {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}, "deberta-v2-conv",
@@ -79,14 +78,14 @@ MODELS = {
     "deberta-v2/published head": Tiny(
         "DebertaV2ForMaskedLM", {**DEBERTA, "legacy": False}, "deberta-v2"
     ),
-    **heads("modernbert", "ModernBert", MODERN, "modernbert", classes=("Model", MASKED, *TASKS)),
+    **heads("modernbert", "ModernBert", MODERN, "modernbert", BASE | MASKED | TASKS),
     "modernbert/biased": Tiny(
         "ModernBertForMaskedLM",
         {**MODERN, "norm_bias": True, "attention_bias": True, "mlp_bias": True,
          "classifier_bias": True, "tie_word_embeddings": False}, "modernbert",
     ),
     **heads("albert", "Albert", PROJECTED, "albert",
-            classes=("Model", MASKED, PRETRAINING, *TASKS)),
+            BASE | MASKED | PRETRAINING | TASKS),
     "albert/groups": Tiny(
         "AlbertForMaskedLM", {**PROJECTED, "num_hidden_groups": 3, "inner_group_num": 2}, "albert"
     ),
