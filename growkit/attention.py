@@ -94,6 +94,10 @@ def _scores(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> 
         out.append(
             f"{where}: attention scores change (writeᵀ·write of q and k is not a multiple of 1)"
         )
+    for axis, m in zip(axes, (q, k), strict=True):
+        mean = m.write.plus(m.write_normed.scaled(-1.0)).cleaned()
+        if not mean.zero_rows.all() and not any(axis in e.axes for e in facts.norms):
+            out.append(f"{where}: {axis} gets rows that carry the mean, and no norm takes it away")
     if family.rope and not (q.is_identity and k.is_identity and same_base):
         if facts.rope_type in family.rope.refuse and (q.old != q.new or not same_base):
             out.append(f"{where}: rotary frequencies of type {facts.rope_type} are more than theta")

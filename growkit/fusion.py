@@ -93,6 +93,12 @@ def _placed(
     return out
 
 
+def _place(part: Part, grown: set[str]) -> tuple[str | int, ...]:
+    """Which tensor a part is, whatever the number of a unit that stands beside others."""
+    numbers = zip(part.pattern.slots, part.numbers, strict=True)
+    return (part.pattern.name, *(n for axis, n in numbers if axis not in grown))
+
+
 def _kernel(composer: Composer, expression: Expression, role: str, share: float) -> Kernel | None:
     """The kernel of one dim; what all models share of a fused tensor (one kv head) is averaged."""
     dim = composer.dim(expression, "+" if role == "*" else role)
@@ -131,7 +137,8 @@ def check_fusable(
         groups = [s["heads"] // s["kv_heads"] for s in (sizes, other.sizes)]
         if groups[0] != groups[1]:
             differing.append(f"query heads per kv head {groups[0]} and {groups[1]}")
-    for key in sorted((config.keys() | other.config.keys()) - PASSING - family.config.keys()):
+    sized = {k for names in (*family.config, *family.mirrors) for k in names.split("|")}
+    for key in sorted((config.keys() | other.config.keys()) - PASSING - sized):
         if config.get(key) != other.config.get(key):
             differing.append(f"{key} {config.get(key)} and {other.config.get(key)}")
     if model.tied != other.tied:
@@ -139,7 +146,8 @@ def check_fusable(
     dtypes = {p.dtype for p in (*parts.values(), *other_parts.values())}
     if len(dtypes) > 1:
         differing.append(f"dtypes {' and '.join(sorted(dtypes))}")
-    lacking = sorted(parts.keys() ^ other_parts.keys())
+    mine, theirs = ({_place(p, grown): k for k, p in each.items()} for each in (parts, other_parts))
+    lacking = sorted((mine | theirs)[place] for place in mine.keys() ^ theirs.keys())
     if lacking and not differing:
         differing.append(f"only one of them has {lacking[0]}")
     if differing:

@@ -30,8 +30,9 @@ def gauges(model: Model) -> dict[str, Maps]:
     """Every gauge of a model: what is changed → the maps that change it."""
     family, sizes = model.family, model.sizes
     out: dict[str, Maps] = {}
+    there = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
     for axis, kind in family.axes.items():
-        if axis not in sizes:
+        if axis not in there:
             continue
         if kind in ("stream", "latent") or (kind == "neurons" and axis not in family.like):
             one = _permutation(sizes[axis])

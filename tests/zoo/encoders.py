@@ -65,7 +65,9 @@ MODELS = {
     **heads("electra", "Electra", PROJECTED, "electra_gen",
             BASE | MASKED | CAUSAL | PRETRAINING | TASKS),
     "electra/one width": Tiny("ElectraForPreTraining", {**BERT, "embedding_size": 48}, "bert"),
-    "electra/one width generator": Tiny("ElectraForMaskedLM", {**BERT, "embedding_size": 48}, "bert"),
+    "electra/one width generator": Tiny(
+        "ElectraForMaskedLM", {**BERT, "embedding_size": 48}, "bert"
+    ),
     "electra/one width token": Tiny(
         "ElectraForTokenClassification", {**BERT, "embedding_size": 48}, "bert"
     ),
