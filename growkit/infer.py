@@ -58,6 +58,7 @@ PART = {  # what the last words of a module's name say it makes
     "v": re.compile(r"(^|[._])(v|value|wv|v_proj|value_proj|v_lin)$", re.I),
     "o": re.compile(r"(^|[._])(o|wo|o_proj|out_proj|out_lin|c_proj|dense|output\.dense)$", re.I),
 }
+KEY_NORM = re.compile(r"(^|[._])k(ey)?_?(layer)?norm", re.I)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -230,6 +231,8 @@ def _describe(
         chosen = next((c for c in products if ("|" in c) is (hint == "qkv")), products[0])
         return _part(chosen, hint), hint != "qkv"  # shapes do not show how parts are interleaved
     known = len(fitting) == 1 or not inside or bool(hint)  # only attention has inner products
+    if KEY_NORM.search(module) and fitting[0].endswith("q"):
+        return fitting[0][:-1] + "k", known
     return _part(fitting[0], hint), known and "|" not in fitting[0]
 
 
