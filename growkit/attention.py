@@ -17,6 +17,7 @@ from growkit.axes import AxisMap, Kernel
 from growkit.expression import Expression
 from growkit.facts import NEAR, Facts
 from growkit.family import Attention, Family
+from growkit.family_file import get
 from growkit.positions import SLOPES, frequencies, rotary_pairs
 
 
@@ -25,7 +26,7 @@ def prove_attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     return [
         reason
         for attention in facts.family.attentions
-        for prove in (_scores, _groups, _alibi)
+        for prove in (_scores, _groups, _alibi, _clip)
         for reason in prove(facts, attention, maps)
     ]
 
@@ -95,6 +96,10 @@ def _scores(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> 
         out.append(
             f"{where}: attention scores change (writeᵀ·write of q and k is not a multiple of 1)"
         )
+    for axis, m in zip(axes, (q, k), strict=True):
+        mean = m.write.plus(m.write_normed.scaled(-1.0)).cleaned()
+        if not mean.zero_rows.all() and not any(axis in e.axes for e in facts.norms):
+            out.append(f"{where}: {axis} gets rows that carry the mean, and no norm takes it away")
     if family.rope and not (q.is_identity and k.is_identity and same_base):
         if facts.rope_type in family.rope.refuse and (q.old != q.new or not same_base):
             out.append(f"{where}: rotary frequencies of type {facts.rope_type} are more than theta")
@@ -156,8 +161,25 @@ def _alibi(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> l
     return out
 
 
+def _clip(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
+    """What is clamped is copied as it is."""
+    key = facts.family.scores.get("clip")
+    if not key or not get(facts.config, key):
+        return []
+    axes = (attention.heads, attention.query, attention.key, attention.value)
+    grown = [(a, maps[a]) for a in axes if a in maps and maps[a].new >= maps[a].old]
+    return [
+        f"{a} {m.old} → {m.new}: {key} clamps what carries a factor"
+        for a, m in grown
+        if not m.selective
+    ]
+
+
 def score_power(family: Family, config: Mapping[str, Any]) -> float:
     """Attention scores carry head_dim ** power."""
+    own = family.scores.get("unless")
+    if own and get(config, own) is not None:
+        return 0.0
     switch = family.scores.get("unless_false")
     if switch and config.get(switch) is False:
         return 0.0

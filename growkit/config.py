@@ -170,9 +170,11 @@ def remap_layers(
         for key in (k for k, a in family.lists.items() if a == axis):
             old = get(out, key)
             if isinstance(old, list):
-                if len(old) <= max(source):
-                    raise CheckpointError(f"config.json: {key}: {len(old)} entries are too few")
-                put(out, key, [old[n] for n in source])
+                every = _unrolled(old)
+                if len(every) <= max(source):
+                    raise CheckpointError(f"config.json: {key}: {len(every)} entries are too few")
+                new = [every[n] for n in source]
+                put(out, key, new if every is old else [[new, 1]])
         for key in (k for k, a in family.indices.items() if a == axis):
             old = get(out, key)
             if isinstance(old, list):
@@ -182,6 +184,13 @@ def remap_layers(
             if isinstance(old, int):
                 put(out, key, _threshold(old, source))
     return out
+
+
+def _unrolled(entries: list[Any]) -> list[Any]:
+    """A per-layer list, written out where it is one of [[kind, …], times]."""
+    if not all(isinstance(e, list) and len(e) == 2 and isinstance(e[0], list) for e in entries):
+        return entries
+    return [kind for kinds, times in entries for _ in range(times) for kind in kinds]
 
 
 def _threshold(old: int, source: list[int]) -> int:

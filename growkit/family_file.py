@@ -24,10 +24,10 @@ FOLDER = Path(__file__).parent / "families"
 KEYS = (
     "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
     "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
-    "derived", "limits", "bare_norms", "multipliers", "residual", "eps", "scores", "rope", "alibi",
-    "head", "modules", "variants", "refused",
+    "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
+    "alibi", "head", "modules", "variants", "refused",
 )  # fmt: skip
-SCORES = ("power", "unless_false", "by_layer")
+SCORES = ("power", "unless", "unless_false", "by_layer", "clip")
 _SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
 _TYPES = re.compile(r"^model_type: \[(.*?)\]", re.M)
@@ -93,11 +93,11 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
 
 
 def build_family(
-    data: Mapping[str, Any], config: Mapping[str, Any], names: set[str], where: str = ""
+    data: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None, where: str = ""
 ) -> Family:
     """A family for one checkpoint: its file, then the variants that config and tensors ask for.
 
-    `names` are the modules present, so that a variant can depend on one being absent; `where` is
+    `names` are the modules present, which variants may depend on (None: any may be); `where` is
     what errors call the file. Raises FamilyError naming the line that is wrong.
     """
     where = where or f"family {data.get('family', '?')}"
@@ -122,11 +122,11 @@ def build_family(
     return family
 
 
-def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str]) -> bool:
+def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None) -> bool:
     """Whether config and tensors are what a variant asks for; a list gives alternatives."""
     for key, want in when.items():
         if key in ("absent", "present"):
-            if (want in names) is (key == "absent"):
+            if (names is None or want in names) is (key == "absent"):
                 return False
             continue
         negated = isinstance(want, Mapping)  # {not: …}
@@ -169,6 +169,7 @@ def _check(family: Family, where: str) -> None:
         ("thresholds", family.thresholds.values()),
         ("indices", family.indices.values()),
         ("periods", [p.axis for p in family.periods.values()]),
+        ("joins", family.joins),
     ):
         _known(named, layers, f"{where}: {key}", "layer axis")
     others: Mapping[str, Iterable[str]] = {
@@ -180,6 +181,7 @@ def _check(family: Family, where: str) -> None:
     for key, words in others.items():
         _known(words, axes, f"{where}: {key}", "axis")
     _known(family.multipliers, modules, f"{where}: multipliers", "module")
+    _known(family.joins.values(), modules, f"{where}: joins", "module")
     _known(family.scores, SCORES, f"{where}: scores", "key")
     if family.rope:
         _known([family.rope.pairs], PAIRS, f"{where}: rope.pairs", "layout")
@@ -282,6 +284,7 @@ def _parse(data: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Fa
         mirrors={k: parse(str(e)) for k, e in data.get("mirrors", {}).items()},
         derived={a: parse(str(e)) for a, e in data.get("derived", {}).items()},
         limits=data.get("limits", {}),
+        joins=data.get("joins", {}),
         bare_norms={parse(e): k for e, k in data.get("bare_norms", {}).items()},
         multipliers={
             m: (v["axis"], float(v["power"])) for m, v in data.get("multipliers", {}).items()

@@ -122,6 +122,8 @@ def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
         out["input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
         if getattr(config, "is_encoder_decoder", False):
             out["decoder_input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
+    if "MultipleChoice" in type(model).__name__:
+        out["input_ids"] = out["input_ids"][None]
     size = getattr(vision, "image_size", None)
     if size:
         channels = getattr(vision, "num_channels", 3)
