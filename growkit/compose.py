@@ -138,16 +138,16 @@ def grow_axes(
     composer: Composer,
     random: Callable[[Part, Shape], Noise],
     sizes_after: Mapping[str, int],
-    above: str = "",
+    above: tuple[str, ...] = (),
 ) -> dict[str, Part]:
     """Every tensor with the step's kernels on its dims.
 
-    `above` is a layer axis: copied rows of a layer are then made of the next layer's tensor.
+    `above` are layer axes: copied rows of a layer are then made of the next layer's tensor.
     """
     grown = {k: _grow_part(p, composer, random, sizes_after) for k, p in parts.items()}
     for key, part in parts.items() if above else ():
-        if above in part.pattern.slots and not part.zeroed:
-            slot = part.pattern.slots.index(above)
+        slot = next((i for i, s in enumerate(part.pattern.slots) if s in above), None)
+        if slot is not None and not part.zeroed:
             upper = parts.get(part.renumbered(slot, part.numbers[slot] + 1).key, part)
             grown[key] = _from_above(part, upper, composer, grown[key])
     return grown
@@ -233,14 +233,19 @@ def as_stored(part: Part, shape: Shape) -> tuple[Term, ...]:
 
 
 def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[str, Part]:
-    """All tensors of these modules times a factor; only weights of modules that consume."""
-    chosen = set(modules)
-    return {
-        k: p.scaled(factor)
-        if p.pattern.module in chosen and (p.pattern.norm or p.pattern.consumed)
-        else p
-        for k, p in parts.items()
-    }
+    """All tensors of these modules times a factor; only weights of modules that consume.
+
+    Of a module that every layer has, the last layer's is meant.
+    """
+    mine = [
+        p
+        for p in parts.values()
+        if p.pattern.module in set(modules) and (p.pattern.norm or p.pattern.consumed)
+    ]
+    last: dict[str, tuple[int, ...]] = {}
+    for part in mine:
+        last[part.pattern.name] = max(part.numbers, last.get(part.pattern.name, ()))
+    return dict(parts) | {p.key: p.scaled(factor) for p in mine if p.numbers == last[p.pattern.name]}
 
 
 def scale_norms(parts: Parts, scale: Mapping[str, float]) -> dict[str, Part]:

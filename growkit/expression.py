@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 
@@ -116,6 +116,12 @@ class Expression:
             pieces.append((start + np.arange(size)).reshape(count, -1))
             start += size
         return np.concatenate(pieces, axis=1).ravel()
+
+    def renamed(self, names: Mapping[str, str]) -> Expression:
+        """The same expression with other names for some axes."""
+        if self.kind == "axis":
+            return Expression("axis", names.get(self.name, self.name))
+        return replace(self, parts=tuple(p.renamed(names) for p in self.parts))
 
     def __str__(self) -> str:
         if self.kind == "axis":

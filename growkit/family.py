@@ -13,6 +13,8 @@ One YAML per family. A line of `modules` names a module and what it is:
 `> stream` after a norm says that its output is the stream itself, `> branch` that it is what a
 branch adds to the stream. `?` after a name makes the module optional, `??` optional in every layer
 by itself; `{axis}` in a name is an axis like any other, `{layers:1}` one that starts at layer 1.
+An axis of one stack or tower has its name before a dot, `encoder.layers`: recipes call it so, and
+with `layers` mean all stacks'; where a dot means something else it is written `encoder_layers`.
 `axes` says what each axis is (see `KINDS`): what may pass through it, and so what the plan can
 prove, follows from that and from the norms; it is never looked up by family name.
 """

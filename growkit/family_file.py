@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from growkit.errors import FamilyError, did_you_mean
-from growkit.expression import parse
+from growkit.expression import Expression, parse
 from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope
 from growkit.positions import PAIRS, SLOPES
 
@@ -29,7 +29,7 @@ KEYS = (
 SCORES = ("power", "unless_false", "by_layer")
 _SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
-_RULE = re.compile(r"\w+ % \w+")
+_RULE = re.compile(r"[\w.]+ % [\w.]+")
 
 
 def family_names() -> list[str]:
@@ -230,6 +230,11 @@ def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _parse(data: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Family:
     axes = dict(data["axes"])
+    names = {a.replace(".", "_"): a for a in axes}  # a dot means a product in expressions
+
+    def expression(text: Any) -> Expression:
+        return parse(str(text)).renamed(names)
+
     for axis, kind in axes.items():
         if kind not in KINDS:
             raise FamilyError(
@@ -240,7 +245,7 @@ def _parse(data: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Fa
         raise FamilyError(f'{where}: residual: expected pre or post, found "{residual}"')
     patterns: dict[str, Pattern] = {}
     for line, kind in data["modules"].items():
-        for pattern in _patterns(line, str(kind), axes, residual, where):
+        for pattern in _patterns(line, str(kind), axes, names, residual, where):
             if pattern.name in patterns:
                 raise FamilyError(f"{where}: {line}: {pattern.name} is described twice")
             patterns[pattern.name] = pattern
@@ -249,7 +254,7 @@ def _parse(data: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Fa
         about=data.get("about", ""),
         model_types=tuple(_types(data)),
         axes=axes,
-        config={k: tuple(parse(str(e)) for e in _listed(v)) for k, v in data["config"].items()},
+        config={k: tuple(map(expression, _listed(v))) for k, v in data["config"].items()},
         patterns=patterns,
         residual=residual,
         eps=data.get("eps", ""),
@@ -266,10 +271,10 @@ def _parse(data: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Fa
             k: Period(p, "") if isinstance(p, str) else Period(**p)
             for k, p in data.get("periods", {}).items()
         },
-        mirrors={k: parse(str(e)) for k, e in data.get("mirrors", {}).items()},
-        derived={a: parse(str(e)) for a, e in data.get("derived", {}).items()},
+        mirrors={k: expression(e) for k, e in data.get("mirrors", {}).items()},
+        derived={a: expression(e) for a, e in data.get("derived", {}).items()},
         limits=data.get("limits", {}),
-        bare_norms={parse(e): k for e, k in data.get("bare_norms", {}).items()},
+        bare_norms={expression(e): k for e, k in data.get("bare_norms", {}).items()},
         multipliers={
             m: (v["axis"], float(v["power"])) for m, v in data.get("multipliers", {}).items()
         },
@@ -321,12 +326,17 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _patterns(
-    line: str, kind: str, axes: Mapping[str, str], residual: str, where: str
+    line: str,
+    kind: str,
+    axes: Mapping[str, str],
+    names: Mapping[str, str],
+    residual: str,
+    where: str,
 ) -> list[Pattern]:
     """The tensors that one module line describes."""
     module, marks = line.rstrip("?"), len(line) - len(line.rstrip("?"))
     found = _SLOT.findall(module)
-    slots = tuple(axis or int(number) for axis, _, number in found)
+    slots = tuple(names.get(axis, axis) or int(number) for axis, _, number in found)
     first = max((int(start) for _, start, _ in found if start), default=0)
     module = re.sub(r"\{(\w+):\d+\}", r"{\1}", module)
     body, _, target = kind.partition(">")
@@ -339,11 +349,11 @@ def _patterns(
         )
     norm = {"rms": "rms", "ln": "ln", "rms1": "rms"}.get(word, "")
     in_layer = any(isinstance(s, str) and axes.get(s) == "layers" for s in slots)
-    on_stream = norm and axes.get(args[0]) == "stream"
+    on_stream = norm and axes.get(names.get(args[0], args[0])) == "stream"
     to_stream = target.strip() == "stream" or bool(on_stream and residual == "post" and in_layer)
     out = []
     for suffix, dims in tensors.items():
-        parsed = tuple((parse(d[:-1]), d[-1]) for d in dims)
+        parsed = tuple((parse(d[:-1]).renamed(names), d[-1]) for d in dims)
         for axis in {a for e, _ in parsed for a in e.axes} | {
             s for s in slots if isinstance(s, str)
         }:

@@ -89,10 +89,11 @@ def check_fusable(
         for axis in sizes
         if axis not in grown and sizes[axis] != other.sizes.get(axis)
     ]
-    if "kv_heads" in sizes:
-        groups = [s["heads"] // s["kv_heads"] for s in (sizes, other.sizes)]
-        if groups[0] != groups[1]:
-            differing.append(f"query heads per kv head {groups[0]} and {groups[1]}")
+    for t in family.attentions:
+        if t.kv_heads in sizes:
+            groups = [s[t.heads] // s[t.kv_heads] for s in (sizes, other.sizes)]
+            if groups[0] != groups[1]:
+                differing.append(f"query heads per kv head {groups[0]} and {groups[1]}")
     for key in sorted((config.keys() | other.config.keys()) - PASSING - family.config.keys()):
         if config.get(key) != other.config.get(key):
             differing.append(f"{key} {config.get(key)} and {other.config.get(key)}")

@@ -154,7 +154,9 @@ def _sizes(
                 f"found {value} ({bound})",
                 hint="config.json and the tensors must belong together",
             )
-    return sizes
+    named = {s for entry in entries.values() for s in entry.pattern.slots}
+    absent = {*family.of_kind("layers")} - named  # a stack that this class does not have
+    return {axis: size for axis, size in sizes.items() if axis not in absent}
 
 
 def _refuse_unknown_sizes(

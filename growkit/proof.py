@@ -160,7 +160,7 @@ _NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}
 
 def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     """Embeddings that are also the head: writeᵀ·write_normed = ρ·I, and a norm carries 1/ρ."""
-    if facts.untold_tie and facts.family.of_kind("stream")[0] in maps:
+    if facts.untold_tie and maps.keys() & {*facts.family.of_kind("stream")}:
         return [
             "config.json ties the head to the embedding, but the family file names no tied head"
         ]
@@ -205,6 +205,8 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
     the model's own size on embeddings, which the embedding has to undo; and on logits.
     """
     after = {a: m.new for a, m in maps.items()}
+    if not facts.headed:
+        return 1.0
     factor = level_factor(facts.family, facts.sizes, after, tied=bool(facts.read_axis))
     if not facts.read_axis:
         return factor

@@ -38,6 +38,7 @@ from growkit.config import (
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.facts import Claim, Facts, approximate
+from growkit.family import Family
 from growkit.family_file import get
 from growkit.formula import Noise, Shape, Stored, Term
 from growkit.fusion import check_fusable, fuse_parts, injections
@@ -86,7 +87,7 @@ def begin(source: str, model: Model, tied: str) -> State:
             if twin in parts:
                 parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
         config["tie_word_embeddings"] = is_tied = False
-    layers = {a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers")}
+    layers = {a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers") if a in model.sizes}
     rule = "embedding" if tied == "embedding" else "final_norm"
     return State(model, model.sizes, config, parts, {}, layers, is_tied, rule, Claim())
 
@@ -141,6 +142,7 @@ def _facts(state: State, growth: Growth) -> Facts:
         factors=frozenset(factors),
         read_axis=read_axis,
         write_axis=write_axis,
+        headed=bool(head and (state.tied or head.weight in state.parts)),
         carrier=any(head and p.pattern.module == head.scale_at for p in state.parts.values()),
         thetas=thetas,
         thetas_after=tuple(t**growth.theta_power for t in thetas),
@@ -172,8 +174,9 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
     check_sizes(family, sizes)
     claim = proof.prove_width(facts, maps, growth.norm_scale)
-    above = next(iter(family.of_kind("layers")), "") if growth.above else ""
-    claim = claim.also(proof.prove_above(facts, above, maps))
+    above = family.of_kind("layers") if growth.above else ()
+    for axis in above:
+        claim = claim.also(proof.prove_above(facts, axis, maps))
     random = _random(state, number, seed)
     parts = grow_axes(state.parts, Composer(maps, state.sizes, still=still), random, sizes, above)
     for axis in family.of_kind(*NUMBERED):
@@ -246,19 +249,21 @@ def _grow_depth(
 
 
 def _rescale_scores(
-    parts: Mapping[str, Part], family: Any, axis: str, layers: LayerMap, sizes: Mapping[str, int]
+    parts: Mapping[str, Part], family: Family, axis: str, layers: LayerMap, sizes: Mapping[str, int]
 ) -> dict[str, Part]:
     """Queries times (new layer + 1) / (old layer + 1)."""
     out = dict(parts)
-    query = family.attentions[0].query
     for new, old in enumerate(n.source for n in layers):
         if new == old:
             continue
         factor = (new + 1) / (old + 1)
-        scaled = AxisMap.of(
-            Kernel.identity(sizes[query], factor), Kernel.identity(sizes[query], 1.0)
-        )
-        composer = Composer({query: scaled}, sizes)
+        scaled = {
+            t.query: AxisMap.of(
+                Kernel.identity(sizes[t.query], factor), Kernel.identity(sizes[t.query], 1.0)
+            )
+            for t in family.attentions
+        }
+        composer = Composer(scaled, sizes)
         here = {
             k: p
             for k, p in parts.items()
@@ -326,8 +331,10 @@ def _fuse(
             mine = scale_embeddings(mine, family, factor, module)
         models_parts.append(mine)
     parts = fuse_parts(models_parts, sizes, maps)
-    rho = proof.level_factor(family, state.sizes, after, tied=state.tied)
-    rho *= len(every) if state.tied else 1
+    rho = 1.0
+    if _facts(state, growth).headed:
+        rho = proof.level_factor(family, state.sizes, after, tied=state.tied)
+        rho *= len(every) if state.tied else 1
     if state.tied and state.tie_rule == "embedding":
         parts = scale_embeddings(parts, family, 1 / rho)
     elif rho != 1.0 and family.head:

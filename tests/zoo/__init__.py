@@ -9,6 +9,7 @@ that were measured to be exact there must be exact here.
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import pkgutil
 from collections.abc import Mapping
@@ -117,13 +118,15 @@ def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
     if vocab:
         out["input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
         if getattr(config, "is_encoder_decoder", False):
+            out["input_ids"][:, -1] = config.eos_token_id  # classifiers read what stands there
             out["decoder_input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
     size = getattr(vision, "image_size", None)
     if size:
         channels = getattr(vision, "num_channels", 3)
         shape = (2, channels, size, size)
         out["pixel_values"] = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return out
+    takes = inspect.signature(model.forward).parameters
+    return {name: value for name, value in out.items() if name in takes}
 
 
 def answer(model: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
