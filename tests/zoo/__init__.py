@@ -130,10 +130,15 @@ def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
 
 
 def answer(model: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All logits of the class, else its last hidden state, by name."""
+    """All that heads of the class give, else its last hidden state, by name."""
     with full_precision(), torch.no_grad():
         result = model(**given)
-    logits = {k: v for k, v in result.items() if "logits" in k and isinstance(v, torch.Tensor)}
+    heads = ("logits", "embeds", "reconstruction")
+    logits = {
+        k: v
+        for k, v in result.items()
+        if any(h in k for h in heads) and isinstance(v, torch.Tensor)
+    }
     return logits or {"last_hidden_state": result["last_hidden_state"]}
 
 
