@@ -7,6 +7,7 @@
     kv_heads:(heads.q|kv_heads.k)   blocks: every part is cut into as many pieces as there are
                           kv heads, and the pieces of one kv head stand together
     2                     a plain number
+    2.hidden/3^8          a third, rounded up to a multiple of 8: for sizes that code derives
 
 The size of an expression, and the map that grows it, follow from those of its axes: Kronecker
 products for `.`, direct sums for `|`.
@@ -22,17 +23,17 @@ from math import prod
 
 import numpy as np
 
-from growkit.axes import AxisMap, IntArray
+from growkit.axes import AxisMap, IntArray, Kernel
 from growkit.errors import FamilyError
 
-_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|():]")
+_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|():/^]")
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
     """A parsed axis expression; hashable, so maps of one expression are built once."""
 
-    kind: str  # "axis" | "number" | "product" | "sum" | "blocks"
+    kind: str  # "axis" | "number" | "product" | "sum" | "blocks" | "divided" | "rounded"
     name: str = ""
     number: int = 0
     parts: tuple[Expression, ...] = ()
@@ -53,6 +54,10 @@ class Expression:
         values = [p.size(sizes) for p in self.parts]
         if self.kind == "blocks":
             return values[1]
+        if self.kind == "divided":
+            return values[0] // self.number
+        if self.kind == "rounded":
+            return -(-values[0] // self.number) * self.number
         return prod(values) if self.kind == "product" else sum(values)
 
     def solve(self, value: int, sizes: Mapping[str, int]) -> tuple[str, int] | None:
@@ -65,6 +70,8 @@ class Expression:
             return None
         name = unknown[0]
         at_one, at_two = (self.size({**sizes, name: n}) for n in (1, 2))
+        if at_one == at_two:
+            return None
         count, rest = divmod(value - at_one, at_two - at_one)
         return (name, count + 1) if rest == 0 and count >= 0 else None
 
@@ -74,6 +81,12 @@ class Expression:
             return None
         if self.kind == "axis":
             return maps[self.name]
+        if self.kind in ("divided", "rounded"):  # no longer made of the axes: copies in turn
+            new = self.size({**sizes, **{a: m.new for a, m in maps.items()}})
+            index = np.arange(new) % self.size(sizes)
+            share = 1.0 / np.bincount(index)[index]
+            write, read = (Kernel.gather(index, c, old=self.size(sizes)) for c in (None, share))
+            return AxisMap.of(write, read)
         grown = [p.map(maps, sizes) or AxisMap.identity(p.size(sizes)) for p in self.parts]
         if self.kind == "blocks":
             after = {a: m.new for a, m in maps.items()}
@@ -129,6 +142,8 @@ class Expression:
         if self.kind == "number":
             return str(self.number)
         inner = [f"({p})" if p.kind == "sum" else str(p) for p in self.parts]
+        if self.kind in ("divided", "rounded"):
+            return inner[0] + (" / " if self.kind == "divided" else " up to ") + str(self.number)
         return {"product": " × ", "sum": " | ", "blocks": ": "}[self.kind].join(inner)
 
 
@@ -166,7 +181,11 @@ def _product(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
     while rest and rest[0] == ".":
         part, rest = _atom(rest[1:], text)
         parts.append(part)
-    return (parts[0] if len(parts) == 1 else Expression("product", parts=tuple(parts))), rest
+    whole = parts[0] if len(parts) == 1 else Expression("product", parts=tuple(parts))
+    while len(rest) > 1 and rest[0] in "/^" and rest[1].isdigit():
+        kind = "divided" if rest[0] == "/" else "rounded"
+        whole, rest = Expression(kind, number=int(rest[1]), parts=(whole,)), rest[2:]
+    return whole, rest
 
 
 def _atom(tokens: list[str], text: str) -> tuple[Expression, list[str]]:

@@ -11,7 +11,8 @@ One YAML per family. A line of `modules` names a module and what it is:
     raw DIM DIM …       dims with roles: + produced, - consumed, * gain, ~ shift, # table, = kept
 
 `> stream` after a norm says that its output is the stream itself, `> branch` that it is what a
-branch adds to the stream. `?` after a name makes the module optional, `??` optional in every layer
+branch adds to the stream; `> activation` after a module that a non-linearity stands between what it
+puts out and the stream. `?` after a name makes the module optional, `??` optional in every layer
 by itself; `{axis}` in a name is an axis like any other, `{layers:1}` one that starts at layer 1.
 An axis of one stack or tower has its name before a dot, `encoder.layers`: recipes call it so, and
 with `layers` mean all stacks'; where a dot means something else it is written `encoder_layers`.
@@ -61,6 +62,7 @@ class Pattern:
     dims: tuple[tuple[Expression, str], ...]  # (axes, role) of each dim
     norm: str = ""  # "rms" | "ln"
     to_stream: bool = False  # what this norm puts out is the stream itself
+    bent: bool = False  # what this puts out passes a non-linearity
     branch: bool = False  # what this norm or gain puts out is added to the stream
     offset: float = 0.0  # gains are stored minus this
     optional: bool = False

@@ -26,6 +26,7 @@ KEYS = (
     "derived", "limits", "bare_norms", "multipliers", "residual", "eps", "scores", "rope", "alibi",
     "head", "modules", "variants", "refused",
 )  # fmt: skip
+TARGETS = ("", "stream", "branch", "activation")
 SCORES = ("power", "unless_false", "by_layer")
 _SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
@@ -342,7 +343,7 @@ def _patterns(
     body, _, target = kind.partition(">")
     word, *args = body.split()
     tensors = _tensors(word, args)
-    if tensors is None or target.strip() not in ("", "stream", "branch"):
+    if tensors is None or target.strip() not in TARGETS:
         raise FamilyError(
             f'{where}: {line}: "{kind}" is not a module kind',
             hint="lin OUT IN, lint OUT IN, emb TABLE AXIS, rms AXIS, ln AXIS, gain AXIS, raw DIM…",
@@ -369,6 +370,7 @@ def _patterns(
                 parsed,
                 norm=norm,
                 to_stream=to_stream,
+                bent=target.strip() == "activation",
                 branch=target.strip() == "branch",
                 offset=1.0 if word == "rms1" and suffix == ".weight" else 0.0,
                 optional=marks > 0 or suffix == ".bias",

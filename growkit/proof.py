@@ -89,6 +89,10 @@ def _norms(facts: Facts, maps: Mapping[str, AxisMap], norm_scale: Mapping[str, f
         m = over.map(maps, facts.sizes)
         if m and not m.is_identity and m.new >= m.old and not one_source(m.write):
             out.append(f"{over} {m.old} → {m.new}: mean rows do not pass a factor per coordinate")
+    for over in sorted(facts.bent, key=str):
+        m = over.map(maps, facts.sizes)
+        if m and not m.is_identity and m.new >= m.old and not m.selective:
+            out.append(f"{over} {m.old} → {m.new}: a non-linearity puts it out: only plain copies")
     return out
 
 

@@ -117,7 +117,7 @@ def apply(
 def _facts(state: State, growth: Growth) -> Facts:
     family, config = state.model.family, state.config
     norms: dict[Expression, set[tuple[str, str]]] = {}
-    factors = set()
+    factors, bent = set(), set()
     for part in state.parts.values():
         pattern = part.pattern
         target = "stream" if pattern.to_stream else "branch" if pattern.branch else ""
@@ -125,6 +125,7 @@ def _facts(state: State, growth: Growth) -> Facts:
             norms.setdefault(pattern.over, set()).add((pattern.norm, target))
         elif not pattern.norm and pattern.dims[-1:] and pattern.dims[-1][1] == "*":
             factors.add(pattern.dims[-1][0])
+        bent |= {e for e, role in pattern.dims if pattern.bent and role == "+"}
     for over, norm in family.bare_norms.items():
         norms.setdefault(over, set()).add((norm, ""))
     head, read_axis, write_axis = family.head, "", ""
@@ -140,6 +141,7 @@ def _facts(state: State, growth: Growth) -> Facts:
         sizes=state.sizes,
         norms={e: frozenset(n) for e, n in norms.items()},
         factors=frozenset(factors),
+        bent=frozenset(bent),
         read_axis=read_axis,
         write_axis=write_axis,
         headed=bool(head and (state.tied or head.weight in state.parts)),

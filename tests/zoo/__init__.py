@@ -125,6 +125,9 @@ def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
         channels = getattr(vision, "num_channels", 3)
         shape = (2, channels, size, size)
         out["pixel_values"] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if bins := getattr(config, "num_mel_bins", None):
+        shape = (2, bins, 2 * config.max_source_positions)
+        out["input_features"] = torch.randn(shape, generator=generator, dtype=torch.float64)
     takes = inspect.signature(model.forward).parameters
     return {name: value for name, value in out.items() if name in takes}
 

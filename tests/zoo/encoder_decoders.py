@@ -16,6 +16,13 @@ BART = {
     "max_position_embeddings": 23, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "decoder_start_token_id": 2, "forced_eos_token_id": 2, "num_labels": 3, "dropout": 0.0,
 }  # fmt: skip
+WHISPER = {
+    "vocab_size": 29, "d_model": 48, "encoder_attention_heads": 6, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 34, "decoder_ffn_dim": 38, "encoder_layers": 3, "decoder_layers": 2,
+    "num_mel_bins": 7, "max_source_positions": 11, "max_target_positions": 23, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "num_labels": 5,
+    "classifier_proj_size": 13,
+}  # fmt: skip
 MODELS = {
     "t5/model": Tiny("T5Model", T5, "t5"),
     "t5/generation": Tiny("T5ForConditionalGeneration", T5, "t5"),
@@ -36,4 +43,13 @@ MODELS = {
     "bart/decoder": Tiny("BartForCausalLM", {**BART, "scale_embedding": True}, "bart"),
     "bart/sequence": Tiny("BartForSequenceClassification", BART, "bart"),
     "bart/question": Tiny("BartForQuestionAnswering", {**BART, "num_labels": 2}, "bart"),
+    "whisper/model": Tiny("WhisperModel", WHISPER, "whisper"),
+    "whisper/generation": Tiny("WhisperForConditionalGeneration", WHISPER, "whisper"),
+    "whisper/untied": Tiny(
+        "WhisperForConditionalGeneration", {**WHISPER, "tie_word_embeddings": False}, "whisper"
+    ),
+    "whisper/scaled": Tiny(
+        "WhisperForConditionalGeneration", {**WHISPER, "scale_embedding": True}, "whisper"
+    ),
+    "whisper/audio": Tiny("WhisperForAudioClassification", WHISPER, "whisper"),
 }

@@ -18,6 +18,8 @@ SIGHT = {
     "image_size": 8, "patch_size": 2, "num_channels": 3, "projection_dim": 15,
 }  # fmt: skip
 CLIP = {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 15, "num_labels": 5}
+DINO = {**VIT, "mlp_ratio": 2, "layerscale_value": 0.7}
+DINO.pop("intermediate_size")
 MODELS = {
     "vit/model": Tiny("ViTModel", VIT, "vit"),
     "vit/image": Tiny("ViTForImageClassification", {**VIT, "qkv_bias": False}, "vit"),
@@ -26,6 +28,14 @@ MODELS = {
     "vit/deit-image": Tiny("DeiTForImageClassification", VIT, "deit"),
     "vit/deit-teacher": Tiny("DeiTForImageClassificationWithTeacher", VIT, "deit"),
     "vit/deit-masked": Tiny("DeiTForMaskedImageModeling", VIT, "deit"),
+    "dinov2/model": Tiny("Dinov2Model", DINO, "dinov2_ic"),
+    "dinov2/image": Tiny("Dinov2ForImageClassification", DINO, "dinov2_ic"),
+    "dinov2/swiglu": Tiny(
+        "Dinov2ForImageClassification", {**DINO, "use_swiglu_ffn": True}, "dinov2_swiglu_ic"
+    ),
+    "dinov2/registers": Tiny(
+        "Dinov2WithRegistersForImageClassification", {**DINO, "num_register_tokens": 4}, "dinov2_ic"
+    ),
     "clip/both": Tiny("CLIPModel", CLIP, "clip"),
     "clip/image": Tiny("CLIPForImageClassification", CLIP, "clip"),
     "clip_text/model": Tiny("CLIPTextModel", TEXT, "clip"),
