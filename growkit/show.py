@@ -154,7 +154,7 @@ def verification_text(told: Mapping[str, Any]) -> str:
     m, lines = told["measurement"], []
     if m["error"] is not None:
         lines.append(
-            f"{m['kind']} of {m['tokens']} tokens: largest relative difference {m['error']:.2e}, "
+            f"{m['kind']} of {m['inputs']}: largest relative difference {m['error']:.2e}, "
             f"rms {m['rms']:.2e}"
         )
     if m["kl"] is not None:

@@ -159,6 +159,7 @@ def test_verification_text() -> None:
             "error": 0.5,
             "rms": 0.25,
             "tokens": 8,
+            "inputs": "8 tokens",
             "kl": 0.125,
             "top1": 0.75,
         },
