@@ -18,7 +18,7 @@ from growkit.axes import AxisMap, BoolArray, Kernel
 from growkit.errors import RecipeError
 from growkit.expression import Expression
 from growkit.family import Family, Pattern
-from growkit.formula import Noise, Ones, Shape, Term
+from growkit.formula import Noise, Ones, Shape, Stored, Term
 from growkit.kernel import TOLERANCE
 from growkit.model import spell
 
@@ -245,7 +245,60 @@ def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[s
     last: dict[str, tuple[int, ...]] = {}
     for part in mine:
         last[part.pattern.name] = max(part.numbers, last.get(part.pattern.name, ()))
-    return dict(parts) | {p.key: p.scaled(factor) for p in mine if p.numbers == last[p.pattern.name]}
+    return dict(parts) | {
+        p.key: p.scaled(factor) for p in mine if p.numbers == last[p.pattern.name]
+    }
+
+
+def fold_factors(
+    parts: Parts, family: Family, sizes: Mapping[str, int], folds: Callable[[Expression], bool]
+) -> dict[str, Part]:
+    """Factors per coordinate (LayerScale) moved into the projections before them, and become 1.
+
+    `folds` says on which axes. A factor acts on what the modules before it in its layer put out;
+    it stays where these are no longer plain enough for it.
+    """
+    order = {name: place for place, name in enumerate(family.patterns)}
+    out, before = dict(parts), list[Part]()
+    for part in sorted(parts.values(), key=lambda p: (p.numbers, order[p.pattern.name])):
+        before = [p for p in before if p.numbers == part.numbers]
+        over = part.pattern.dims[-1][0] if part.pattern.is_factor else None
+        if over is None:
+            before.append(part)
+            continue
+        makers = [p for p in before if p.pattern.dims[0] == (over, "+")] if folds(over) else []
+        folded = [_times(p, part) for p in makers]
+        if folded and all(folded):
+            out |= {p.key: p for p in folded if p}
+            out[part.key] = replace(part, terms=ones(part.shape(sizes), 1.0), zeroed=False)
+        before = []
+    return out
+
+
+def _times(part: Part, factors: Part) -> Part | None:
+    """A tensor with its rows multiplied; None if that is no product of stored tensors."""
+    if not factors.terms:
+        return replace(part, terms=(), zeroed=True)
+    factor = factors.terms[0]
+    if len(factors.terms) > 1 or not isinstance(factor.source, Stored):
+        return None
+    terms = []
+    for term in part.terms:
+        source = term.source
+        if not isinstance(source, Stored) or source.by or not _same_rows(term, factor):
+            return None
+        times = replace(source, by=factor.source)
+        terms.append(replace(term, source=times, scale=term.scale * factor.scale))
+    return replace(part, terms=tuple(terms))
+
+
+def _same_rows(term: Term, factor: Term) -> bool:
+    """Whether each new row comes from the one source row that its factor comes from."""
+    a, b = term.kernels[0], factor.kernels[0]
+    if a is None or b is None:
+        return a is b
+    single = a.is_gather and b.is_gather and a.index.shape[1] == b.index.shape[1] == 1
+    return single and bool(b.unit_rows.all()) and np.array_equal(a.index, b.index)
 
 
 def scale_norms(parts: Parts, scale: Mapping[str, float]) -> dict[str, Part]:

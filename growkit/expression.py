@@ -85,7 +85,7 @@ class Expression:
             new = self.size({**sizes, **{a: m.new for a, m in maps.items()}})
             index = np.arange(new) % self.size(sizes)
             share = 1.0 / np.bincount(index)[index]
-            write, read = (Kernel.gather(index, c, old=self.size(sizes)) for c in (None, share))
+            write, read = (Kernel.gather(index, c, old=self.size(sizes)) for c in (1.0, share))
             return AxisMap.of(write, read)
         grown = [p.map(maps, sizes) or AxisMap.identity(p.size(sizes)) for p in self.parts]
         if self.kind == "blocks":

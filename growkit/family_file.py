@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ import yaml
 
 from growkit.errors import FamilyError, did_you_mean
 from growkit.expression import Expression, parse
-from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope
+from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope, module_tensors
 from growkit.positions import PAIRS, SLOPES
 
 FOLDER = Path(__file__).parent / "families"
 KEYS = (
-    "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
+    "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes", "like",
     "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
     "derived", "limits", "bare_norms", "multipliers", "residual", "eps", "scores", "rope", "alibi",
     "head", "modules", "variants", "refused",
@@ -70,7 +71,11 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
         except (OSError, UnicodeDecodeError) as error:
             raise FamilyError(f"{file}: cannot be read: {error}") from None
         return read_yaml(text, str(file))
-    model_type = config.get("model_type")
+    model_type, built = config.get("model_type"), config.get("architecture")
+    if model_type is None and isinstance(built, str):  # how timm says what a model is
+        for name in family_names():
+            if any(fnmatchcase(built, p) for p in _many(_shipped(name).get("architecture"))):
+                return _shipped(name)
     known = {t: n for n in family_names() for t in _types(_shipped(n))}
     if not isinstance(model_type, str):
         raise FamilyError(
@@ -122,9 +127,15 @@ def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str]) 
         if key in ("absent", "present"):
             if (want in names) is (key == "absent"):
                 return False
-        elif get(config, key) not in _listed(want):
+        elif not any(_equal(get(config, key), one) for one in _listed(want)):
             return False
     return True
+
+
+def _equal(value: Any, want: Any) -> bool:
+    """Whether a config value is the one that is asked for; text may be a pattern, `vit_tiny_*`."""
+    both = isinstance(value, str) and isinstance(want, str)
+    return fnmatchcase(value, want) if both else value == want
 
 
 def get(config: Mapping[str, Any], path: str) -> Any:
@@ -342,7 +353,7 @@ def _patterns(
     module = re.sub(r"\{(\w+):\d+\}", r"{\1}", module)
     body, _, target = kind.partition(">")
     word, *args = body.split()
-    tensors = _tensors(word, args)
+    tensors = module_tensors(word, args)
     if tensors is None or target.strip() not in TARGETS:
         raise FamilyError(
             f'{where}: {line}: "{kind}" is not a module kind',
@@ -379,28 +390,3 @@ def _patterns(
             )
         )
     return out
-
-
-def _tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:
-    """Suffix → dims with roles of a module kind; None if there is no such kind."""
-    if word == "raw" and all(a[-1] in "+-*~#=" for a in args):
-        return {"": args}
-    if len(args) == 3 and args[1] == "per" and word in ("rms", "ln"):
-        axis, units = args[0], args[2]
-        return {".weight": [units + "*", axis + "*"], ".bias": [units + "~", axis + "~"]}
-    if (word, len(args)) not in _COUNTS:
-        return None
-    one, *two = args
-    other = two[0] if two else ""
-    return {
-        "lin": {".weight": [one + "+", other + "-"], ".bias": [one + "+"]},
-        "lint": {".weight": [other + "-", one + "+"], ".bias": [one + "+"]},
-        "emb": {".weight": [one + "#", other + "+"]},
-        "rms": {".weight": [one + "*"]},
-        "rms1": {".weight": [one + "*"]},
-        "ln": {".weight": [one + "*"], ".bias": [one + "~"]},
-        "gain": {"": [one + "*"]},
-    }[word]
-
-
-_COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}

@@ -333,7 +333,8 @@ def _rounded(formulas: Iterable[Formula]) -> bool:
             narrower = wide[formula.dtype] < wide[term.source.dtype]
             both_short = {formula.dtype, term.source.dtype} == {"F16", "BF16"}
             if (
-                narrower
+                term.source.by
+                or narrower
                 or both_short
                 or frexp(term.scale)[0] != 0.5
                 or not all(map(plain, term.kernels))

@@ -211,6 +211,8 @@ def list_families() -> list[dict[str, Any]]:
     found = []
     for name in family_names():
         data = yaml.safe_load(family_text(name))
-        types = data["model_type"]
+        if "refused" in data:
+            continue
+        types = data.get("model_type") or data["architecture"]
         found.append({"name": name, "model_types": types, "about": data.get("about", "")})
     return found

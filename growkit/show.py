@@ -342,7 +342,8 @@ def _coefs(kernel: Kernel) -> str:
 def _source(term: Term) -> str:
     source = term.source
     if isinstance(source, Stored):
-        return f"{source.source}: {source.name} {_shape(source.shape)} {source.dtype}"
+        times = f", rows × {source.by.name}" if source.by else ""
+        return f"{source.source}: {source.name} {_shape(source.shape)} {source.dtype}{times}"
     if isinstance(source, Ones):
         return "ones"
     level = f"{source.snr_db:g} dB" if source.snr_db is not None else f"std {source.std:g}"

@@ -15,7 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError
-from growkit.ops.contract import Growth, Layer, LayerMap, Operator, Size, check_axis, spread, target_size
+from growkit.ops.contract import (
+    Growth,
+    Layer,
+    LayerMap,
+    Operator,
+    Size,
+    check_axis,
+    spread,
+    target_size,
+)
 from growkit.ops.maps import copies
 from growkit.ops.width import Width
 

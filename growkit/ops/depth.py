@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from growkit.errors import RecipeError
-from growkit.ops.contract import Growth, Layer, LayerMap, Operator, Size, check_axis, spread, target_size
+from growkit.ops.contract import (
+    Growth,
+    Layer,
+    LayerMap,
+    Operator,
+    Size,
+    check_axis,
+    spread,
+    target_size,
+)
 
 if TYPE_CHECKING:
     from growkit.family import Family

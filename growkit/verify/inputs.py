@@ -31,12 +31,14 @@ def random_inputs(loaded: Loaded, seed: int) -> list[Inputs]:
             " spectrograms",
             hint=RUNS,
         )
-    lengths = sorted({min(length, longest(model)) for length in LENGTHS}) if vocab else []
+    if vocab is None:
+        return with_ids(loaded, [None], generator)
+    lengths = sorted({min(length, longest(model)) for length in LENGTHS})
     ids = [torch.randint(vocab, (1, length), generator=generator) for length in lengths]
     end = getattr(model.config.get_text_config(), "eos_token_id", None)
-    if vocab and isinstance(end, int) and end < vocab:  # some classes read where a text ends
+    if isinstance(end, int) and end < vocab:  # some classes read where a text ends
         ids = [torch.cat([i[:, :-1], torch.tensor([[end]])], 1) for i in ids]
-    return with_ids(loaded, ids or [None], generator)
+    return with_ids(loaded, ids, generator)
 
 
 def with_ids(

@@ -134,7 +134,7 @@ def longest(model: Any) -> int:
     """How many tokens a model is given at once."""
     config = model.config.get_text_config(decoder=True)
     names = ("max_position_embeddings", "max_target_positions")
-    return min([*filter(None, (getattr(config, n, None) for n in names)), LENGTHS[-1]])
+    return min(LENGTHS[-1], *(int(getattr(config, n, None) or LENGTHS[-1]) for n in names))
 
 
 def outputs(
@@ -153,8 +153,7 @@ def outputs(
             named = heads or {HIDDEN: result[HIDDEN]}
         except Exception as error:  # as in `load`
             raise VerifyError(
-                f"{loaded.path}: {type(loaded.model).__name__} does not run: "
-                + _reason(error),
+                f"{loaded.path}: {type(loaded.model).__name__} does not run: " + _reason(error),
                 hint=RUNS,
             ) from error
         for name, value in named.items():
