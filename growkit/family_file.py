@@ -47,6 +47,16 @@ def family_text(name: str) -> str:
 
 
 @cache
+def model_types(key: str = "model_type") -> Mapping[str, str]:
+    """model_type → shipped family. Read off one line of each file: parsing all of them is slow."""
+    out: dict[str, str] = {}
+    for name in family_names():
+        line = re.search(rf"^{key}: \[(.*?)\]", family_text(name), re.M)
+        out |= dict.fromkeys(re.findall(r"[\w*-]+", line[1] if line else ""), name)
+    return out
+
+
+@cache
 def _shipped(name: str) -> dict[str, Any]:
     return read_yaml(family_text(name), f"family {name}")
 
@@ -72,11 +82,11 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
             raise FamilyError(f"{file}: cannot be read: {error}") from None
         return read_yaml(text, str(file))
     model_type, built = config.get("model_type"), config.get("architecture")
+    known = model_types()
     if model_type is None and isinstance(built, str):  # how timm says what a model is
-        for name in family_names():
-            if any(fnmatchcase(built, p) for p in _many(_shipped(name).get("architecture"))):
+        for pattern, name in model_types("architecture").items():
+            if fnmatchcase(built, pattern):
                 return _shipped(name)
-    known = {t: n for n in family_names() for t in _types(_shipped(n))}
     if not isinstance(model_type, str):
         raise FamilyError(
             'config.json: no "model_type", so the family is unknown',
@@ -174,10 +184,15 @@ def _check(family: Family, where: str) -> None:
         ("periods", [p.axis for p in family.periods.values()]),
     ):
         _known(named, layers, f"{where}: {key}", "layer axis")
-    _known(family.derived, axes, f"{where}: derived", "axis")
-    _known([*family.like, *family.like.values()], axes, f"{where}: like", "axis")
+    others: Mapping[str, Iterable[str]] = {
+        "derived": family.derived,
+        "like": [*family.like, *family.like.values()],
+        "multipliers": [a for a, _ in family.multipliers.values()],
+        "head.power": family.head.power if family.head else (),
+    }
+    for key, words in others.items():
+        _known(words, axes, f"{where}: {key}", "axis")
     _known(family.multipliers, modules, f"{where}: multipliers", "module")
-    _known([a for a, _ in family.multipliers.values()], axes, f"{where}: multipliers", "axis")
     _known(family.scores, SCORES, f"{where}: scores", "key")
     if family.rope:
         _known([family.rope.pairs], PAIRS, f"{where}: rope.pairs", "layout")
@@ -186,7 +201,6 @@ def _check(family: Family, where: str) -> None:
     if head := family.head:
         _known(filter(None, [*head.ties, *head.ties.values()]), tensors, f"{where}: head", "tensor")
         _known(filter(None, [head.scale_at, *head.also]), modules, f"{where}: head", "module")
-        _known(head.power, axes, f"{where}: head.power", "axis")
     for key, rules, form in (
         ("defaults", family.defaults.values(), _DEFAULT),
         ("require", family.require, _RULE),
