@@ -22,8 +22,8 @@ from growkit.positions import PAIRS, SLOPES
 
 FOLDER = Path(__file__).parent / "families"
 KEYS = (
-    "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes", "like",
-    "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
+    "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes",
+    "like", "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
     "derived", "limits", "bare_norms", "multipliers", "residual", "eps", "scores", "rope", "alibi",
     "head", "modules", "variants", "refused",
 )  # fmt: skip
@@ -132,20 +132,14 @@ def build_family(
 
 
 def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str]) -> bool:
-    """Whether config and tensors are what a variant asks for; a list gives alternatives."""
+    """Whether config and tensors are what a variant asks for: one of a list, `*` for any text."""
     for key, want in when.items():
         if key in ("absent", "present"):
             if (want in names) is (key == "absent"):
                 return False
-        elif not any(_equal(get(config, key), one) for one in _listed(want)):
+        elif not any(fnmatchcase(str(get(config, key)), str(one)) for one in _listed(want)):
             return False
     return True
-
-
-def _equal(value: Any, want: Any) -> bool:
-    """Whether a config value is the one that is asked for; text may be a pattern, `vit_tiny_*`."""
-    both = isinstance(value, str) and isinstance(want, str)
-    return fnmatchcase(value, want) if both else value == want
 
 
 def get(config: Mapping[str, Any], path: str) -> Any:

@@ -6,8 +6,9 @@ from zoo import Tiny
 
 T5 = {
     "vocab_size": 29, "d_model": 22, "d_kv": 6, "d_ff": 34, "num_layers": 3,
-    "num_decoder_layers": 2, "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12,
-    "decoder_start_token_id": 0, "eos_token_id": 1, "dropout_rate": 0.0, "num_labels": 3,
+    "num_decoder_layers": 2, "num_heads": 4, "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 12, "decoder_start_token_id": 0, "eos_token_id": 1,
+    "dropout_rate": 0.0, "num_labels": 3,
 }  # fmt: skip
 GATED = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 BART = {
