@@ -44,6 +44,9 @@ def shipped(name: str) -> Family:
         ("heads.q|heads.k", 16),
         ("heads.(q|k|2)", 24),
         ("2.hidden", 12),
+        ("2.hidden/5", 2),
+        ("2.hidden^8", 16),
+        ("4.hidden/3^8", 8),
     ],
 )
 def test_expressions(text: str, size: int) -> None:
