@@ -41,7 +41,8 @@ def gauges(model: Model) -> dict[str, Maps]:
             out[axis] = {axis: _permutation(sizes[axis])}  # groups of experts are not permuted
     for attention in family.attentions:
         out |= _head_gauges(family, attention, sizes)
-    return out
+    there = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
+    return {what: maps for what, maps in out.items() if maps.keys() & there}
 
 
 def _head_gauges(family: Family, attention: Attention, sizes: Mapping[str, int]) -> dict[str, Maps]:
