@@ -26,7 +26,7 @@ def prove_attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     return [
         reason
         for attention in facts.family.attentions
-        for prove in (_scores, _groups, _alibi, _clip)
+        for prove in (_scores, _groups, _alibi, _clamp)
         for reason in prove(facts, attention, maps)
     ]
 
@@ -161,9 +161,9 @@ def _alibi(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> l
     return out
 
 
-def _clip(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
+def _clamp(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
     """What is clamped is copied as it is."""
-    key = facts.family.scores.get("clip")
+    key = facts.family.scores.get("clamp")
     if not key or not get(facts.config, key):
         return []
     axes = (attention.heads, attention.query, attention.key, attention.value)

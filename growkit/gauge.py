@@ -43,8 +43,8 @@ def gauges(model: Model) -> dict[str, Maps]:
             out[axis] = {axis: _permutation(sizes[axis])}  # groups of experts are not permuted
     for attention in family.attentions:
         out |= _head_gauges(family, attention, sizes)
-        clip = family.scores.get("clip")
-        if clip and get(model.config, clip):  # what is clamped may only change places
+        clamp = family.scores.get("clamp")
+        if clamp and get(model.config, clamp):  # what is clamped may only change places
             out[attention.value] = {attention.value: _permutation(sizes[attention.value])}
     return {what: maps for what, maps in out.items() if maps.keys() & there}
 

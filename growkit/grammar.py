@@ -16,7 +16,7 @@ from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope, mo
 from growkit.positions import PAIRS, SLOPES
 
 TARGETS = ("", "stream", "branch", "activation")
-SCORES = ("power", "unless", "unless_false", "by_layer", "clip")
+SCORES = ("power", "unless", "unless_false", "by_layer", "clamp")
 _SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
 _RULE = re.compile(r"[\w.]+ % [\w.]+")

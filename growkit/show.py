@@ -12,7 +12,7 @@ from typing import Any
 from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.report import config_changes, hints, origin, origins
-from growkit.words import count, wrapped
+from growkit.words import WIDTH, count, wrapped
 
 # -- the whole plan ------------------------------------------------------------------------------
 

@@ -120,8 +120,8 @@ def in_words(kernel: Kernel | None) -> str:
     elif kernel.coef.any():
         parts.append(_pattern(kernel) + _coefs(kernel))
     if kernel.share.shape[1]:
-        count = int(kernel.share.any(axis=1).sum())
-        parts.append(f"{count(count, 'row')} of a mean of all {kernel.old}")
+        shared = int(kernel.share.any(axis=1).sum())
+        parts.append(f"{count(shared, 'row')} of a mean of all {kernel.old}")
     zeros = int(kernel.zero_rows.sum())
     if zeros:
         parts.append(count(zeros, "zero row"))

@@ -127,7 +127,7 @@ def test_shipped_families_parse(name: str) -> None:
 def test_families_that_are_refused(model_type: str, reason: str) -> None:
     """What cannot be grown is refused by name, with the reason."""
     with pytest.raises(FamilyError, match=rf"{model_type}: cannot be grown: .*{reason}"):
-        find_family({"model_type": model_type})
+        build_family(find_family({"model_type": model_type}), {}, set())
 
 
 @pytest.mark.parametrize(
