@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from growkit import beside
-from growkit.blocks import block_rows, is_plain, working_bytes
+from growkit.blocks import block_rows, dense_bytes, is_plain, working_bytes
 from growkit.digest import digest
 from growkit.errors import CheckpointError, ResourceError, UsageError, VerifyError
 from growkit.formula import ITEM_BYTES, Stored
@@ -35,6 +35,7 @@ from growkit.task import Written, in_this_process, peak_of, tasks
 BASE_BYTES = 60_000_000
 TORCH_BYTES = 220_000_000
 WRITER_BYTES = 16_000_000
+MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -134,7 +135,7 @@ class _Job:
 def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
     torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
-    fixed = BASE_BYTES + WRITER_BYTES + torch
+    fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(plan.formulas)
     count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
     outside = BASE_BYTES if count > 1 else 0  # the process that waits for the workers
     allowed = (parse_size(how.max_memory) - outside) // count

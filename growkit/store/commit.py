@@ -153,7 +153,7 @@ class Workspace:
                 return
             try:
                 value = json.load(file)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise CheckpointError(
                     f"{source}: not valid JSON: {error}", hint="mend or remove the file"
                 ) from error

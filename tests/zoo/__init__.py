@@ -67,6 +67,10 @@ def build(tiny: Tiny, seed: int = 3, dtype: torch.dtype = torch.float64) -> Any:
                     done.add(id(parameter))
                     normal = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.copy_(_drawn(module, name, normal))
+            for name, buffer in module.named_buffers(recurse=False):
+                if name.endswith("_bias"):  # a router's, which is learned without a gradient
+                    normal = torch.randn(buffer.shape, generator=generator, dtype=torch.float64)
+                    buffer.copy_(0.3 * normal)
     return model
 
 
@@ -118,6 +122,8 @@ def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
         out["input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
         if getattr(config, "is_encoder_decoder", False):
             out["decoder_input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
+    if "MultipleChoice" in type(model).__name__:
+        out["input_ids"] = out["input_ids"][None]
     size = getattr(vision, "image_size", None)
     if size:
         channels = getattr(vision, "num_channels", 3)
