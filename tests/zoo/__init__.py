@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -50,6 +51,29 @@ def models() -> dict[str, Tiny]:
         assert not out.keys() & found.keys()
         out |= found
     return out
+
+
+def by_speed(growths: tuple[str, ...] = ()) -> list[Any]:
+    """Parameters for a test over all models, or models × growths: the first quick, the rest slow.
+
+    Quick is one model of each family, with the growths that find most mistakes.
+    """
+    seen: set[str] = set()
+    out = []
+    for name in sorted(models(), key=lambda n: (n.partition("/")[2] not in LEADERS, n)):
+        family = name.partition("/")[0]
+        leads = family not in seen
+        seen.add(family)
+        for growth in growths or ("",):
+            quick = leads and (not growth or growth in QUICK)
+            marks = () if quick else (pytest.mark.slow,)
+            values = (name, growth) if growth else (name,)
+            out.append(pytest.param(*values, marks=marks, id=" ".join(values)))
+    return out
+
+
+LEADERS = ("causal", "masked_lm", "seq2seq", "image_classifier")  # heads that say most of a family
+QUICK = ("width 2x", "width 3/2x", "silent depth", "width, depth, noise")
 
 
 def build(tiny: Tiny, seed: int = 3, dtype: torch.dtype = torch.float64) -> Any:
