@@ -9,21 +9,19 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 
 from growkit.errors import HubError, ResourceError, UsageError
-from growkit.task import Task, Written, write
+from growkit.task import Progress, Task, Written, write
 from growkit.workers import gather
 
 TIMEOUT = 10  # seconds until a scheduler that does not answer is given up
 _LOGGERS = ("distributed", "tornado")
 
 
-def on_cluster(
-    tasks: Sequence[Task], address: str, progress: Callable[[int], None]
-) -> list[Written]:
+def on_cluster(tasks: Sequence[Task], address: str, progress: Progress) -> list[Written]:
     """The tasks on the workers of the scheduler at `address`; progress file by file."""
     try:
         from distributed import Client

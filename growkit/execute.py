@@ -29,8 +29,7 @@ from growkit.store import SourceRows, Workspace
 from growkit.store.check import read_record
 from growkit.store.commit import read_result
 from growkit.store.memory import peak_bytes
-from growkit.task import Written, peak_of, tasks
-from growkit.workers import in_processes, in_this_process
+from growkit.task import Written, in_this_process, peak_of, tasks
 
 # what the interpreter takes before any weight is read, in bytes, with room for allocators
 BASE_BYTES = 60_000_000
@@ -323,6 +322,8 @@ def _write_shards(
 
             written = on_cluster(todo, how.cluster, tell)
         elif min(how.workers, len(todo)) > 1:
+            from growkit.workers import in_processes
+
             written = in_processes(todo, how.workers, tell)
         else:
             written = in_this_process(todo, tell)

@@ -22,6 +22,7 @@ from growkit.store import Marks, ShardWriter, SourceRows
 from growkit.store.memory import peak_bytes
 
 Tell = Callable[[int], None]  # bytes done since the last call
+Progress = Callable[[int], None]  # bytes done of several tasks together
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,18 @@ def write(task: Task, tell: Tell = lambda count: None) -> Written:
         else:
             tell(shard.size)
     return Written(shard.name, f"{os.uname().nodename}:{os.getpid()}", peak_bytes())
+
+
+def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Written]:
+    """One task after the other."""
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done)
+
+    return [write(task, tell) for task in tasks]
 
 
 def peak_of(written: Sequence[Written]) -> int:

@@ -21,24 +21,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from growkit.errors import ResourceError
-from growkit.task import Task, Written, write
+from growkit.task import Progress, Task, Written, write
 
 LOSSES = 3  # pools lost one after the other without finishing a file
 POLL = 0.2  # seconds between two looks at the progress
-
-Progress = Callable[[int], None]  # bytes of these tasks that are done, in all
-
-
-def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Written]:
-    """One task after the other."""
-    done = 0
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done)
-
-    return [write(task, tell) for task in tasks]
 
 
 def in_processes(tasks: Sequence[Task], count: int, progress: Progress) -> list[Written]:
