@@ -30,12 +30,14 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     blocks       how many rows at a time, and the memory that takes
     layout       which byte of which file each output row is
     engine       evaluates one formula, block of rows by block of rows; torch starts here
-    report       what happened: growkit.json, the model card
+    report       what happened: growkit.json, the plan as JSON
+    card         README.md of a result, for people and for the Hub
     show         a plan in words, for a terminal
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?
     execute      writes a plan
     memory       the same for a model in memory, a state_dict
+    hub          models on the Hugging Face Hub; the only room that uses a network
     run          the Python API: joins the rooms
     cli          the command line; the only room that prints
 

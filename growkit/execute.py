@@ -17,6 +17,7 @@ from typing import Any
 
 from growkit import __version__, report
 from growkit.blocks import Block, block_rows, is_plain, plain, working_bytes
+from growkit.card import model_card
 from growkit.digest import digest
 from growkit.errors import CheckpointError, ResourceError
 from growkit.formula import ITEM_BYTES, Formula, Stored
@@ -55,6 +56,7 @@ class Result:
     report: Mapping[str, Any]  # what growkit.json holds
     already_done: bool
     seconds: float
+    pushed: Mapping[str, Any] | None = None  # what the Hub has of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,29 @@ def estimate(
     return _job(plan, max_shard_size, max_memory).estimate
 
 
+def is_done(
+    plan: Plan,
+    out: str | Path,
+    *,
+    max_shard_size: str | int = "5GB",
+    max_memory: str | int = "2GB",
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+) -> bool:
+    """Whether `out` holds the plan's result. Raises where it may not be written; changes nothing.
+
+    For what takes long before the writing can begin, such as a download.
+    """
+    job = _job(plan, max_shard_size, max_memory, checked=not allow_nonfinite)
+    return Workspace(
+        out,
+        digest=job.estimate.digest,
+        layout=job.layout,
+        sources=list(plan.sources.values()),
+        overwrite=overwrite,
+    ).look()
+
+
 def execute(
     plan: Plan,
     out: str | Path,
@@ -149,7 +174,7 @@ def execute(
             seconds=time.monotonic() - begin,
             peak_bytes=peak_bytes(),
         )
-        work.add("README.md", report.model_card(plan, record))
+        work.add("README.md", model_card(plan, record))
         work.add("growkit.json", _json(record))
         return Result(work.commit(), plan, record, False, time.monotonic() - begin)
 

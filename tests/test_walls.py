@@ -42,8 +42,8 @@ LEVELS = (
     ("digest", "noise"),
     ("blocks",),
     ("layout", "engine", "report"),
-    ("show", "store", "verify"),
-    ("execute", "memory"),
+    ("card", "show", "store", "verify"),
+    ("execute", "memory", "hub"),
     ("run",),
     ("cli",),
     ("__init__", "__main__"),  # doors: they hold nothing, and open on run and cli
@@ -51,7 +51,7 @@ LEVELS = (
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 TORCH_ROOMS = {"engine", "verify", "memory"}  # memory: tensors are what it takes and gives
-FILE_ROOMS = {"store"}
+FILE_ROOMS = {"store", "hub"}
 YAML_ROOMS = {"family_file", "recipe"}  # read their own YAML
 LINES = 400
 

@@ -1,6 +1,7 @@
 """The command line: reads flags, calls `run`, prints. The only room that prints.
 
     door       failures as sentences and exit codes
+    hub        push and pull
     progress   bytes, rate and time left
 
 Data goes to stdout, everything else to stderr. The law: `growkit --help` imports nothing but click;
@@ -19,6 +20,7 @@ import click
 
 from growkit import __version__
 from growkit.cli.door import Door, as_text, print_json
+from growkit.cli.hub import pull, push, quiet_downloads
 from growkit.cli.progress import progress_shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -86,6 +88,10 @@ def app() -> None:
     """
 
 
+app.add_command(push)
+app.add_command(pull)
+
+
 # -- commands ------------------------------------------------------------------------------------
 
 
@@ -97,6 +103,7 @@ def app() -> None:
 @click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and Inf in the source.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT once the new one is complete.")
 @click.option("--verify", is_flag=True, help="Run both models afterwards and compare them.")
+@click.option("--push-to", metavar="REPO", help="Upload the result to this private model.")
 @click.option(
     "--summary",
     type=click.Path(path_type=Path),
@@ -110,8 +117,9 @@ def grow(
 ) -> None:
     """Write a larger checkpoint that starts from SOURCE.
 
-    SOURCE is a .safetensors file with its config.json, a folder, or a sharded index. An interrupted
-    run is resumed by the same command; a finished one is left as it is.
+    SOURCE is a .safetensors file with its config.json, a folder, a sharded index, or a model on the
+    Hub, org/name[@revision]. An interrupted run is resumed by the same command; a finished one is
+    left as it is.
 
     \b
     Examples:
@@ -124,12 +132,14 @@ def grow(
     if summary is not None:
         refuse_unwritable(summary)
     with progress_shown(quiet) as progress:
+        quiet_downloads(quiet)
         result = run.grow(source, recipe, progress=progress, **options)
     told = report.summary_json(
         result.report,
         out=str(result.out),
         already_done=result.already_done,
         seconds=result.seconds,
+        pushed=result.pushed,
     )
     if summary is not None:
         write_summary(summary, as_text(told) + "\n")
@@ -141,6 +151,8 @@ def grow(
         click.echo(result.out)
     else:
         click.echo(show.result_text(result.plan, told))
+        if result.pushed:
+            click.echo(show.pushed_text(result.pushed))
 
 
 @app.command()
@@ -163,6 +175,7 @@ def plan(
       growkit plan small/ --recipe bert_large
       growkit plan small/ --recipe bert_large --tensor pooler.dense.weight
     """
+    quiet_downloads(quiet=False)
     from dataclasses import asdict
 
     from growkit import report, run, show
@@ -216,6 +229,7 @@ def verify(
         raise click.UsageError("--files runs no model: leave --text and --max-drift out")
     if max_drift is not None and math.isnan(max_drift):
         raise click.BadParameter("nan is no limit", param_hint="--max-drift")
+    quiet_downloads(quiet=False)
     from growkit import run
 
     if files is not None:
@@ -254,6 +268,7 @@ def inspect(checkpoint: str, config: Path | None, family: Path | None, as_json: 
       growkit inspect small/
       growkit inspect model.safetensors --config config.json --json
     """
+    quiet_downloads(quiet=False)
     from growkit import run, show
 
     told = run.inspect_checkpoint(checkpoint, config=config, family=family)
