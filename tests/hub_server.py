@@ -89,6 +89,7 @@ class Hub:
         self.store = Store(folder / "xorbs")
         self.repos: dict[str, Repository] = {}
         self.faults: list[Fault] = []
+        self.lost: dict[str, str] = {}  # files that came to harm on the way: a size, hash or name
         self.requests: list[tuple[str, str, str]] = []  # method, path, Range
         self.lock = threading.RLock()
         bound = type("Bound", (Handler,), {"hub": self})
@@ -325,7 +326,15 @@ class Handler(BaseHTTPRequestHandler):
                 entry |= {"size": file.size, "blobId": file.oid}
             if "blobs" in self.query and file.sha256:
                 entry["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": 130}
-            siblings.append(entry)
+            harm = self.hub.lost.get(path)
+            if harm == "size":
+                entry["size"] = 1
+            elif harm == "hash" and file.sha256:
+                entry["lfs"]["sha256"] = "0" * 64
+            elif harm == "hash":
+                entry["blobId"] = "0" * 40
+            if harm != "name":
+                siblings.append(entry)
         self.answer(
             {
                 "_id": "0",
