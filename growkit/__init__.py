@@ -2,8 +2,8 @@
 
 It reads a checkpoint, applies a recipe of growth operators, and writes a larger checkpoint for a
 separate training run; where the mathematics allows, the larger one computes the same function.
-`plan_growth`, `grow` and `verify_growth` are the Python API, `grow_state_dict` grows a model that
-is in memory, `growkit` is the command.
+`plan_growth`, `grow` and `verify_growth` are the Python API, `push` and `pull` its way to the Hub;
+`grow_state_dict` grows a model that is in memory, `growkit` is the command.
 
 The rooms of the building, from the ground up; each imports only rooms above it in this list:
 
@@ -65,11 +65,12 @@ from growkit.errors import GrowkitError
 
 if TYPE_CHECKING:
     from growkit.memory import grow_state_dict
-    from growkit.run import grow, plan_growth, verify_growth
+    from growkit.run import grow, plan_growth, pull, push, verify_growth
 
 __version__ = "0.1.0"
 __all__ = [
-    "GrowkitError", "__version__", "grow", "grow_state_dict", "plan_growth", "verify_growth",
+    "GrowkitError", "__version__", "grow", "grow_state_dict", "plan_growth", "pull", "push",
+    "verify_growth",
 ]  # fmt: skip
 
 

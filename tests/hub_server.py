@@ -240,7 +240,7 @@ class Handler(BaseHTTPRequestHandler):
         data = b"" if value is None else json.dumps(value).encode()
         self.send(data, status, {"Content-Type": "application/json", **headers})
 
-    def send(self, data: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> None:  # noqa: B006
+    def send(self, data: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> None:
         """Answer in bytes."""
         if not self.body_read:
             self.body()

@@ -31,13 +31,15 @@ from growkit.recipe import builtin_recipes, load_recipe
 # every command and its options: a change here is a change of the contract
 OPTIONS = {
     "grow": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --out --allow-nonfinite --overwrite --verify --summary --json --quiet",
+    "--max-memory --out --allow-nonfinite --overwrite --verify --push-to --summary --json --quiet",
     "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
     "--max-memory --tensor --json",
     "verify": "checkpoints --files --text --max-drift --json",
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",
     "families": "name --json",
+    "push": "folder repo --public --revision --create-pr --check --json --quiet",
+    "pull": "repo --out --json --quiet",
 }
 
 

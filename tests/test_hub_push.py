@@ -115,6 +115,7 @@ def test_grow_and_push(xet: bool, hub: Hub, tmp_path: Path, big: Path) -> None:
 # -- where it goes -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_public_or_not(hub: Hub, me: User, big: Path) -> None:
     """Private unless asked otherwise, and what is there already is neither published nor hidden."""
     assert me.ok("push", big, "org/open", "--public", "--json").json["private"] is False
@@ -127,6 +128,7 @@ def test_public_or_not(hub: Hub, me: User, big: Path) -> None:
     assert hub.repos["org/closed"].private
 
 
+@pytest.mark.slow
 def test_branch_and_pull_request(hub: Hub, me: User, mine: Path) -> None:
     """--revision makes a branch, --create-pr a pull request; the main branch stays as it was."""
     me.ok("push", mine, "org/big")
@@ -143,6 +145,7 @@ def test_branch_and_pull_request(hub: Hub, me: User, mine: Path) -> None:
     assert "pull request is made against the main branch" in told["error"]
 
 
+@pytest.mark.slow
 def test_pull_of_a_branch(hub: Hub, me: User, mine: Path) -> None:
     """A branch is pulled by its name; a folder with something else in it is left alone."""
     me.ok("push", mine, "org/big", "--revision", "next")
@@ -175,6 +178,7 @@ def test_a_written_card_stays(hub: Hub, me: User, mine: Path) -> None:
         assert there(hub, "notes.md") == text
 
 
+@pytest.mark.slow
 def test_our_card_is_renewed(hub: Hub, me: User, mine: Path) -> None:
     """A card that nobody touched gives way to a newer one, and to one written here."""
     me.ok("push", mine, "org/big")
@@ -189,6 +193,7 @@ def test_our_card_is_renewed(hub: Hub, me: User, mine: Path) -> None:
     assert there(hub, "README.md") == before
 
 
+@pytest.mark.slow
 def test_strange_weights_stay(hub: Hub, me: User, big: Path) -> None:
     """A repository with weights that growkit did not push is refused; a pull request is not."""
     repo = hub.add("org/big", big.parent / "small", private=True)
@@ -201,6 +206,7 @@ def test_strange_weights_stay(hub: Hub, me: User, big: Path) -> None:
     assert repo.files() == before
 
 
+@pytest.mark.slow
 def test_shards_of_an_earlier_push_go(hub: Hub, me: User, big: Path) -> None:
     """Files that the earlier result had and this one has not would mislead a reader: removed."""
     me.ok("push", big, "org/big")
@@ -277,7 +283,7 @@ def test_check_finds(name: str, harm: str, error: str, hub: Hub, me: User, big: 
 
 
 def test_card_names_all_parents(big: Path) -> None:
-    """One parent is a name, several are a list and a merge; a picture is shown where there is one."""
+    """One parent is a name, several are a list and a merge; a picture is shown."""
     plan = run.plan_growth(big, "double_depth")
     record = json.loads((big / "growkit.json").read_bytes())
     source = next(iter(plan.sources.values()))

@@ -15,10 +15,10 @@ from growkit.axes import Kernel
 from growkit.formula import Formula, Noise, Ones, Stored, Term
 from growkit.ops.maps import pad, tile
 from growkit.plan import Plan
+from growkit.card import model_card
 from growkit.report import (
     config_changes,
     hub_id,
-    model_card,
     new_tensors,
     origin,
     plan_json,

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 WAITS = (1.0, 4.0)  # seconds before the second and the third try
+PATIENCE = 60.0  # seconds; a try that took longer was a series of tries by the client itself
 TIMEOUT = 30.0  # seconds without a byte
+_XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
 
 # What an HTTP status means: what happened, what to do, whether the same again may go well
@@ -82,6 +84,7 @@ def page(repo: Repo) -> str:
 def ask(repo: Repo, question: Callable[[], Answer]) -> Answer:
     """The answer of the Hub. Raises HubError, or ResourceError if the cache cannot be written."""
     for wait in (*WAITS, None):
+        begin = time.monotonic()
         try:
             return question()
         except GrowkitError:
@@ -90,7 +93,8 @@ def ask(repo: Repo, question: Callable[[], Answer]) -> Answer:
             told = _told(repo, error)
             if told is None:
                 raise
-            if wait is None or not getattr(told, "retryable", False):
+            long = time.monotonic() - begin > PATIENCE
+            if wait is None or long or not getattr(told, "retryable", False):
                 raise told from error
         time.sleep(wait)
     raise AssertionError("unreachable")
@@ -130,9 +134,13 @@ def _told(repo: Repo, error: BaseException) -> GrowkitError | None:
         return _told(repo, error.__cause__) if error.__cause__ else _broken(repo, error)
     if isinstance(error, OSError) and error.errno in _DISK:
         return _disk(error)
-    # hf_xet raises plain RuntimeErrors and ConnectionErrors for what its servers do
+    # hf_xet raises RuntimeErrors and ConnectionErrors for whatever its servers do, with the status
+    # in the text; the LFS upload raises a RuntimeError because of the one that tells more
     if isinstance(error, transport | OSError | errors.XetDownloadError | RuntimeError):
-        return _broken(repo, error)
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            return _told(repo, error.__cause__)
+        status = _XET_STATUS.search(str(error))
+        return _refused(repo, int(status[1]), None) if status else _broken(repo, error)
     return None
 
 

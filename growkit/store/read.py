@@ -227,7 +227,8 @@ def _read_headers(
     tensors: dict[str, TensorInfo] = {}
 
     def read(name: str) -> tuple[FileIdentity, dict[str, TensorInfo], dict[str, str]]:
-        return read_header(folder / name, name, blob=blob_of(folder, name), far=far.get(name))
+        absent = None if (folder / name).exists() else far.get(name)
+        return read_header(folder / name, name, blob=blob_of(folder, name), far=absent)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         headers = [*(pool.map if far else map)(read, names)]
