@@ -44,6 +44,9 @@ class File:
     def etag(self) -> str:
         return self.sha256 or self.oid
 
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
 
 @dataclass
 class Repository:

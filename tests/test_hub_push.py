@@ -56,7 +56,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def there(hub: Hub, name: str, repo: str = "org/big", revision: str = "main") -> str:
     """The text of a file on the Hub."""
-    return hub.repos[repo].files(revision)[name].path.read_text(encoding="utf-8")
+    return hub.repos[repo].files(revision)[name].read().decode()
 
 
 # -- there and back ------------------------------------------------------------------------------
