@@ -85,28 +85,45 @@ class Store:
         """How to put a file together, or bytes [start, stop) of it; None past its end."""
         segments = self.files[name]
         start, stop = asked or (0, sum(s.size for s in segments))
-        terms, places, at, skipped = [], {}, 0, 0
+        terms: list[Segment] = []
+        at = offset = 0
         for segment in segments:
-            if at + segment.size <= start:
-                skipped = at + segment.size
-            elif at < stop:
-                chunks = self.xorbs[segment.xorb][segment.first : segment.last]
-                reach = {"start": segment.first, "end": segment.last}
-                terms.append(
-                    {"hash": segment.xorb, "unpacked_length": segment.size, "range": reach}
-                )
-                places.setdefault(segment.xorb, []).append(
-                    {
-                        "range": reach,
-                        "url": f"{url}/{segment.xorb}",
-                        "url_range": {"start": chunks[0].start, "end": chunks[-1].stop - 1},
-                    }
-                )
+            if at < stop and at + segment.size > start:
+                offset = offset if terms else start - at
+                terms.append(segment)
             at += segment.size
         if not terms:
             return None
-        offset = start - skipped
-        return {"offset_into_first_range": offset, "terms": terms, "fetch_info": places}
+        return {
+            "offset_into_first_range": offset,
+            "terms": [
+                {"hash": t.xorb, "unpacked_length": t.size, "range": _range(t.first, t.last)}
+                for t in terms
+            ],
+            "fetch_info": {x: self._places(x, terms, url) for x in {t.xorb for t in terms}},
+        }
+
+    def _places(self, xorb: str, terms: list[Segment], url: str) -> list[dict[str, Any]]:
+        """Where to fetch the chunks of a xorb that the terms need: no chunk is in two places."""
+        merged: list[list[int]] = []
+        for first, last in sorted((t.first, t.last) for t in terms if t.xorb == xorb):
+            if merged and first <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], last)
+            else:
+                merged.append([first, last])
+        chunks = self.xorbs[xorb]
+        return [
+            {
+                "range": _range(first, last),
+                "url": f"{url}/{xorb}",
+                "url_range": _range(chunks[first].start, chunks[last - 1].stop - 1),
+            }
+            for first, last in merged
+        ]
+
+
+def _range(start: int, end: int) -> dict[str, int]:
+    return {"start": start, "end": end}
 
 
 def _segment(data: bytes, at: int) -> Segment:

@@ -338,6 +338,14 @@ def test_offline_without_weights(me: User) -> None:
     assert told["error"].startswith("org/small: the cache holds no weights of it")
 
 
+def test_cache_that_cannot_be_written(me: User) -> None:
+    """A cache that is no folder is a matter of this disk, not of the network: exit 4."""
+    (me.folder / "file").write_text("in the way", encoding="utf-8")
+    told = me.refused("inspect", "org/small", code=4, HF_HOME=str(me.folder / "file"))
+    assert f"{me.folder / 'file'}" in told["error"]
+    assert "cannot write: Not a directory" in told["error"]
+
+
 # -- never the network for a path ----------------------------------------------------------------
 
 NO_SOCKETS = """

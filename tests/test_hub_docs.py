@@ -37,11 +37,10 @@ def agrees(hub: Hub, shown: str, printed: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
-def test_the_page_holds(xet: bool, tmp_path: Path) -> None:
+def test_the_page_holds(tmp_path: Path) -> None:
     """Every command and program of the page, in its order, prints what is shown."""
     with Hub(tmp_path / "server") as hub:
-        me = user(hub, tmp_path, xet=xet)
+        me = user(hub, tmp_path, xet=True)  # the client's own choice
         shutil.copytree(trained.small().parent, me.folder, dirs_exist_ok=True)
         blocks = BLOCK.findall(PAGE)
         for i, (kind, body) in enumerate(blocks):

@@ -33,7 +33,7 @@ WAITS = (1.0, 4.0)  # seconds before the second and the third try
 PATIENCE = 60.0  # seconds; a try that took longer was a series of tries by the client itself
 TIMEOUT = 30.0  # seconds without a byte
 _XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})")
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 # What an HTTP status means: what happened, what to do, whether the same again may go well
 _LATER = "run the same command again in a while"
@@ -132,7 +132,7 @@ def _told(repo: Repo, error: BaseException) -> GrowkitError | None:
         return _refused(repo, error.response.status_code, error.server_message)
     if isinstance(error, errors.LocalEntryNotFoundError | errors.DryRunError):
         return _told(repo, error.__cause__) if error.__cause__ else _broken(repo, error)
-    if isinstance(error, OSError) and error.errno in _DISK:
+    if isinstance(error, OSError) and (error.errno in _FULL or (error.errno and error.filename)):
         return _disk(error)
     # hf_xet raises RuntimeErrors and ConnectionErrors for whatever its servers do, with the status
     # in the text; the LFS upload raises a RuntimeError because of the one that tells more
