@@ -30,6 +30,8 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     steps        one step of a recipe, applied to the model so far
     lints        what a trainer should know: equal copies, dead units
     plan         recipe and headers in; formulas, new config and exactness claim out
+    gauge        other coordinates on one axis, the same function
+    specimen     from a config of any size to that of a tiny model
     digest       what identifies a result
     noise        seeded random numbers that belong to a row
     blocks       how many rows at a time, and the memory that takes
@@ -43,6 +45,8 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     execute      writes a plan
     memory       the same for a model in memory, a state_dict
     hub          models on the Hugging Face Hub; the only room that uses a network
+    check        is a family file right? A tiny model is read, turned and grown
+    infer        a first draft of a family file
     run          the Python API: joins the rooms
     cli          the command line; the only room that prints
 

@@ -29,6 +29,7 @@ KEYS = (
 SCORES = ("power", "unless_false", "by_layer")
 _SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
+_TYPES = re.compile(r"^model_type: \[(.*?)\]", re.M)
 _RULE = re.compile(r"\w+ % \w+")
 
 
@@ -42,6 +43,16 @@ def family_text(name: str) -> str:
     if name not in family_names():
         raise FamilyError(f'family "{name}": not known', hint=did_you_mean(name, family_names()))
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@cache
+def model_types() -> Mapping[str, str]:
+    """model_type → shipped family. Read off one line of each file: parsing all of them is slow."""
+    out: dict[str, str] = {}
+    for name in family_names():
+        line = _TYPES.search(family_text(name))
+        out |= dict.fromkeys(re.findall(r"[\w-]+", line[1] if line else ""), name)
+    return out
 
 
 @cache
@@ -70,7 +81,7 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
             raise FamilyError(f"{file}: cannot be read: {error}") from None
         return read_yaml(text, str(file))
     model_type = config.get("model_type")
-    known = {t: n for n in family_names() for t in _types(_shipped(n))}
+    known = model_types()
     if not isinstance(model_type, str):
         raise FamilyError(
             'config.json: no "model_type", so the family is unknown',
@@ -162,10 +173,15 @@ def _check(family: Family, where: str) -> None:
         ("periods", [p.axis for p in family.periods.values()]),
     ):
         _known(named, layers, f"{where}: {key}", "layer axis")
-    _known(family.derived, axes, f"{where}: derived", "axis")
-    _known([*family.like, *family.like.values()], axes, f"{where}: like", "axis")
+    others: Mapping[str, Iterable[str]] = {
+        "derived": family.derived,
+        "like": [*family.like, *family.like.values()],
+        "multipliers": [a for a, _ in family.multipliers.values()],
+        "head.power": family.head.power if family.head else (),
+    }
+    for key, words in others.items():
+        _known(words, axes, f"{where}: {key}", "axis")
     _known(family.multipliers, modules, f"{where}: multipliers", "module")
-    _known([a for a, _ in family.multipliers.values()], axes, f"{where}: multipliers", "axis")
     _known(family.scores, SCORES, f"{where}: scores", "key")
     if family.rope:
         _known([family.rope.pairs], PAIRS, f"{where}: rope.pairs", "layout")
@@ -174,7 +190,6 @@ def _check(family: Family, where: str) -> None:
     if head := family.head:
         _known(filter(None, [*head.ties, *head.ties.values()]), tensors, f"{where}: head", "tensor")
         _known(filter(None, [head.scale_at, *head.also]), modules, f"{where}: head", "module")
-        _known(head.power, axes, f"{where}: head.power", "axis")
     for key, rules, form in (
         ("defaults", family.defaults.values(), _DEFAULT),
         ("require", family.require, _RULE),

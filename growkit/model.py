@@ -105,7 +105,7 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
                 hint="keep one of the two spellings",
             )
         entries[entry.key] = entry
-    sizes = _sizes(family, config, entries)
+    sizes = solve_sizes(family, config, entries)
     _complete(family, checkpoint, entries, sizes)
     tied, same = _tie(family, checkpoint, entries)
     for name, twin in same:
@@ -115,7 +115,7 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
 
 
-def _sizes(
+def solve_sizes(
     family: Family, config: Mapping[str, Any], entries: Mapping[str, Entry]
 ) -> dict[str, int]:
     """Axis sizes from the config; what the config does not say is read off the shapes."""

@@ -81,13 +81,13 @@ def build_plan(recipe_name: str, recipe: Recipe, models: Mapping[str, Model]) ->
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", hint=error.hint) from None
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
-    return _finish(recipe_name, recipe, models, state, tuple(steps))
+    return finish(recipe_name, recipe, models, state, tuple(steps))
 
 
 # -- the end -------------------------------------------------------------------------------------
 
 
-def _finish(
+def finish(
     recipe_name: str,
     recipe: Recipe,
     models: Mapping[str, Model],

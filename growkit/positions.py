@@ -51,8 +51,8 @@ def frequencies(layout: str, size: int, turned: int, theta: float) -> FloatArray
     return np.where(pair >= 0, speed, np.nan)
 
 
-def slopes_of_bloom(heads: int) -> FloatArray:
-    """Slopes as BLOOM and Falcon make them: of the next lower power of two, then odd powers."""
+def slopes_from_below(heads: int) -> FloatArray:
+    """Those of the next lower power of two, then odd powers (2108.12409, appendix)."""
     lower = 2 ** floor(log2(heads))
     base = 2.0 ** (-(2.0 ** -(log2(lower) - 3)))
     extra = 2.0 ** (-(2.0 ** -(log2(2 * lower) - 3)))
@@ -60,8 +60,8 @@ def slopes_of_bloom(heads: int) -> FloatArray:
     return np.concatenate([base ** np.arange(1.0, 1 + lower), extra ** rest.astype(float)])
 
 
-def slopes_of_mpt(heads: int, most: float = 8.0) -> FloatArray:
-    """Slopes as MPT makes them: of the next higher power of two, every second one first."""
+def slopes_from_above(heads: int, most: float = 8.0) -> FloatArray:
+    """Those of the next higher power of two, every second one first."""
     upper = 2 ** ceil(log2(heads))
     slopes = 1.0 / 2.0 ** (np.arange(1.0, upper + 1) * most / upper)
     if upper != heads:
@@ -70,8 +70,8 @@ def slopes_of_mpt(heads: int, most: float = 8.0) -> FloatArray:
 
 
 SLOPES: Mapping[str, Callable[[int], FloatArray]] = {
-    "bloom": slopes_of_bloom,
-    "mpt": slopes_of_mpt,
+    "below": slopes_from_below,
+    "above": slopes_from_above,
 }
 
 

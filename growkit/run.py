@@ -24,15 +24,17 @@ from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.plan import Plan, build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
-from growkit.store import check_files, open_checkpoint
+from growkit.store import check_files, open_checkpoint, read_config
 from growkit.store.check import read_record, write_record
 
 if TYPE_CHECKING:
+    from growkit.check import Finding
     from growkit.verify import Verification
 
 __all__ = [
-    "Estimate", "Result", "check_files", "default_out", "estimate", "execute", "family_text",
-    "grow", "inspect_checkpoint", "list_families", "plan_growth", "pull", "push", "verify_growth",
+    "Estimate", "Result", "check_family", "check_files", "default_out", "estimate", "execute",
+    "family_text", "grow", "infer_family", "inspect_checkpoint", "list_families", "plan_growth",
+    "pull", "push", "verify_growth",
 ]  # fmt: skip
 
 
@@ -241,6 +243,21 @@ def inspect_checkpoint(
         "files": [f.name for f in model.checkpoint.files],
         "side_files": list(model.checkpoint.side_files),
     }
+
+
+def check_family(file: Path, config: Path) -> list[Finding]:
+    """Try a family file on a tiny random model of a config; see `growkit.check`."""
+    from growkit import check
+
+    return check.check_family(read_config(config), file)
+
+
+def infer_family(config: Path) -> tuple[str, int]:
+    """A drafted family file for a config, and how many of its lines need a look."""
+    from growkit import infer
+
+    draft = infer.infer_family(read_config(config))
+    return draft.text, draft.doubts
 
 
 def list_families() -> list[dict[str, Any]]:

@@ -42,18 +42,20 @@ LEVELS = (
     ("steps",),
     ("lints",),
     ("plan",),
+    ("gauge", "specimen"),
     ("digest", "noise"),
     ("blocks",),
     ("layout", "engine", "report"),
     ("card", "show", "store", "verify"),
     ("execute", "memory", "hub"),
+    ("check", "infer"),
     ("run",),
     ("cli",),
     ("__init__", "__main__"),  # doors: they hold nothing, and open on run and cli
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
-TORCH_ROOMS = {"engine", "verify", "memory"}  # memory: tensors are what it takes and gives
+TORCH_ROOMS = {"engine", "infer", "verify", "memory"}  # memory: tensors are what it takes and gives
 FILE_ROOMS = {"store", "hub"}
 YAML_ROOMS = {"family_file", "recipe"}  # read their own YAML
 LINES = 400
