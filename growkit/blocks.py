@@ -8,7 +8,7 @@ only: planning asks for memory, and a growth of copied and constant tensors neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -212,6 +212,14 @@ def working_bytes(formula: Formula, rows: int) -> int:
     moved = len(formula.terms) == 1 and moves(formula.terms[0])
     item = ITEM_BYTES[formula.dtype] if moved else compute
     return SLACK + 2 * stored + _sum_bytes(formula.terms, rows, item, compute)
+
+
+def dense_bytes(formulas: Iterable[Formula]) -> int:
+    """Bytes of the matrices that the kernels of these formulas hold, each counted once."""
+    terms = [t for f in formulas for t in f.terms]
+    held = {id(k.dense): k.dense.nbytes for t in terms for k in t.kernels
+            if k is not None and k.dense is not None}  # fmt: skip
+    return sum(held.values())
 
 
 def _sum_bytes(terms: tuple[Term, ...], rows: int, item: int, compute: int) -> int:

@@ -138,8 +138,8 @@ def scale_eps(family: Family, config: dict[str, Any], factor: float) -> None:
     eps = get(config, str(family.eps))
     if not isinstance(eps, int | float):
         raise RecipeError(
-            f"lemon changes the norm eps, but config.json has no {family.eps}",
-            hint="add it, or use the map pad, which leaves eps as it is",
+            f"the norm eps has to change, but config.json has no {family.eps}",
+            hint="add it, or use a map that leaves eps as it is, such as pad",
         )
     put(config, str(family.eps), eps * factor)
 

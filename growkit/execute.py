@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from growkit import __version__, report
-from growkit.blocks import Block, block_rows, is_plain, plain, working_bytes
+from growkit.blocks import Block, block_rows, dense_bytes, is_plain, plain, working_bytes
 from growkit.card import model_card
 from growkit.digest import digest
 from growkit.errors import CheckpointError, ResourceError
@@ -32,6 +32,7 @@ from growkit.store.memory import peak_bytes
 BASE_BYTES = 60_000_000
 TORCH_BYTES = 220_000_000
 WRITER_BYTES = 16_000_000
+MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -74,7 +75,7 @@ def _job(
 ) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(max_shard_size))
     torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
-    fixed = BASE_BYTES + WRITER_BYTES + torch
+    fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(plan.formulas)
     allowed = parse_size(max_memory)
     largest = max(plan.formulas, key=lambda f: working_bytes(f, 1))
     least = fixed + working_bytes(largest, 1)

@@ -5,7 +5,8 @@
     big.load_state_dict(weights)
 
 The law: the plan and the engine are those of the file route, so the tensors are equal to the byte
-to what `grow` writes. No file is read or written, and nothing that is passed in changes.
+to what `grow` writes. No file is read but a recipe and the maps that it names, none is written, and
+nothing that is passed in changes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from growkit.formula import Checkpoint, FileIdentity, Formula, Stored, TensorInf
 from growkit.model import read_model
 from growkit.plan import build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
+from growkit.store import read_maps
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -71,7 +73,7 @@ def grow_state_dict(
     check_sources(chosen, further)
     given = {chosen.sources[0]: (state_dict, config)} | {n: further[n] for n in chosen.sources[1:]}
     models = {n: read_model(_checkpoint(*both), family) for n, both in given.items()}
-    plan = build_plan(name, chosen, models)
+    plan = build_plan(name, chosen, models, read_maps(chosen.files))
     for source, tensor, twin in plan.same:
         _compare(given[source][0], tensor, twin)
 

@@ -85,6 +85,11 @@ class Recipe(BaseModel):
                 raise ValueError(f"sources: no step uses {name!r}")
         return self
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files with maps that steps apply."""
+        return tuple(dict.fromkeys(file for step in self.steps for file in step.files()))
+
 
 # -- loading -------------------------------------------------------------------------------------
 
@@ -114,7 +119,11 @@ def load_recipe(
     for change in overrides:
         data = override(data, change, Recipe.model_fields.keys() - {"steps"})
     data |= {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
-    return path.stem, _validate(data, path.name, problems)
+    recipe = _validate(data, path.name, problems)
+    # a built-in recipe names files of the user's, any other one files beside it
+    folder = Path() if path in builtin_recipes().values() else path.parent
+    steps = tuple(step.located(folder.absolute()) for step in recipe.steps)
+    return path.stem, recipe.model_copy(update={"steps": steps})
 
 
 def choose_recipe(

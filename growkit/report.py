@@ -7,6 +7,7 @@ nothing. What a tensor is made of is said in four words: *copied* (every value i
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections import Counter
@@ -134,7 +135,7 @@ def report_json(
         },
         "exactness": _exactness(plan),
         "readback": plan.readback if plan.readback in plan.maps else None,
-        "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items()},
+        "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items() if _is_kept(plan, axis)},
         "files": dict(files),
         "tensors": listed,
         "new_tensors": new_tensors(plan),
@@ -246,11 +247,20 @@ def _plain(record: Any) -> Json:
     return plain
 
 
+def _is_kept(plan: Plan, axis: str) -> bool:
+    """Whether the way back on an axis is short to write, or needed to compare the two models."""
+    return plan.maps[axis].read.is_gather or axis == plan.readback
+
+
 def _read_map(read: Kernel) -> Json:
-    """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`."""
+    """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`.
+
+    Of a matrix the bytes in C order, little-endian float64, in base64.
+    """
+    if not read.is_gather:
+        matrix = base64.b64encode(read.matrix().astype("<f8").tobytes()).decode()
+        return {"old": read.old, "new": read.new, "read": {"matrix": matrix}}
     index, coef = read.index, read.coef
-    if not read.is_gather:  # every new row reads every old one
-        index, coef = np.tile(np.arange(read.old), (read.new, 1)), read.matrix()
     if index.shape[1] == 1:  # one source per row: plain lists
         index, coef = index[:, 0], coef[:, 0]
     sparse = {"index": index.tolist(), "coef": coef.tolist()}

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from growkit import hub, report
-from growkit.errors import VerifyError
+from growkit.errors import RecipeError, VerifyError
 from growkit.execute import Estimate, Progress, Result, estimate, execute, is_done
 from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
+from growkit.ops.matrices import matrices
 from growkit.plan import Plan, build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
-from growkit.store import check_files, open_checkpoint, read_config
+from growkit.store import check_files, open_checkpoint, read_config, read_maps, write_maps
 from growkit.store.check import read_record, write_record
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Estimate", "Result", "check_family", "check_files", "default_out", "estimate", "execute",
     "family_text", "grow", "infer_family", "inspect_checkpoint", "list_families", "plan_growth",
-    "pull", "push", "verify_growth",
+    "pull", "push", "save_maps", "verify_growth",
 ]  # fmt: skip
 
 
@@ -61,7 +62,21 @@ def plan_growth(
     models = {chosen.sources[0]: _model(source, config, family)}
     for label in chosen.sources[1:]:
         models[label] = _model(further[label], None, family)
-    return build_plan(name, chosen, models)
+    return build_plan(name, chosen, models, read_maps(chosen.files))
+
+
+def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Write the maps of a plan, composed over its steps, as matrices that `learned` takes.
+
+    Their names and shapes. Null-space noise is left out; other things that are no map are refused.
+    """
+    arrays = matrices(plan.maps, plan.growths)
+    if not arrays:
+        raise RecipeError(
+            f"{plan.recipe_name}: no step grows an axis, so there are no maps to write"
+        )
+    write_maps(Path(path), arrays)
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:

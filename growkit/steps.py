@@ -357,12 +357,13 @@ def _fuse(
 
 
 def _same_files(one: Model, other: Model) -> bool:
-    """Whether two sources are one checkpoint given twice."""
+    """Whether two sources are one checkpoint given twice: the same files, whatever their names."""
 
-    def real(model: Model) -> list[str]:
+    def real(model: Model) -> list[object]:
         path = Path(model.checkpoint.path)
         folder = path if path.suffix != ".safetensors" else path.parent
-        return [str((folder / f.name).resolve()) for f in model.checkpoint.files]
+        files = [folder / f.name for f in model.checkpoint.files]
+        return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
 
     return real(one) == real(other)
 

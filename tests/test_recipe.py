@@ -72,8 +72,9 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", builtin_recipes())
-def test_built_in_recipes(name: str, tmp_path: Path) -> None:
+def test_built_in_recipes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a line for the list, shows its own text, and forks into the same recipe."""
+    monkeypatch.chdir(tmp_path)  # a fork takes files from where it lies
     found, recipe = load_recipe(name)
     text = recipe_text(name)
     assert found == name

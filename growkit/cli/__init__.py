@@ -160,6 +160,7 @@ def grow(
 @app.command()
 @_growth
 @click.option("--tensor", metavar="NAME", help="Show what one output tensor is made of.")
+@click.option("--maps", type=_FILE, help="Write the maps as matrices that `learned` takes.")
 @_as_json
 def plan(
     source: str,
@@ -167,10 +168,13 @@ def plan(
     max_shard_size: str,
     max_memory: str,
     tensor: str | None,
+    maps: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Show what `grow` would do, from headers alone: sizes, claim, cost.
+
+    --maps writes matrices for an outside trainer to start from; null-space noise is left out.
 
     \b
     Examples:
@@ -185,9 +189,16 @@ def plan(
     planned = run.plan_growth(source, recipe, **options)
     cost = asdict(run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory))
     text = show.plan_text(planned, **cost) if tensor is None else show.explain(planned, tensor)
-    told = report.plan_json(planned, **cost)
+    told = report.plan_json(planned, **cost) | {"maps": show.maps_json(planned)}
+    for name, terms in show.terms_json(planned).items() if as_json else ():
+        told["tensors"][name]["terms"] = terms
     if tensor is not None:
         told = {"name": tensor, **told["tensors"][tensor], "text": text}
+    if maps is not None:
+        shapes = run.save_maps(planned, maps)
+        told["maps_file"] = {"path": str(maps), "matrices": shapes}
+        words = [f"{name} {show.shape_text(shape)}" for name, shape in shapes.items()]
+        text += f"\n\nmaps in {maps}\n" + "\n".join(f"  {word}" for word in words)
     print_json(told) if as_json else click.echo(text)
 
 

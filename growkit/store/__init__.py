@@ -4,6 +4,7 @@
     read       a path → Checkpoint, or a refusal that says what to do instead
     snapshot   a folder in the Hub's cache, of which some files may not be here yet
     side_files what travels with the weights: tokenizer, processor, custom code
+    maps       files of dense maps, read and written whole
     rows       rows of a stored tensor, by pread
     write      one output file as a byte stream
     commit     OUT.partial, its lock and done-marks, and the rename to OUT
@@ -14,20 +15,17 @@
     faults     the operating system's errors in growkit's words
 
 The law: sources are only ever read, and nothing half-written is ever visible under its final name.
-No value is looked at here, and no torch.
+No value of a weight is looked at here, and no torch.
 """
 
 from growkit.store.check import check_files
 from growkit.store.commit import Workspace
+from growkit.store.maps import read_maps, write_maps
 from growkit.store.read import open_checkpoint, read_config
 from growkit.store.rows import SourceRows
 from growkit.store.write import ShardWriter
 
 __all__ = [
-    "ShardWriter",
-    "SourceRows",
-    "Workspace",
-    "check_files",
-    "open_checkpoint",
-    "read_config",
-]
+    "ShardWriter", "SourceRows", "Workspace", "check_files", "open_checkpoint", "read_config",
+    "read_maps", "write_maps",
+]  # fmt: skip
