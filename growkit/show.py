@@ -149,25 +149,6 @@ def result_text(plan: Plan, told: Mapping[str, Any]) -> str:
     )
 
 
-def pushed_text(told: Mapping[str, Any]) -> str:
-    """What a push has done, from its JSON."""
-    done = "pushed" if told["changed"] else "already there"
-    lines = [
-        f"{told['files']} files, {in_bytes(told['bytes'])}, "
-        f"{told['revision']}, commit {told['commit'][:8]}"
-    ]
-    if told["removed"]:
-        lines.append(f"removed what an earlier push had: {', '.join(told['removed'])}")
-    if told["card_kept"]:
-        lines.append("README.md is as it was: a person wrote or changed it")
-    if told["pull_request"]:
-        lines.append(f"pull request: {told['pull_request']}")
-    if told["checked"]:
-        lines.append("read back: names, sizes and hashes agree")
-    head = f"{told['url']}: {done}, {'private' if told['private'] else 'public'}"
-    return "\n".join([head, *(row for line in lines for row in _wrapped(line, "  "))])
-
-
 def verification_text(told: Mapping[str, Any]) -> str:
     """What `verify` measured, claimed and found, from its JSON."""
     m, lines = told["measurement"], []

@@ -22,7 +22,7 @@ import click
 from growkit import __version__
 from growkit.cli.door import Door, as_text, print_json
 from growkit.cli.families import families
-from growkit.cli.hub import pull, push, quiet_downloads
+from growkit.cli.hub import pull, push, pushed_text, quiet_downloads
 from growkit.cli.progress import progress_shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -154,7 +154,7 @@ def grow(
     else:
         click.echo(show.result_text(result.plan, told))
         if result.pushed:
-            click.echo(show.pushed_text(result.pushed))
+            click.echo(pushed_text(result.pushed))
 
 
 @app.command()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +17,27 @@ def quiet_downloads(quiet: bool) -> None:
     """Keep huggingface_hub's bars off what is no terminal; it reads this when it is imported."""
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def pushed_text(told: Mapping[str, Any]) -> str:
+    """What a push has done, from its JSON."""
+    from growkit.show import in_bytes
+
+    done = "pushed" if told["changed"] else "already there"
+    lines = [
+        f"{told['url']}: {done}, {'private' if told['private'] else 'public'}",
+        f"{told['files']} files, {in_bytes(told['bytes'])}, "
+        f"{told['revision']}, commit {told['commit'][:8]}",
+    ]
+    if told["removed"]:
+        lines.append(f"removed what an earlier push had: {', '.join(told['removed'])}")
+    if told["card_kept"]:
+        lines.append("README.md is as it was: a person wrote or changed it")
+    if told["pull_request"]:
+        lines.append(f"pull request: {told['pull_request']}")
+    if told["checked"]:
+        lines.append("read back: names, sizes and hashes agree")
+    return "\n  ".join(lines)
 
 
 @click.command()
@@ -49,7 +72,7 @@ def push(
     quiet_downloads(quiet)
     from dataclasses import asdict
 
-    from growkit import run, show
+    from growkit import run
 
     done = asdict(
         run.push(folder, repo, revision=revision, public=public, create_pr=create_pr, check=check)
@@ -57,7 +80,7 @@ def push(
     if as_json:
         print_json(done)
     else:
-        click.echo(done["url"] if quiet else show.pushed_text(done))
+        click.echo(done["url"] if quiet else pushed_text(done))
 
 
 @click.command()

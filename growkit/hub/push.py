@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ def push(
     if not check:
         return done
     _read_back(client, repo, done.commit, sent)
-    return Pushed(**{**{k: getattr(done, k) for k in Pushed.__slots__}, "checked": True})
+    return replace(done, checked=True)
 
 
 def _files(folder: Path) -> dict[str, Path]:
