@@ -8,15 +8,16 @@ separate training run; where the mathematics allows, the larger one computes the
 The rooms of the building, from the ground up; each imports only rooms above it in this list:
 
     errors       what can go wrong, and the exit code that says so
+    plain        YAML text as plain data, and changes to it
     kernel       linear maps on one axis, kept sparse
     axes         how an axis grows: the algebra that everything else is written in
     positions    rotary pairs and ALiBi slopes, as numbers
     expression   how the dims of real tensors are composed of axes
     formula      what an output tensor is made of: nouns only
     family       which tensors a kind of model has on disk, on which axes
+    user_family  a user's own family file, which may hold anything
     family_file  YAML as a family, checked; the shipped ones are in families/
     ops          the growth operators, one idea per file
-    plain        YAML text as plain data, and changes to it
     recipe       what the user wants, checked before anything is planned
     config       the numbers of config.json that a family names, before and after
     model        a checkpoint read through its family
@@ -38,10 +39,15 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     layout       which byte of which file each output row is
     engine       evaluates one formula, block of rows by block of rows; torch starts here
     report       what happened: growkit.json, the plan as JSON
+    share        the files that one of several independent processes writes
     card         README.md of a result, for people and for the Hub
     show         a plan in words, for a terminal
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?
+    task         one output file: the unit of work, whoever does it
+    beside       everything beside the weights: config, index, tokenizer
+    workers      tasks in several processes of this machine
+    cluster      tasks on a Dask cluster
     execute      writes a plan
     memory       the same for a model in memory, a state_dict
     hub          models on the Hugging Face Hub; the only room that uses a network
@@ -63,6 +69,8 @@ The words, each with one meaning:
     source       where a term's numbers come from: a checkpoint's tensor, or a seeded generator
     layout       where the output's bytes go
     shard        one output file of several
+    task         the writing of one shard, by whoever it is sent to
+    rank         one of several processes that share the files and do not talk to each other
     report       what a finished growth says about itself
 """
 

@@ -272,7 +272,11 @@ def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:
     if reasons:
         return approximate([where + r for r in reasons])
     added = len(layers) - len(loud)
-    if not added or facts.family.residual == "pre":
+    post = facts.family.residual == "post"
+    if axis in facts.family.joins and any(n.silent for n in layers[: 1 + post]):
+        what = f"{facts.family.joins[axis]} joins the stream after layer 0"
+        return approximate([f"{where}{what}, which now is not what it was"])
+    if not added or not post:
         return Claim()
     passes = added * len(stream_norms(facts.family, axis))
     reason = (

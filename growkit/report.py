@@ -108,6 +108,7 @@ def report_json(
     version: str,
     digest: str,
     files: Mapping[str, Any],
+    checksums: Mapping[str, str],
     tensors: Mapping[str, Mapping[str, Any]],
     started: str,
     seconds: float,
@@ -115,12 +116,13 @@ def report_json(
 ) -> Json:
     """growkit.json: what a trainer, `verify` and the next growkit need to know about a result.
 
-    `files` are the files written, with whatever is known of each; `tensors` gives file and crc32 of
-    each tensor; `started` is an ISO 8601 time, `peak_bytes` the memory measured.
+    `files` are the files written, with their bytes, `checksums` their crc32; `tensors` gives file
+    and crc32 of each tensor, and how many of its values are not finite, if any; `started` is an
+    ISO 8601 time, `peak_bytes` the memory measured.
     """
     listed = _tensors(plan)
     for name, entry in listed.items():
-        entry |= {"file": tensors[name]["file"], "crc32": tensors[name]["crc32"]}
+        entry |= tensors[name]
     return {
         "version": version,
         "digest": digest,
@@ -137,6 +139,7 @@ def report_json(
         "readback": plan.readback if plan.readback in plan.maps else None,
         "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items() if _is_kept(plan, axis)},
         "files": dict(files),
+        "checksums": dict(checksums),
         "tensors": listed,
         "new_tensors": new_tensors(plan),
         "zeroed_tensors": list(plan.zeroed),
@@ -196,6 +199,7 @@ def summary_json(
         "new_tensors": len(report["new_tensors"]),
         "zeroed_tensors": len(report["zeroed_tensors"]),
         "dropped": report["dropped"],
+        "nonfinite": {n: t["nonfinite"] for n, t in report["tensors"].items() if "nonfinite" in t},
         "peak_memory_bytes": report["peak_memory_bytes"],
         **({"pushed": dict(pushed)} if pushed else {}),
     }

@@ -4,6 +4,9 @@
     result = grow("small/", "bert_base")            writes small-bert_base/
     verify_growth("small/", result.out).passed      runs both models
 
+    grow_share("small/", "bert_base", Share(0, 4))  one rank of four, each on its own
+    finish("small-bert_base")                       when all of them are done
+
 The law: OUT appears whole or not at all, and the same plan gives the same bytes.
 """
 
@@ -12,30 +15,45 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import yaml
 
 from growkit import hub, report
 from growkit.errors import RecipeError, VerifyError
-from growkit.execute import Estimate, Progress, Result, estimate, execute, is_done
+from growkit.execute import (
+    Estimate,
+    Finished,
+    Options,
+    Part,
+    Progress,
+    Result,
+    estimate,
+    execute,
+    execute_share,
+    finish,
+    is_done,
+)
 from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.ops.matrices import matrices
 from growkit.plan import Plan, build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
+from growkit.share import Share, read_share
 from growkit.store import check_files, open_checkpoint, read_config, read_maps, write_maps
 from growkit.store.check import read_record, write_record
+from growkit.user_family import blamed
 
 if TYPE_CHECKING:
     from growkit.check import Finding
     from growkit.verify import Verification
 
 __all__ = [
-    "Estimate", "Result", "check_family", "check_files", "default_out", "estimate", "execute",
-    "family_text", "grow", "infer_family", "inspect_checkpoint", "list_families", "plan_growth",
-    "pull", "push", "save_maps", "verify_growth",
+    "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
+    "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
+    "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth", "pull",
+    "push", "read_share", "save_maps", "verify_growth",
 ]  # fmt: skip
 
 
@@ -59,10 +77,11 @@ def plan_growth(
     name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
     check_sources(chosen, further)
-    models = {chosen.sources[0]: _model(source, config, family)}
-    for label in chosen.sources[1:]:
-        models[label] = _model(further[label], None, family)
-    return build_plan(name, chosen, models, read_maps(chosen.files))
+    with blamed(family):
+        models = {chosen.sources[0]: _model(source, config, family)}
+        for label in chosen.sources[1:]:
+            models[label] = _model(further[label], None, family)
+        return build_plan(name, chosen, models, read_maps(chosen.files))
 
 
 def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -114,6 +133,8 @@ def grow(
     family: Path | None = None,
     max_shard_size: str | int = "5GB",
     max_memory: str | int = "2GB",
+    workers: int = 1,
+    cluster: str | None = None,
     overwrite: bool = False,
     allow_nonfinite: bool = False,
     verify: bool = False,
@@ -122,7 +143,10 @@ def grow(
 ) -> Result:
     """Write the grown checkpoint to `out`, by default `<stem>-<recipe>/` in the working directory.
 
-    Returns at once if `out` already holds the same result. With `verify` both models are run at the
+    Returns at once if `out` already holds the same result. `workers` are processes of this machine,
+    `cluster` is the address of a Dask scheduler; each writes one file at a time, so there should
+    be more files (`max_shard_size`) than workers. A script that uses `workers` needs the usual
+    `if __name__ == "__main__":` around what it does. With `verify` both models are run at the
     end, and VerifyError is raised if the claim does not hold; with `push_to` the result then goes
     to a private model on the Hub. Raises what `plan_growth` raises, and UsageError, ResourceError
     or OutputError before anything is written.
@@ -141,9 +165,11 @@ def grow(
         family=family,
     )
     target = Path(out) if out is not None else default_out(source, plan.recipe_name)
-    writing: dict[str, Any] = {
+    writing: Options = {
         "max_shard_size": max_shard_size,
         "max_memory": max_memory,
+        "workers": workers,
+        "cluster": cluster,
         "overwrite": overwrite,
         "allow_nonfinite": allow_nonfinite,
     }
@@ -154,9 +180,7 @@ def grow(
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
 
 
-def _download(
-    plan: Plan, sources: Mapping[str, str | Path], out: Path, writing: Mapping[str, Any]
-) -> None:
+def _download(plan: Plan, sources: Mapping[str, str | Path], out: Path, writing: Options) -> None:
     """Fetch the sources that are on the Hub, unless there is nothing left to do."""
     repos = {name: hub.repo_named(source) for name, source in sources.items()}
     if not any(repos.values()) or is_done(plan, out, **writing):
@@ -177,6 +201,41 @@ def _verified(result: Result, source: str | Path, config: Path | None) -> Result
             hint="the checkpoint is written; growkit.json holds the measurement",
         )
     return replace(result, report=record)
+
+
+def grow_share(
+    source: str | Path,
+    recipe: str | Path | Recipe,
+    share: Share,
+    *,
+    out: str | Path | None = None,
+    sources: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+    family: Path | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Part:
+    """Write the files of one rank of several, each a process of its own, wherever it runs.
+
+    All ranks are given the same arguments but for `share`, and a filesystem that they share;
+    `finish` makes the result visible. Raises what `grow` raises.
+    """
+    plan = plan_growth(
+        source,
+        recipe,
+        sources=sources,
+        config=config,
+        overrides=overrides,
+        dtype=dtype,
+        seed=seed,
+        family=family,
+    )
+    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
+    _download(plan, {**(sources or {}), plan.recipe.sources[0]: source}, target, options)
+    return execute_share(plan, target, share, progress=progress, **options)
 
 
 # -- looking -------------------------------------------------------------------------------------
@@ -220,7 +279,11 @@ def inspect_checkpoint(
     path: str | Path, *, config: Path | None = None, family: Path | None = None
 ) -> dict[str, Any]:
     """What a checkpoint is: family, axes and what can grow, parameters, dtypes, ties, files."""
-    model = _model(path, config, family)
+    with blamed(family):
+        return _inspection(path, _model(path, config, family))
+
+
+def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
     coupled = {
         a
         for expressions in model.family.config.values()
@@ -264,7 +327,8 @@ def check_family(file: Path, config: Path) -> list[Finding]:
     """Try a family file on a tiny random model of a config; see `growkit.check`."""
     from growkit import check
 
-    return check.check_family(read_config(config), file)
+    with blamed(file):
+        return check.check_family(read_config(config), file)
 
 
 def infer_family(config: Path) -> tuple[str, int]:

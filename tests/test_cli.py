@@ -32,9 +32,11 @@ from growkit.recipe import builtin_recipes, load_recipe
 # every command and its options: a change here is a change of the contract
 OPTIONS = {
     "grow": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --out --allow-nonfinite --overwrite --verify --push-to --summary --json --quiet",
+    "--max-memory --workers --out --cluster --rank --world --allow-nonfinite --overwrite --verify "
+    "--push-to --summary --json --quiet",
+    "finish": "out --json --quiet",
     "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --tensor --maps --json",
+    "--max-memory --workers --tensor --maps --json",
     "verify": "checkpoints --files --text --max-drift --json",
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",
@@ -183,7 +185,7 @@ def test_grow_json_and_summary(small: Path, tmp_path: Path) -> None:
     assert set(told) == {
         *("out", "already_done", "seconds", "digest", "recipe", "family", "sizes", "parameters"),
         *("exactness", "verify", "hints", "origins", "new_tensors", "zeroed_tensors", "dropped"),
-        "peak_memory_bytes",
+        *("nonfinite", "peak_memory_bytes"),
     }
     assert len([*(tmp_path / "big").glob("model-*.safetensors")]) > 1
     assert "snr_db: 20" in (tmp_path / "big" / "recipe.yaml").read_text()

@@ -158,7 +158,9 @@ def test_unknown_model_types(config: dict[str, Any], message: str, hint: str) ->
     [
         ("- a\n- b\n", "expected a mapping, found list"),
         ("a: [", "not valid YAML"),
-        ("!!x a", "not valid"),
+        ("!!x a", "tags such as .* are not read"),
+        ("&x {a: *x}", "anchors and aliases are not read"),
+        ("{a: 1, a: 2}", "given twice"),
     ],
 )
 def test_family_files_that_are_no_mapping(tmp_path: Path, text: str, message: str) -> None:

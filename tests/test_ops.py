@@ -51,9 +51,9 @@ def test_sizes_and_ratios(size: int | str, now: int, expected: int) -> None:
         ("1/0x", '"1/0x" is not a size'),
         ("-2x", '"-2x" is not a size'),
         ("5/7x", "5/7x of 24 is 17.1429, not a whole number"),
-        (0, "expected a positive size of at most 10,000,000, found 0"),
-        (10**20, "at most 10,000,000, found 1e\\+20"),
-        ("1e7x", "at most 10,000,000"),
+        (0, "expected a positive size of at most 1,000,000, found 0"),
+        (10**20, "at most 1,000,000, found 1e\\+20"),
+        ("1e7x", "at most 1,000,000"),
     ],
 )
 def test_bad_sizes(size: int | str, message: str) -> None:

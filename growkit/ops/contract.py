@@ -125,7 +125,7 @@ Size = (
 )  # a target size: 1024, or a ratio of the present size such as "2x" or "4/3x"
 
 
-LARGEST = 10_000_000  # units of an axis; no model comes near, and a slip of the hand shows at once
+LARGEST = 1_000_000  # units of an axis; no model comes near, and a slip of the hand shows at once
 
 
 def target_size(axis: str, size: Size, now: int, largest: int = LARGEST) -> int:

@@ -50,7 +50,7 @@ def head_dim_maps(
     name = how.map
     centred = any(p.norm == "ln" and p.over == parse(query) for p in family.patterns.values())
     if name == "auto" and family.rope:
-        name = "ropestride" if whole else "ropetheta"
+        name = "ropestride" if whole and not family.rope.numbered else "ropetheta"
     elif name == "auto":
         name = "tile" if whole else "isometric"
     if name in ("ropestride", "ropetheta"):

@@ -7,7 +7,9 @@
     maps       files of dense maps, read and written whole
     rows       rows of a stored tensor, by pread
     write      one output file as a byte stream
-    commit     OUT.partial, its lock and done-marks, and the rename to OUT
+    locks      one process at a time, or several that agree
+    marks      done-marks: which files are complete, whoever wrote them
+    commit     OUT.partial, and the rename to OUT
     memory     what this process has held
     scratch    a folder that is gone afterwards
     check      a finished OUT against its own growkit.json
@@ -21,11 +23,12 @@ No value of a weight is looked at here, and no torch.
 from growkit.store.check import check_files
 from growkit.store.commit import Workspace
 from growkit.store.maps import read_maps, write_maps
+from growkit.store.marks import Marks
 from growkit.store.read import open_checkpoint, read_config
 from growkit.store.rows import SourceRows
 from growkit.store.write import ShardWriter
 
 __all__ = [
-    "ShardWriter", "SourceRows", "Workspace", "check_files", "open_checkpoint", "read_config",
-    "read_maps", "write_maps",
+    "Marks", "ShardWriter", "SourceRows", "Workspace", "check_files", "open_checkpoint",
+    "read_config", "read_maps", "write_maps",
 ]  # fmt: skip

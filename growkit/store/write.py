@@ -30,7 +30,7 @@ Bytes = bytes | bytearray | memoryview
 
 
 class ShardWriter:
-    """Write `<folder>/<name>`; until `finish` it is called `<name>.tmp`.
+    """Write `<folder>/<name>`; until `finish` it is `temporary`, by default `<name>.tmp` beside it.
 
     with ShardWriter(folder, shard) as writer:
         for placed in shard.tensors:
@@ -40,10 +40,10 @@ class ShardWriter:
         writer.finish()
     """
 
-    def __init__(self, folder: Path, shard: Shard) -> None:
+    def __init__(self, folder: Path, shard: Shard, *, temporary: Path | None = None) -> None:
         self._shard = shard
         self._path = folder / shard.name
-        self._temporary = folder / f"{shard.name}.tmp"
+        self._temporary = temporary or folder / f"{shard.name}.tmp"
         self._buffer = memoryview(mmap.mmap(-1, BUFFER))  # anonymous memory on a page boundary
         self._filled = 0  # bytes in the buffer
         self._written = 0  # bytes in the file
