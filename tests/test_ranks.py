@@ -212,7 +212,7 @@ def test_nothing_to_finish(home: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--rank 0 --world 2 --cluster tcp://x:1", "--rank goes with neither --cluster nor"),
+        ("--rank 0 --world 2 --cluster tcp://x:1", "--rank goes with none of --cluster"),
         (
             "--rank 0 --world 2 --verify",
             "--rank goes with none of --cluster, --verify and --push-to",
