@@ -175,7 +175,11 @@ class _Piece:
             data = self.rows(source, start, stop)
             writable = bytearray(data) if data.readonly else data  # what torch insists on
             values = torch.frombuffer(writable, dtype=DTYPES[source.dtype])
-            return values.reshape(stop - start, *source.shape[1:])
+            values = values.reshape(stop - start, *source.shape[1:])
+            if source.by is None:
+                return values
+            by = replace(self, source=source.by, shape=source.by.shape)._span(start, stop)
+            return values.double() * by.double().reshape(-1, *[1] * (values.ndim - 1))
         if isinstance(source, Noise):
             return torch.from_numpy(noise.steps(source, start, stop))
         return torch.ones(stop - start, *source.shape[1:])

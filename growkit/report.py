@@ -64,7 +64,8 @@ def _kind(stored: Sequence[Term], terms: Sequence[Term]) -> Kind:
     if several or any(_overlap(a, b) for a, b in combinations(terms, 2)):
         return "mixed"
     units = all((k.unit_rows | k.zero_rows).all() for k in kernels)
-    return "copied" if units and all(t.scale == 1.0 for t in stored) else "scaled"
+    bare = all(t.scale == 1.0 and getattr(t.source, "by", None) is None for t in stored)
+    return "copied" if units and bare else "scaled"
 
 
 def _overlap(a: Term, b: Term) -> bool:
