@@ -2,8 +2,8 @@
 
 It reads a checkpoint, applies a recipe of growth operators, and writes a larger checkpoint for a
 separate training run; where the mathematics allows, the larger one computes the same function.
-`plan_growth`, `grow` and `verify_growth` are the Python API, `grow_state_dict` grows a model that
-is in memory, `growkit` is the command.
+`plan_growth`, `grow` and `verify_growth` are the Python API, `push` and `pull` its way to the Hub;
+`grow_state_dict` grows a model that is in memory, `growkit` is the command.
 
 The rooms of the building, from the ground up; each imports only rooms above it in this list:
 
@@ -39,9 +39,10 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     blocks       how many rows at a time, and the memory that takes
     layout       which byte of which file each output row is
     engine       evaluates one formula, block of rows by block of rows; torch starts here
-    report       what happened: growkit.json, the model card
+    report       what happened: growkit.json, the plan as JSON
     share        the files that one of several independent processes writes
     words        formulas and maps in words
+    card         README.md of a result, for people and for the Hub
     show         a plan in words, for a terminal
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?
@@ -51,6 +52,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     cluster      tasks on a Dask cluster
     execute      writes a plan
     memory       the same for a model in memory, a state_dict
+    hub          models on the Hugging Face Hub; the only room that uses a network
     check        is a family file right? A tiny model is read, turned and grown
     infer        a first draft of a family file
     run          the Python API: joins the rooms
@@ -82,11 +84,12 @@ from growkit.errors import GrowkitError
 
 if TYPE_CHECKING:
     from growkit.memory import grow_state_dict
-    from growkit.run import grow, plan_growth, verify_growth
+    from growkit.run import grow, plan_growth, pull, push, verify_growth
 
 __version__ = "0.1.0"
 __all__ = [
-    "GrowkitError", "__version__", "grow", "grow_state_dict", "plan_growth", "verify_growth",
+    "GrowkitError", "__version__", "grow", "grow_state_dict", "plan_growth", "pull", "push",
+    "verify_growth",
 ]  # fmt: skip
 
 

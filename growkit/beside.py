@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from growkit import __version__, report
+from growkit.card import model_card
 from growkit.layout import INDEX, Layout
 from growkit.plan import Plan
 from growkit.recipe import resolved
@@ -47,7 +48,7 @@ def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
     return {
         "record": record,
         "texts": texts,
-        "card": report.model_card(plan, record),
+        "card": model_card(plan, record),
         "shards": {shard.name: shard.size for shard in shards},
     }
 

@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
-from growkit.formula import Noise, Term
+from growkit.formula import FileIdentity, Noise, Term
 from growkit.kernel import Kernel
 from growkit.plan import Plan
 
@@ -44,7 +45,7 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
             return repr((repr(bare), signal, kernels, term.scale))
         return repr((repr(source), kernels, term.scale))
 
-    identity = {n: [asdict(f) for f in c.files] for n, c in plan.sources.items()}
+    identity = {n: [_identity(f) for f in c.files] for n, c in plan.sources.items()}
     revisions = {n: c.revision for n, c in plan.sources.items()}
     for text in (
         f"growkit format {FORMAT}",
@@ -58,3 +59,8 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
     for header in headers:
         sha.update(header)
     return sha.hexdigest()
+
+
+def _identity(file: FileIdentity) -> dict[str, Any]:
+    """What tells the file apart; a file that is not from the Hub has no blob."""
+    return {key: value for key, value in asdict(file).items() if value is not None}

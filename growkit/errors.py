@@ -60,9 +60,13 @@ class ResourceError(GrowkitError):
 
 
 class HubError(GrowkitError):
-    """The Hub or the network failed."""
+    """The Hub or the network failed; `retryable` says that the same again may go well."""
 
     exit_code = 5
+
+    def __init__(self, message: str, *, hint: str = "", retryable: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
 
 
 class OutputError(GrowkitError):

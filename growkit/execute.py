@@ -95,6 +95,11 @@ class Result(Finished):
     """A finished growth."""
 
     plan: Plan
+    pushed: Mapping[str, Any] | None = None  # what the Hub has of it
+
+    def facts(self) -> dict[str, Any]:
+        """What is not in the report."""
+        return {**Finished.facts(self), "pushed": self.pushed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,15 @@ def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
 def estimate(plan: Plan, **options: Unpack[Options]) -> Estimate:
     """Bytes on disk and in memory, files and digest. Raises ResourceError if a row does not fit."""
     return _job(plan, _How(**options)).estimate
+
+
+def is_done(plan: Plan, out: str | Path, **options: Unpack[Options]) -> bool:
+    """Whether `out` holds the plan's result. Raises where it may not be written; changes nothing.
+
+    For what takes long before the writing can begin, such as a download.
+    """
+    how = _How(**options)
+    return _workspace(_job(plan, how), out, how).look()
 
 
 def execute(

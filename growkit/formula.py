@@ -55,8 +55,9 @@ class FileIdentity:
 
     name: str  # relative to the checkpoint's folder
     size: int  # bytes
-    mtime_ns: int
+    mtime_ns: int  # 0 where the blob says more
     header_sha256: str
+    blob: str | None = None  # its id on the Hub: sha256, or git's sha1 of a small file
 
 
 @dataclass(frozen=True, slots=True)

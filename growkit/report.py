@@ -1,4 +1,4 @@
-"""What happened, and what it means for the trainer: growkit.json, the plan as JSON, the model card.
+"""What happened, and what it means for the trainer: growkit.json, the plan as JSON.
 
 The law: everything here is read off the plan, nothing is decided; it opens no file and prints
 nothing. What a tensor is made of is said in four words: *copied* (every value is one source value),
@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -131,7 +130,7 @@ def report_json(
         **_head(plan),
         "sources": {
             name: {
-                "path": checkpoint.path,
+                "path": hub_id(checkpoint.path, checkpoint.revision) or checkpoint.path,
                 "revision": checkpoint.revision,
                 "files": [_plain(file) for file in checkpoint.files],
             }
@@ -183,7 +182,12 @@ def plan_json(
 
 
 def summary_json(
-    report: Mapping[str, Any], *, out: str, already_done: bool, seconds: float
+    report: Mapping[str, Any],
+    *,
+    out: str,
+    already_done: bool,
+    seconds: float,
+    pushed: Mapping[str, Any] | None = None,
 ) -> Json:
     """The part of growkit.json that fits on a screen: what `growkit grow --json` prints."""
     kept = ("digest", "recipe", "family", "sizes", "parameters", "exactness", "verify", "hints")
@@ -198,6 +202,7 @@ def summary_json(
         "dropped": report["dropped"],
         "nonfinite": {n: t["nonfinite"] for n, t in report["tensors"].items() if "nonfinite" in t},
         "peak_memory_bytes": report["peak_memory_bytes"],
+        **({"pushed": dict(pushed)} if pushed else {}),
     }
 
 
@@ -309,63 +314,6 @@ def hints(plan: Plan) -> list[str]:
             "from the first step on; what feeds only them learns from the second."
         )
     return out
-
-
-# -- model card ----------------------------------------------------------------------------------
-
-
-def model_card(plan: Plan, report: Json) -> str:
-    """README.md of the result: YAML front matter for the Hub, then what a person asks first."""
-    source = plan.sources[plan.recipe.sources[0]]
-    base = hub_id(source.path, source.revision)
-    front: Json = {"library_name": "transformers"} if "model_type" in plan.config else {}
-    front |= {"base_model": base} if base else {}
-    front |= {"tags": ["growkit", "model-growth"]}
-    name = (*class_names(plan.config), "AutoModel")[0]
-    sizes = [
-        f"| {axis} | {plan.sizes_before.get(axis, '–')} | {after} |"
-        for axis, after in plan.sizes_after.items()
-    ]
-    claim = report["exactness"]
-    counts = ", ".join(f"{n} {kind}" for kind, n in origins(report["tensors"]).items())
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
-            "---",
-            "",
-            f"# {base or PurePath(source.path).stem} grown by `{plan.recipe_name}`",
-            "",
-            f"Grown with growkit {report['version']} and not yet trained at this size: an "
-            "initialisation for further training.",
-            "",
-            "| | before | after |",
-            "|---|---:|---:|",
-            *sizes,
-            f"| parameters | {plan.parameters_before:,} | {plan.parameters_after:,} |",
-            "",
-            "## Does it still compute the same?",
-            "",
-            f"Claim: **{claim['claim']}**, stored as {claim['storage']['dtype']} "
-            f"({claim['storage']['claim']}).",
-            *(["", *(f"- {reason}" for reason in claim["reasons"])] if claim["reasons"] else []),
-            "",
-            "## Load",
-            "",
-            "```python",
-            f"from transformers import {name}",
-            "",
-            f'model = {name}.from_pretrained("path/to/this/folder")',
-            "```",
-            "",
-            "## Train",
-            "",
-            *(f"- {hint}" for hint in report["hints"]),
-            "",
-            f"Tensors: {counts}. `growkit.json` has the origin of each, `recipe.yaml` the recipe.",
-            "",
-        ]
-    )
 
 
 def class_names(config: Mapping[str, Any]) -> list[str]:

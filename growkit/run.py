@@ -13,13 +13,13 @@ The law: OUT appears whole or not at all, and the same plan gives the same bytes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import yaml
 
-from growkit import report
+from growkit import hub, report
 from growkit.errors import RecipeError, VerifyError
 from growkit.execute import (
     Estimate,
@@ -32,6 +32,7 @@ from growkit.execute import (
     execute,
     execute_share,
     finish,
+    is_done,
 )
 from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
@@ -51,8 +52,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
     "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
-    "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth",
-    "read_share", "save_maps", "verify_growth",
+    "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth", "pull",
+    "push", "read_share", "save_maps", "verify_growth",
 ]  # fmt: skip
 
 
@@ -69,8 +70,9 @@ def plan_growth(
 ) -> Plan:
     """The plan of growing `source` by `recipe`, from headers alone.
 
-    `sources` are further checkpoints by the recipe's names; `overrides` are `PATH=VALUE` as in
-    `--set`. Raises RecipeError, FamilyError or CheckpointError.
+    A source is a path, or `org/name[@revision]` of the Hub. `sources` are further checkpoints by
+    the recipe's names; `overrides` are `PATH=VALUE` as in `--set`. Raises RecipeError, FamilyError,
+    CheckpointError or HubError.
     """
     name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
@@ -96,8 +98,12 @@ def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def _model(path: str | Path, config: Path | None, family: Path | None) -> Model:
-    return read_model(open_checkpoint(path, config=config), family)
+def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:
+    repo = hub.repo_named(source)
+    if repo is None:
+        return read_model(open_checkpoint(source, config=config), family)
+    with hub.spoken(repo):
+        return read_model(hub.open_remote(repo, config=config), family)
 
 
 def default_out(source: str | Path, recipe_name: str) -> Path:
@@ -105,8 +111,11 @@ def default_out(source: str | Path, recipe_name: str) -> Path:
 
     >>> default_out("models/small.safetensors", "bert_base")
     PosixPath('small-bert_base')
+    >>> default_out("org/name@v1.0", "bert_base")
+    PosixPath('name-bert_base')
     """
-    path = Path(source)
+    repo = hub.repo_named(source)
+    path = Path(repo.id if repo else source)
     stem = path.resolve().name if path.is_dir() else path.name.removesuffix(".index.json")
     return Path(f"{stem.removesuffix('.safetensors')}-{recipe_name}")
 
@@ -129,6 +138,7 @@ def grow(
     overwrite: bool = False,
     allow_nonfinite: bool = False,
     verify: bool = False,
+    push_to: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Write the grown checkpoint to `out`, by default `<stem>-<recipe>/` in the working directory.
@@ -137,9 +147,13 @@ def grow(
     `cluster` is the address of a Dask scheduler; each writes one file at a time, so there should
     be more files (`max_shard_size`) than workers. A script that uses `workers` needs the usual
     `if __name__ == "__main__":` around what it does. With `verify` both models are run at the
-    end, and VerifyError is raised if the claim does not hold. Raises what `plan_growth` raises, and
-    UsageError, ResourceError or OutputError before anything is written.
+    end, and VerifyError is raised if the claim does not hold; with `push_to` the result then goes
+    to a private model on the Hub. Raises what `plan_growth` raises, and UsageError, ResourceError
+    or OutputError before anything is written.
     """
+    goal = hub.repo_required(push_to) if push_to is not None else None
+    if goal:
+        hub.refuse_push(goal)
     plan = plan_growth(
         source,
         recipe,
@@ -151,19 +165,33 @@ def grow(
         family=family,
     )
     target = Path(out) if out is not None else default_out(source, plan.recipe_name)
-    result = execute(
-        plan,
-        target,
-        max_shard_size=max_shard_size,
-        max_memory=max_memory,
-        workers=workers,
-        cluster=cluster,
-        overwrite=overwrite,
-        allow_nonfinite=allow_nonfinite,
-        progress=progress,
-    )
-    if not verify:
-        return result
+    writing: Options = {
+        "max_shard_size": max_shard_size,
+        "max_memory": max_memory,
+        "workers": workers,
+        "cluster": cluster,
+        "overwrite": overwrite,
+        "allow_nonfinite": allow_nonfinite,
+    }
+    _download(plan, {**(sources or {}), plan.recipe.sources[0]: source}, target, writing)
+    result = execute(plan, target, **writing, progress=progress)
+    if verify:
+        result = _verified(result, source, config)
+    return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
+
+
+def _download(plan: Plan, sources: Mapping[str, str | Path], out: Path, writing: Options) -> None:
+    """Fetch the sources that are on the Hub, unless there is nothing left to do."""
+    repos = {name: hub.repo_named(source) for name, source in sources.items()}
+    if not any(repos.values()) or is_done(plan, out, **writing):
+        return
+    size = sum(f.nbytes for f in plan.formulas)
+    for name, repo in repos.items():
+        if repo is not None and name in plan.sources:
+            hub.download(repo, plan.sources[name], out=out, out_bytes=size)
+
+
+def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
     found = verify_growth(source, result.out, config=config)
     record = {**result.report, "verify": report.verification_json(found)}
     write_record(result.out, record)
@@ -206,6 +234,7 @@ def grow_share(
         family=family,
     )
     target = Path(out) if out is not None else default_out(source, plan.recipe_name)
+    _download(plan, {**(sources or {}), plan.recipe.sources[0]: source}, target, options)
     return execute_share(plan, target, share, progress=progress, **options)
 
 
@@ -222,11 +251,14 @@ def verify_growth(
 ) -> Verification:
     """Run both models and hold the difference against what `big`'s growkit.json claims.
 
+    A model that is named as `org/name[@revision]` is downloaded.
+
     Where there is a growkit.json, every byte of `big` is checked too. Raises UsageError if
     transformers is not installed.
     """
     from growkit import verify
 
+    small, big = _here(small), _here(big)
     record = read_record(Path(big)) if Path(big).is_dir() else None
     return verify.verify(
         open_checkpoint(small, config=config),
@@ -236,6 +268,11 @@ def verify_growth(
         max_drift=max_drift,
         file_problems=check_files(big) if record else (),
     )
+
+
+def _here(source: str | Path) -> str | Path:
+    repo = hub.repo_named(source)
+    return hub.pull(repo) if repo else source
 
 
 def inspect_checkpoint(
@@ -311,3 +348,30 @@ def list_families() -> list[dict[str, Any]]:
         about = data.get("about", "") + (": cannot be grown" if "refused" in data else "")
         found.append({"name": name, "model_types": types, "about": about})
     return found
+
+
+# -- the Hub -------------------------------------------------------------------------------------
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    revision: str | None = None,
+    public: bool = False,
+    create_pr: bool = False,
+    check: bool = False,
+) -> hub.Pushed:
+    """Upload a result to `repo`, which is made, and private unless `public`, if it is not there.
+
+    With `check`, names, sizes and hashes are read back. Raises HubError, UsageError, OutputError
+    and, if what was read back differs, VerifyError.
+    """
+    goal = replace(hub.repo_required(repo), revision=revision)
+    return hub.push(folder, goal, public=public, create_pr=create_pr, check=check)
+
+
+def pull(repo: str, *, out: str | Path | None = None) -> Path:
+    """Download `org/name[@revision]` into the Hub's cache, or to `out`; returns the folder."""
+    wanted = hub.repo_required(repo, revision=True)
+    return hub.pull(wanted, Path(out) if out is not None else None)

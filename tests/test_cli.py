@@ -33,7 +33,7 @@ from growkit.recipe import builtin_recipes, load_recipe
 OPTIONS = {
     "grow": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
     "--max-memory --workers --out --cluster --rank --world --allow-nonfinite --overwrite --verify "
-    "--summary --json --quiet",
+    "--push-to --summary --json --quiet",
     "finish": "out --json --quiet",
     "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
     "--max-memory --workers --tensor --maps --json",
@@ -41,6 +41,8 @@ OPTIONS = {
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",
     "families": "words --config --json",
+    "push": "folder repo --public --revision --create-pr --check --json --quiet",
+    "pull": "repo --out --json --quiet",
 }
 
 

@@ -212,8 +212,11 @@ def test_nothing_to_finish(home: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--rank 0 --world 2 --cluster tcp://x:1", "--rank goes with neither --cluster nor"),
-        ("--rank 0 --world 2 --verify", "--rank goes with neither --cluster nor --verify"),
+        ("--rank 0 --world 2 --cluster tcp://x:1", "--rank goes with none of --cluster"),
+        (
+            "--rank 0 --world 2 --verify",
+            "--rank goes with none of --cluster, --verify and --push-to",
+        ),
         ("--cluster tcp://x:1 --workers 2", "--workers is for this machine"),
         ("--rank 0", "--rank without --world"),
         ("--rank 0 --world 0", "0 is not in the range"),

@@ -12,13 +12,13 @@ import yaml
 from tiny import build, save
 
 from growkit.axes import Kernel
+from growkit.card import model_card
 from growkit.formula import Formula, Noise, Ones, Stored, Term
 from growkit.ops.maps import pad, tile
 from growkit.plan import Plan
 from growkit.report import (
     config_changes,
     hub_id,
-    model_card,
     new_tensors,
     origin,
     plan_json,

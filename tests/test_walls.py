@@ -49,11 +49,11 @@ LEVELS = (
     ("blocks",),
     ("layout", "engine", "report", "share"),
     ("words",),
-    ("show", "store", "verify"),
+    ("card", "show", "store", "verify"),
     ("task", "beside"),
     ("workers",),
     ("cluster",),
-    ("execute", "memory"),
+    ("execute", "memory", "hub"),
     ("check", "infer"),
     ("run",),
     ("cli",),
@@ -62,7 +62,7 @@ LEVELS = (
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 TORCH_ROOMS = {"engine", "infer", "verify", "memory"}  # memory: tensors are what it takes and gives
-FILE_ROOMS = {"store"}
+FILE_ROOMS = {"store", "hub"}
 YAML_ROOMS = {"family_file", "user_family", "recipe"}  # read their own YAML
 LINES = 400
 

@@ -1,6 +1,7 @@
 """The command line: reads flags, calls `run`, prints. The only room that prints.
 
     door       failures as sentences and exit codes
+    hub        push and pull
     progress   bytes, rate and time left
     families   the command of that name
 
@@ -22,6 +23,7 @@ import click
 from growkit import __version__
 from growkit.cli.door import Door, as_text, print_json
 from growkit.cli.families import families
+from growkit.cli.hub import pull, push, pushed_text, quiet_downloads
 from growkit.cli.progress import progress_shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -92,6 +94,10 @@ def app() -> None:
     """
 
 
+app.add_command(push)
+app.add_command(pull)
+
+
 # -- commands ------------------------------------------------------------------------------------
 
 
@@ -112,6 +118,7 @@ def app() -> None:
 @click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and Inf in the source.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT once the new one is complete.")
 @click.option("--verify", is_flag=True, help="Run both models afterwards and compare them.")
+@click.option("--push-to", metavar="REPO", help="Upload the result to this private model.")
 @click.option(
     "--summary",
     type=click.Path(path_type=Path),
@@ -132,8 +139,9 @@ def grow(
 ) -> None:
     """Write a larger checkpoint that starts from SOURCE.
 
-    SOURCE is a .safetensors file with its config.json, a folder, or a sharded index. An interrupted
-    run is resumed by the same command; a finished one is left as it is.
+    SOURCE is a .safetensors file with its config.json, a folder, a sharded index, or a model on the
+    Hub, org/name[@revision]. An interrupted run is resumed by the same command; a finished one is
+    left as it is.
 
     \b
     Examples:
@@ -146,14 +154,15 @@ def grow(
     if options["cluster"] and options["workers"] > 1:
         raise click.UsageError("--workers is for this machine: leave it or --cluster out")
     share = run.read_share(rank, world, os.environ)
-    if share and (options["cluster"] or options["verify"]):
-        raise click.UsageError("--rank goes with neither --cluster nor --verify")
+    if share and (options["cluster"] or options["verify"] or options["push_to"]):
+        raise click.UsageError("--rank goes with none of --cluster, --verify and --push-to")
     if summary is not None:
         refuse_unwritable(summary)
     with progress_shown(quiet) as progress:
+        quiet_downloads(quiet)
         options["progress"] = progress
         if share:
-            del options["verify"]
+            del options["verify"], options["push_to"]
             part = run.grow_share(source, recipe, share, **options)
             plan, told = part.plan, part.facts()
         else:
@@ -162,6 +171,8 @@ def grow(
     for lint in plan.lints:
         click.echo(f"warning: {lint}", err=True)
     text = show.part_text(told) if share else show.result_text(told)
+    if told.get("pushed"):
+        text += f"\n{pushed_text(told['pushed'])}"
     _print_result(told, text, summary, as_json, quiet)
 
 
@@ -212,6 +223,7 @@ def plan(
       growkit plan small/ --recipe bert_large
       growkit plan small/ --recipe bert_large --tensor pooler.dense.weight
     """
+    quiet_downloads(quiet=False)
     from dataclasses import asdict
 
     from growkit import report, run, show, words
@@ -274,6 +286,7 @@ def verify(
         raise click.UsageError("--files runs no model: leave --text and --max-drift out")
     if max_drift is not None and math.isnan(max_drift):
         raise click.BadParameter("nan is no limit", param_hint="--max-drift")
+    quiet_downloads(quiet=False)
     from growkit import run
 
     if files is not None:
@@ -312,6 +325,7 @@ def inspect(checkpoint: str, config: Path | None, family: Path | None, as_json: 
       growkit inspect small/
       growkit inspect model.safetensors --config config.json --json
     """
+    quiet_downloads(quiet=False)
     from growkit import run, show
 
     told = run.inspect_checkpoint(checkpoint, config=config, family=family)

@@ -65,8 +65,10 @@ class Door(click.Group):
             if os.environ.get("GROWKIT_DEBUG") == "1":
                 import traceback
 
-                click.echo(traceback.format_exc(), err=True, nl=False)
-            _fail(ctx, *_sentence(error))
+                from growkit.hub import redact
+
+                click.echo(redact(traceback.format_exc()), err=True, nl=False)
+            _fail(ctx, *_sentence(error), retryable=getattr(error, "retryable", None))
 
 
 def _usage(error: click.ClickException) -> tuple[str, str, int]:
@@ -95,10 +97,14 @@ def _sentence(error: Exception) -> tuple[str, str, int]:
     message = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, PermissionError) or getattr(error, "errno", 0) == errno.ENOSPC:
         return message, "check the path and the disk it is on", errors.ResourceError.exit_code
-    return f"unexpected {message}", "GROWKIT_DEBUG=1 shows where it happened", 1
+    from growkit.hub import redact
+
+    return f"unexpected {redact(message)}", "GROWKIT_DEBUG=1 shows where it happened", 1
 
 
-def _fail(ctx: click.Context, message: str, hint: str, exit_code: int) -> NoReturn:
+def _fail(
+    ctx: click.Context, message: str, hint: str, exit_code: int, *, retryable: bool | None = None
+) -> NoReturn:
     from growkit.errors import shown
 
     lines = message.split("\n  ")  # a list of problems; every other newline came with the input
@@ -108,7 +114,8 @@ def _fail(ctx: click.Context, message: str, hint: str, exit_code: int) -> NoRetu
     if hint:
         click.echo(f"hint: {hint}", err=True)
     if ctx.meta["growkit.json"]:
-        print_json({"error": message, "hint": hint, "exit_code": exit_code})
+        told: dict[str, Any] = {"error": message, "hint": hint, "exit_code": exit_code}
+        print_json(told if retryable is None else {**told, "retryable": retryable})
     ctx.exit(exit_code)
 
 

@@ -2,6 +2,7 @@
 
     header     the bytes before the data of a safetensors file, read strictly
     read       a path → Checkpoint, or a refusal that says what to do instead
+    snapshot   a folder in the Hub's cache, of which some files may not be here yet
     side_files what travels with the weights: tokenizer, processor, custom code
     maps       files of dense maps, read and written whole
     rows       rows of a stored tensor, by pread

@@ -83,8 +83,7 @@ class Workspace:
     def __enter__(self) -> Self:
         """Refuse whatever can be refused, then lock; nothing is written before that."""
         with writing(self.out):
-            self._refuse_sources()
-            self.already_done = self._look_at_out()
+            self.already_done = self.look()
             if self.already_done and (self._role == "rank" or not self._is_partial()):
                 return self
             if not self.already_done:
@@ -117,6 +116,12 @@ class Workspace:
             if self._role == "alone" and len(self.missing()) == len(self._layout.shards):
                 self._discard()
             self._unlock()
+
+    def look(self) -> bool:
+        """Whether OUT holds this result; raises where it may not be written. Changes nothing."""
+        with writing(self.out):
+            self._refuse_sources()
+            return self._look_at_out()
 
     # -- while working ---------------------------------------------------------------------------
 

@@ -11,13 +11,15 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from growkit.errors import CheckpointError, shown
 from growkit.formula import ITEM_BYTES, FileIdentity, TensorInfo
 from growkit.store.faults import reading
+from growkit.store.snapshot import Far
 
 # Limits of what is parsed: JSON takes up to 300 bytes of memory per value and four per byte of
 # text, and whoever sends more has no model in mind. 80,000 tensors fit in one file.
@@ -36,12 +38,21 @@ _KEYS = {"dtype", "shape", "data_offsets"}
 
 
 def read_header(
-    path: Path, name: str
+    path: Path, name: str, *, blob: str | None = None, far: Far | None = None
 ) -> tuple[FileIdentity, dict[str, TensorInfo], dict[str, str]]:
-    """Identity, tensors in file order and `__metadata__` of a file that its folder calls `name`."""
-    with reading(path), path.open("rb") as file:
-        stat = os.fstat(file.fileno())
-        raw = _header_bytes(file, stat.st_size, path)
+    """Identity, tensors in file order and `__metadata__` of a file that its folder calls `name`.
+
+    A file of the Hub's cache is identified by its `blob` and not by a time; so is one that is `far`
+    and has not been downloaded.
+    """
+    if far is not None:
+        size, time, blob = far.size, 0, far.blob
+        raw = _header_bytes(far.first, size, path)
+    else:
+        with reading(path), path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            size, time = stat.st_size, 0 if blob else stat.st_mtime_ns
+            raw = _header_bytes(lambda count: os.pread(file.fileno(), count, 0), size, path)
     entries = _table(_parsed(raw[8:], path, "header"), path, "header")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -50,9 +61,8 @@ def read_header(
         (_tensor(key, entry, name, len(raw), path) for key, entry in entries.items()),
         key=lambda t: (t.start, t.stop),
     )
-    _check_cover(tensors, len(raw), stat.st_size, path)
-    digest = hashlib.sha256(raw).hexdigest()
-    identity = FileIdentity(name, stat.st_size, stat.st_mtime_ns, digest)
+    _check_cover(tensors, len(raw), size, path)
+    identity = FileIdentity(name, size, time, hashlib.sha256(raw).hexdigest(), blob)
     return identity, {t.name: t for t in tensors}, metadata
 
 
@@ -108,8 +118,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _header_bytes(file: BinaryIO, size: int, path: Path) -> bytes:
-    prefix = file.read(8)
+def _header_bytes(first: Callable[[int], bytes], size: int, path: Path) -> bytes:
+    prefix = first(8)
     if prefix == b"version ":
         raise CheckpointError(
             f"{path}: a git-lfs pointer, not the weights",
@@ -126,7 +136,7 @@ def _header_bytes(file: BinaryIO, size: int, path: Path) -> bytes:
         )
     if 8 + length > size:
         raise _damaged(path, f"truncated: found {size} bytes, the header ends at {8 + length}")
-    return prefix + file.read(length)
+    return first(8 + length)
 
 
 def _tensor(key: str, entry: Any, file: str, base: int, path: Path) -> TensorInfo:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from growkit.errors import CheckpointError
 from growkit.formula import Checkpoint, FileIdentity, TensorInfo
 from growkit.store.faults import reading
 from growkit.store.header import QUANTISED_BITS, read_header, read_json, read_table
-from growkit.store.side_files import beside_file, in_folder
+from growkit.store.side_files import beside_file, files_below, in_folder
+from growkit.store.snapshot import Listing, blob_of, is_snapshot, leads_to_blob
 
 WEIGHTS = ".safetensors"
 INDEX = ".safetensors.index.json"
+_AT_ONCE = 8  # headers that are asked of a server at the same time
 VOCABULARY = {"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"}
 _SHARD = re.compile(r"(.+)-([0-9]{5,})-of-([0-9]{5,})\.safetensors")
 _BLOCK = 1 << 20  # bytes
@@ -56,37 +59,45 @@ _OTHER_FORMATS = (
 )
 
 
-def open_checkpoint(path: str | Path, *, config: Path | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, *, config: Path | None = None, far: Listing | None = None
+) -> Checkpoint:
     """Read the headers and the config of a file, a folder, or a sharded index.
 
-    `config` names another config.json than the one beside the weights.
+    `config` names another config.json than the one beside the weights. `far` is the listing of a
+    snapshot of which only the small files are in the folder.
     """
+    far = far or {}
     given = Path(path).absolute()
     with reading(given):
         if not given.exists():
-            raise CheckpointError(f"{path}: no such file or folder", hint=_missing_hint(str(path)))
+            raise CheckpointError(
+                f"{path}: no such file or folder",
+                hint="give a .safetensors file, a folder, its index, or org/name of the Hub",
+            )
         folder = given if given.is_dir() else given.parent
-        names, weight_map = _weight_files(given)
+        names, weight_map = _weight_files(given, far)
         single = given.is_file() and weight_map is None  # named by hand, so a link is followed
         if config is None:
             config = folder / "config.json" if single else locate(folder, "config.json")
         settings = read_config(config, given)
-        revision = folder.name if _hub_blobs(folder) else None
+        revision = folder.name if is_snapshot(folder) else None
     _refuse_quantised_config(settings, given)
     if not single:
         for name in names:
             locate(folder, name)
-    files, tensors = _read_headers(folder, names)
+    files, tensors = _read_headers(folder, names, far)
     if weight_map is not None:
         _check_index(weight_map, tensors, folder)
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors", hint="give the file with the weights")
     _refuse_names(tensors.values(), given)
     with reading(folder):
-        side_files = beside_file(folder) if single else in_folder(folder)
+        side_files = beside_file(folder) if single else in_folder(far or files_below(folder))
         for name in side_files:
             path = locate(folder, name)
-            if path.name == "config.json":  # of a module; its sizes will be edited
+            here = not far or path.exists()
+            if here and path.name == "config.json":  # of a module; its sizes will be edited
                 read_json(path, "config")
     return Checkpoint(
         path=str(given if single else folder),
@@ -126,10 +137,8 @@ def locate(folder: Path, name: str) -> Path:
             f'{folder}: file name "{name}" leads out of the folder',
             hint="the index is not safe to follow: get the checkpoint from where it was made",
         )
-    real, blobs = Path(os.path.realpath(path)), _hub_blobs(folder)
-    if not real.is_relative_to(os.path.realpath(folder)) and not (
-        blobs and real.is_relative_to(blobs)
-    ):
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)) and not leads_to_blob(folder, real):
         raise CheckpointError(
             f"{path}: a link that leads out of the folder, to {real}",
             hint="put a copy of the file there instead of the link",
@@ -137,24 +146,17 @@ def locate(folder: Path, name: str) -> Path:
     return path
 
 
-def _hub_blobs(folder: Path) -> Path | None:
-    """Where the links of a snapshot in the Hub's cache lead: <repo>/snapshots/<commit> → blobs."""
-    blobs = folder.parent.parent / "blobs"
-    is_snapshot = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
-    return blobs.resolve() if is_snapshot and blobs.is_dir() else None
-
-
 # -- which files ---------------------------------------------------------------------------------
 
 
-def _weight_files(given: Path) -> tuple[list[str], Mapping[str, str] | None]:
+def _weight_files(given: Path, far: Listing) -> tuple[list[str], Mapping[str, str] | None]:
     """Names of the weight files, and the weight map where an index has one."""
     if given.is_dir():
-        return _in_folder(given)
+        return _in_folder(given, far)
     if not given.is_file():
         raise CheckpointError(f"{given}: neither a file nor a folder", hint="give a folder or file")
     if given.name.endswith(INDEX):
-        return _from_index(given.parent, given.name)
+        return _from_index(given.parent, given.name, far)
     if given.suffix != WEIGHTS:
         _refuse_format(given, [given.name])
     if given.name.startswith("adapter_model"):
@@ -167,8 +169,8 @@ def _weight_files(given: Path) -> tuple[list[str], Mapping[str, str] | None]:
     return [given.name], None
 
 
-def _in_folder(folder: Path) -> tuple[list[str], Mapping[str, str] | None]:
-    names = sorted(p.name for p in folder.iterdir() if p.is_file())
+def _in_folder(folder: Path, far: Listing) -> tuple[list[str], Mapping[str, str] | None]:
+    names = sorted(n for n in (far or files_below(folder)) if "/" not in n)
     if {"adapter_config.json", "adapter_model.safetensors"} & {*names}:
         raise _adapter(folder)
     weights = [n for n in names if n.endswith(WEIGHTS) and not n.startswith(".")]
@@ -177,7 +179,7 @@ def _in_folder(folder: Path) -> tuple[list[str], Mapping[str, str] | None]:
         return ["model.safetensors"], None
     if "model.safetensors.index.json" in indices or len(indices) == 1:
         preferred = "model.safetensors.index.json"
-        return _from_index(folder, preferred if preferred in indices else indices[0])
+        return _from_index(folder, preferred if preferred in indices else indices[0], far)
     if indices:
         raise CheckpointError(
             f"{folder}: several index files: {', '.join(indices)}", hint="give one of them"
@@ -202,7 +204,7 @@ def _in_folder(folder: Path) -> tuple[list[str], Mapping[str, str] | None]:
     return weights, None
 
 
-def _from_index(folder: Path, name: str) -> tuple[list[str], Mapping[str, str]]:
+def _from_index(folder: Path, name: str, far: Listing) -> tuple[list[str], Mapping[str, str]]:
     path = locate(folder, name)
     weight_map = read_table(path, "index").get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
@@ -213,12 +215,12 @@ def _from_index(folder: Path, name: str) -> tuple[list[str], Mapping[str, str]]:
     names = sorted({*weight_map.values()})
     for shard in names:
         locate(folder, shard)
-    _refuse_missing(folder, names)
+    _refuse_missing(folder, names, far)
     return names, weight_map
 
 
-def _refuse_missing(folder: Path, wanted: list[str]) -> None:
-    missing = [name for name in wanted if not (folder / name).is_file()]
+def _refuse_missing(folder: Path, wanted: list[str], far: Listing) -> None:
+    missing = [name for name in wanted if name not in far and not (folder / name).is_file()]
     if missing:
         raise _shards_missing(folder, len(missing), len(wanted), missing[0])
 
@@ -231,12 +233,18 @@ def _shards_missing(folder: Path, missing: int, count: int, first: str) -> Check
 
 
 def _read_headers(
-    folder: Path, names: list[str]
+    folder: Path, names: list[str], far: Listing
 ) -> tuple[tuple[FileIdentity, ...], dict[str, TensorInfo]]:
     files = []
     tensors: dict[str, TensorInfo] = {}
-    for name in names:
-        identity, found, metadata = read_header(folder / name, name)
+
+    def read(name: str) -> tuple[FileIdentity, dict[str, TensorInfo], dict[str, str]]:
+        absent = None if (folder / name).exists() else far.get(name)
+        return read_header(folder / name, name, blob=blob_of(folder, name), far=absent)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        headers = [*(pool.map if far else map)(read, names)]
+    for name, (identity, found, metadata) in zip(names, headers, strict=True):
         if "DCP_SHARDING_INFO" in metadata:
             raise CheckpointError(
                 f"{folder / name}: a partial shard of PyTorch's distributed checkpoint",
@@ -335,15 +343,3 @@ def _refuse_format(given: Path, names: list[str]) -> None:
             f"did you mean {inner.parent}?" if inner else "give the folder that holds the weights"
         )
     raise CheckpointError(f"{given}: {what}", hint=hint)
-
-
-def _missing_hint(path: str) -> str:
-    repo = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?:@([\w./-]+))?", path)
-    if not repo or path.endswith((WEIGHTS, ".json")):
-        return "give a .safetensors file, a folder, or its index"
-    revision = f" --revision {repo[2]}" if repo[2] else ""
-    local = repo[1].split("/")[1]
-    return (
-        f"for a model on the Hub, download it first: "
-        f"`hf download {repo[1]}{revision} --local-dir {local}`, then give {local}/"
-    )

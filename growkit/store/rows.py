@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +31,8 @@ class SourceRows:
                     path = folder_of(checkpoint) / identity.name
                     with reading(path):
                         fd = os.open(path, os.O_RDONLY)
+                    if identity.blob:  # planned without a time: from now on it counts
+                        identity = replace(identity, mtime_ns=os.fstat(fd).st_mtime_ns)
                     self._files[source, identity.name] = path, fd, identity
             self.check_unchanged()
         except BaseException:

@@ -8,6 +8,7 @@ well-known names beside it do.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from growkit.errors import GrowkitError
@@ -33,13 +34,26 @@ _WELL_KNOWN = re.compile(
 )
 
 
-def in_folder(folder: Path) -> tuple[str, ...]:
-    """Files of a model's folder, and of the folders in it."""
-    names = _files(folder)
+def files_below(folder: Path) -> list[str]:
+    """Files of a folder and of the folders in it, as paths relative to it."""
+    names = sorted(p.name for p in folder.iterdir() if p.is_file())
     for inner in sorted(p for p in folder.iterdir() if p.is_dir()):
         if not _FOLDERS_LEFT_OUT.fullmatch(inner.name):
-            names += [f"{inner.name}/{name}" for name in _files(inner, module=True)]
-    return tuple(names)
+            names += sorted(f"{inner.name}/{p.name}" for p in inner.iterdir() if p.is_file())
+    return names
+
+
+def in_folder(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a model's files that travel: its own, and those of the folders in it."""
+    return tuple(sorted(filter(_travels, names), key=lambda name: (name.count("/"), name)))
+
+
+def _travels(name: str) -> bool:
+    """Whether a file travels; the config.json of a module in a folder does."""
+    *above, file = name.split("/")
+    if len(above) > 1 or any(_FOLDERS_LEFT_OUT.fullmatch(folder) for folder in above):
+        return False
+    return not _LEFT_OUT.fullmatch(file) or (bool(above) and file == "config.json")
 
 
 def beside_file(folder: Path) -> tuple[str, ...]:
@@ -48,18 +62,9 @@ def beside_file(folder: Path) -> tuple[str, ...]:
     for module in _modules(folder / "modules.json"):
         inner = folder / module
         if Path(module).name == module and inner.is_dir():
-            names += [f"{module}/{name}" for name in _files(inner, module=True)]
+            within = [f"{module}/{path.name}" for path in sorted(inner.iterdir())]
+            names += [name for name in within if _travels(name)]
     return tuple(name for name in names if (folder / name).is_file())
-
-
-def _files(folder: Path, *, module: bool = False) -> list[str]:
-    """Names of the files that travel; a module's own config.json does."""
-    return [
-        path.name
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-        and (not _LEFT_OUT.fullmatch(path.name) or (module and path.name == "config.json"))
-    ]
 
 
 def _modules(path: Path) -> list[str]:

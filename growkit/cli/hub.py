@@ -1,0 +1,103 @@
+"""The commands that move models to and from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from growkit.cli.door import print_json
+
+
+def quiet_downloads(quiet: bool) -> None:
+    """Keep huggingface_hub's bars off what is no terminal; it reads this when it is imported."""
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def pushed_text(told: Mapping[str, Any]) -> str:
+    """What a push has done, from its JSON."""
+    from growkit.show import in_bytes
+
+    done = "pushed" if told["changed"] else "already there"
+    lines = [
+        f"{told['url']}: {done}, {'private' if told['private'] else 'public'}",
+        f"{told['files']} files, {in_bytes(told['bytes'])}, "
+        f"{told['revision']}, commit {told['commit'][:8]}",
+    ]
+    if told["removed"]:
+        lines.append(f"removed what an earlier push had: {', '.join(told['removed'])}")
+    if told["card_kept"]:
+        lines.append("README.md is as it was: a person wrote or changed it")
+    if told["pull_request"]:
+        lines.append(f"pull request: {told['pull_request']}")
+    if told["checked"]:
+        lines.append("read back: names, sizes and hashes agree")
+    return "\n  ".join(lines)
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("repo")
+@click.option("--public", is_flag=True, help="Let everybody see it; it is private otherwise.")
+@click.option("--revision", metavar="BRANCH", help="Push to this branch, made if it is not there.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request in place of a commit.")
+@click.option("--check", is_flag=True, help="Read names, sizes and hashes back afterwards.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the address of the model.")
+def push(
+    folder: Path,
+    repo: str,
+    public: bool,
+    revision: str | None,
+    create_pr: bool,
+    check: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Upload DIR, a result of `growkit grow`, to the model REPO on the Hub.
+
+    All of it becomes visible in one commit. After an interruption the same command goes on where it
+    stopped; where nothing has changed it does nothing. A README that a person wrote stays.
+
+    \b
+    Examples:
+      growkit push big/ org/big
+      growkit push big/ org/big --public --check
+    """
+    quiet_downloads(quiet)
+    from dataclasses import asdict
+
+    from growkit import run
+
+    done = asdict(
+        run.push(folder, repo, revision=revision, public=public, create_pr=create_pr, check=check)
+    )
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(done["url"] if quiet else pushed_text(done))
+
+
+@click.command()
+@click.argument("repo")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder. [default: the cache]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the folder, and no progress.")
+def pull(repo: str, out: Path | None, as_json: bool, quiet: bool) -> None:
+    """Download the model REPO, `org/name[@revision]`: the files that are needed, and no others.
+
+    \b
+    Examples:
+      growkit pull org/small
+      growkit pull org/big@v1.0 -o big/
+    """
+    quiet_downloads(quiet)
+    from growkit import run
+
+    folder = run.pull(repo, out=out)
+    print_json({"repo": repo, "path": str(folder)}) if as_json else click.echo(folder)

@@ -1,0 +1,22 @@
+"""The Hugging Face Hub: checkpoints by name in, grown ones out. The only room that uses a network.
+
+    name       which words are the name of a model on the Hub
+    client     huggingface_hub, its failures in growkit's words, and what must stay secret
+    source     a model there as a source: headers by range requests, then the files
+    push       a result as a model there, its card, and what is read back
+    remote     what a repository holds before a push
+
+The law: a path that is here never leads to the network, and neither do these rooms' imports:
+huggingface_hub is loaded when a name of the Hub is used. Environment variables (HF_HOME, HF_TOKEN,
+HF_ENDPOINT, HF_HUB_OFFLINE) and the cache are huggingface_hub's own.
+"""
+
+from growkit.hub.client import redact
+from growkit.hub.name import Repo, repo_named, repo_required
+from growkit.hub.push import Pushed, push, refuse_push
+from growkit.hub.source import download, open_remote, pull, spoken
+
+__all__ = [
+    "Pushed", "Repo", "download", "open_remote", "pull", "push", "redact", "refuse_push",
+    "repo_named", "repo_required", "spoken",
+]  # fmt: skip
