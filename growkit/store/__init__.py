@@ -4,7 +4,8 @@
     read       a path → Checkpoint, or a refusal that says what to do instead
     side_files what travels with the weights: tokenizer, processor, custom code
     rows       rows of a stored tensor, by pread
-    write      one output file as a byte stream
+    write      one output file: header, tensors, checksums
+    stream     bytes to an open file, as fast as the disk takes them
     commit     OUT.partial, its lock and done-marks, and the rename to OUT
     memory     what this process has held
     check      a finished OUT against its own growkit.json
