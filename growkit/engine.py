@@ -65,10 +65,15 @@ def evaluate(formula: Formula, rows: Rows, *, budget: int) -> Iterator[Block]:
     exact = _converter(torch.float64 if blocks.compute_bytes(formula) == 8 else torch.float32)
     only_moved = len(formula.terms) == 1 and blocks.moves(formula.terms[0])
     pieces = [_Piece.of(t, rows, exact) for t in formula.terms]
+    finite = only_moved  # all that was moved so far
 
     def rounded(x: torch.Tensor, factor: float) -> torch.Tensor:
-        if x.dtype != dtype or factor != 1.0:
+        nonlocal finite
+        if x.dtype != dtype:
             x = _rounded(exact(x, factor), dtype)
+        elif factor != 1.0:
+            x = x.mul(factor)  # one pass, in float32 inside where the dtype is smaller
+        finite = finite and not blocks.nonfinite(_memory(x), formula.dtype)
         return x.view(_BITS[x.element_size()])
 
     for start, stop in blocks.ranges(formula, budget):
@@ -76,12 +81,17 @@ def evaluate(formula: Formula, rows: Rows, *, budget: int) -> Iterator[Block]:
             out = pieces[0].block(start, stop, rounded)
         else:
             out = _rounded(_sum(pieces, start, stop, exact), dtype)
-        data = out.reshape(-1).view(torch.uint8).numpy().data
-        bad = overflowed = blocks.nonfinite(data, formula.dtype)
+        data = _memory(out)
+        bad = overflowed = 0 if finite else blocks.nonfinite(data, formula.dtype)
         if bad:  # rare enough to compute the block again
             overflowed -= int((~_sum(pieces, start, stop, exact).isfinite()).sum())
         yield Block(start, stop, data, bad, overflowed)
         del out, data
+
+
+def _memory(x: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor."""
+    return x.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _converter(compute: torch.dtype) -> Convert:
