@@ -20,7 +20,7 @@ from growkit.kernel import IntArray, Kernel
 
 Rows = Callable[[Stored, int, int], memoryview]  # raw bytes of rows [start, stop) of dim 0
 
-TARGET = 4 << 20  # bytes of output in a block, at most; larger ones fall out of the caches
+TARGET = 2 << 20  # bytes of output in a block, at most; larger ones fall out of the caches
 CHUNK = 1 << 17  # elements in a float64 sum over a whole tensor (1 MiB), whatever the block
 TILE = 64  # rows per matrix product of a dense kernel, whatever the block
 SLACK = 16 << 20  # bytes that the allocator keeps, or that are used where they cannot be seen
