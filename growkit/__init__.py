@@ -31,9 +31,14 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     layout       which byte of which file each output row is
     engine       evaluates one formula, block of rows by block of rows; torch starts here
     report       what happened: growkit.json, the model card
+    share        the files that one of several independent processes writes
     show         a plan in words, for a terminal
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?
+    task         one output file: the unit of work, whoever does it
+    beside       everything beside the weights: config, index, tokenizer
+    workers      tasks in several processes of this machine
+    cluster      tasks on a Dask cluster
     execute      writes a plan
     memory       the same for a model in memory, a state_dict
     run          the Python API: joins the rooms
@@ -52,6 +57,8 @@ The words, each with one meaning:
     source       where a term's numbers come from: a checkpoint's tensor, or a seeded generator
     layout       where the output's bytes go
     shard        one output file of several
+    task         the writing of one shard, by whoever it is sent to
+    rank         one of several processes that share the files and do not talk to each other
     report       what a finished growth says about itself
 """
 

@@ -64,9 +64,8 @@ def _keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(trim_threshold, 64 << 20)
-        mallopt(mmap_threshold, 32 << 20)
+        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
 
 
 def evaluate(formula: Formula, rows: Rows, *, budget: int) -> Iterator[Block]:
@@ -210,12 +209,10 @@ class _Piece:
 
     def _shared_sums(self, head: Kernel) -> torch.Tensor:
         """head.rows · source in float64, shape (shared rows, …)."""
-        shape = self.shape
-        sums = torch.zeros(len(head.rows), *shape[1:], dtype=torch.float64)
-        step = blocks.chunk_rows(shape)
-        for start in range(0, shape[0], step):
-            x = self._span(start, min(start + step, shape[0])).to(torch.float64)
-            for total, weight in zip(sums, head.rows[:, start : start + step], strict=True):
+        sums = torch.zeros(len(head.rows), *self.shape[1:], dtype=torch.float64)
+        for start, stop in _chunks(self.shape):
+            x = self._span(start, stop).to(torch.float64)
+            for total, weight in zip(sums, head.rows[:, start:stop], strict=True):
                 total.add_(_fold(x * _along(weight, 0, x), 0)[0])
         return sums
 
@@ -336,8 +333,7 @@ def _std(source: Noise, rows: Rows, convert: Convert) -> float:
         return source.std
     if not source.signal or not source.spread > 0:
         return 0.0
-    total = sum(_squares(source, rows, convert))
-    mean_square = total / math.prod(source.shape)
+    mean_square = sum(_squares(source, rows, convert)) / math.prod(source.shape)
     return math.sqrt(mean_square / 10.0 ** (source.snr_db / 10.0) / source.spread)
 
 

@@ -1,31 +1,36 @@
 """Writes a plan: every output file, then everything beside them, then one rename.
 
-The law: nothing is decided here. Which bytes go where is in the plan and the layout; this loop
-asks the engine for blocks and gives them to the store. A killed run is resumed by the same call.
+The law: nothing is decided here. Which bytes go where is in the plan and the layout; every file is
+a task, and it does not matter who does it. A killed run is resumed by the same call.
+
+Several independent processes share the work as ranks: each writes its files and leaves the rest to
+`finish`, which needs neither the plan nor the sources.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from growkit import __version__, report
-from growkit.blocks import Block, block_rows, is_plain, plain, working_bytes
+from growkit import beside
+from growkit.blocks import block_rows, is_plain, working_bytes
 from growkit.digest import digest
-from growkit.errors import CheckpointError, ResourceError
-from growkit.formula import ITEM_BYTES, Formula, Stored
-from growkit.layout import INDEX, Layout, Shard, format_size, lay_out, parse_size
+from growkit.errors import CheckpointError, ResourceError, UsageError, VerifyError
+from growkit.formula import ITEM_BYTES, Stored
+from growkit.layout import Layout, Shard, format_size, lay_out, parse_size
 from growkit.plan import Plan
 from growkit.recipe import resolved
-from growkit.store import ShardWriter, SourceRows, Workspace
+from growkit.share import Share
+from growkit.store import SourceRows, Workspace
 from growkit.store.check import read_record
+from growkit.store.commit import read_result
 from growkit.store.memory import peak_bytes
+from growkit.task import Written, peak_of, tasks
+from growkit.workers import in_processes, in_this_process
 
 # what the interpreter takes before any weight is read, in bytes, with room for allocators
 BASE_BYTES = 60_000_000
@@ -46,15 +51,75 @@ class Estimate:
     digest: str
 
 
+class Options(TypedDict, total=False):
+    """How a plan is written; only the split into files makes another result of it."""
+
+    max_shard_size: str | int
+    max_memory: str | int  # of this process and its workers; on a cluster, of each task
+    workers: int  # processes
+    cluster: str | None  # the address of a Dask scheduler
+    overwrite: bool
+    allow_nonfinite: bool
+
+
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A finished growth."""
+class _How:
+    max_shard_size: str | int = "5GB"
+    max_memory: str | int = "2GB"
+    workers: int = 1
+    cluster: str | None = None
+    overwrite: bool = False
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A result that is complete."""
 
     out: Path
-    plan: Plan
     report: Mapping[str, Any]  # what growkit.json holds
     already_done: bool
     seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """What is not in the report."""
+        return {
+            "out": str(self.out),
+            "already_done": self.already_done,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Finished):
+    """A finished growth."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of several ranks has written."""
+
+    out: Path
+    plan: Plan
+    share: Share
+    files: Mapping[str, int]  # this rank's, with their bytes
+    missing: Sequence[str]  # of all ranks, when this one ended
+    already_done: bool  # OUT was complete before
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """What `growkit grow --rank --json` prints."""
+        return {
+            "out": str(self.out),
+            "already_done": self.already_done,
+            "seconds": round(self.seconds, 3),
+            "rank": self.share.rank,
+            "world": self.share.world,
+            "files": dict(self.files),
+            "missing": list(self.missing),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,98 +132,201 @@ class _Job:
     estimate: Estimate
 
 
-def _job(
-    plan: Plan, max_shard_size: str | int, max_memory: str | int, *, checked: bool = True
-) -> _Job:
-    layout = lay_out(plan.formulas, max_shard_bytes=parse_size(max_shard_size))
+def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
+    layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
     torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
     fixed = BASE_BYTES + WRITER_BYTES + torch
-    allowed = parse_size(max_memory)
+    count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
+    outside = BASE_BYTES if count > 1 else 0  # the process that waits for the workers
+    allowed = (parse_size(how.max_memory) - outside) // count
     largest = max(plan.formulas, key=lambda f: working_bytes(f, 1))
     least = fixed + working_bytes(largest, 1)
     if least > allowed:
+        whose = f" for {count} workers" if count > 1 else ""
+        fewer = ", or use fewer --workers" if count > 1 else ""
         raise ResourceError(
-            f"--max-memory {format_size(allowed)}: one row of {largest.name} "
-            f"{list(largest.shape)} {largest.dtype} and the program itself take "
-            f"{format_size(least)}",
-            hint=f"--max-memory {-(-least // 1_000_000)}MB is enough",
+            f"--max-memory {format_size(parse_size(how.max_memory))}{whose}: one row of "
+            f"{largest.name} {list(largest.shape)} {largest.dtype} and the program itself take "
+            f"{format_size(least)}{' each' if count > 1 else ''}",
+            hint=f"--max-memory {-(-(outside + count * least) // 1_000_000)}MB is enough{fewer}",
         )
     budget = allowed - fixed
     work = max(working_bytes(f, block_rows(f, budget)) for f in plan.formulas)
     known = Estimate(
         output_bytes=sum(f.nbytes for f in plan.formulas),
         disk_bytes=layout.total_bytes,
-        peak_bytes=fixed + work,
+        peak_bytes=outside + count * (fixed + work),
         shards=tuple(s.name for s in layout.shards),
         digest=digest(
             plan,
             (s.header for s in layout.shards),
             # a result that may hold NaN is not what a run that refuses NaN asks for
-            resolved(plan.recipe) + ("" if checked else "allow-nonfinite"),
+            resolved(plan.recipe) + ("allow-nonfinite" if how.allow_nonfinite else ""),
         ),
     )
     return _Job(plan, layout, budget, known)
 
 
-def estimate(
-    plan: Plan, *, max_shard_size: str | int = "5GB", max_memory: str | int = "2GB"
-) -> Estimate:
+def estimate(plan: Plan, **options: Unpack[Options]) -> Estimate:
     """Bytes on disk and in memory, files and digest. Raises ResourceError if a row does not fit."""
-    return _job(plan, max_shard_size, max_memory).estimate
+    return _job(plan, _How(**options)).estimate
 
 
 def execute(
-    plan: Plan,
-    out: str | Path,
-    *,
-    max_shard_size: str | int = "5GB",
-    max_memory: str | int = "2GB",
-    overwrite: bool = False,
-    allow_nonfinite: bool = False,
-    progress: Progress | None = None,
+    plan: Plan, out: str | Path, *, progress: Progress | None = None, **options: Unpack[Options]
 ) -> Result:
     """Write a plan."""
-    begin, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    job = _job(plan, max_shard_size, max_memory, checked=not allow_nonfinite)
+    begin, started, how = time.monotonic(), _now(), _How(**options)
+    job = _job(plan, how)
+    with _workspace(job, out, how) as work:
+        if work.already_done:
+            record = read_record(work.out) or {}
+            return Result(work.out, record, True, time.monotonic() - begin, plan)
+        written = _write_shards(job, work, how, job.layout.shards, progress)
+        beside.carry(plan, work)
+        record = beside.complete(
+            beside.known(plan, job.layout, job.estimate.digest),
+            work,
+            started=started,
+            seconds=time.monotonic() - begin,
+            peak_bytes=peak_bytes() + peak_of(written),
+        )
+        return Result(work.commit(), record, False, time.monotonic() - begin, plan)
+
+
+def execute_share(
+    plan: Plan,
+    out: str | Path,
+    share: Share,
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Part:
+    """Write the files of one rank; `finish` makes a result of those of all ranks."""
+    begin, started, how = time.monotonic(), _now(), _How(**options)
+    job = _job(plan, how, share)
+    shards = share.of(job.layout.shards)
+    with _workspace(job, out, how, share) as work:
+        if not work.already_done:
+            if read_result(work.out) is None:
+                beside.carry(plan, work)
+            known = beside.known(plan, job.layout, job.estimate.digest)
+            work.leave({**known, "started": started})
+            _write_shards(job, work, how, shards, progress, shared=True)
+        return Part(
+            out=work.out,
+            plan=plan,
+            share=share,
+            files={shard.name: shard.size for shard in shards},
+            missing=() if work.already_done else work.missing(),
+            already_done=work.already_done,
+            seconds=time.monotonic() - begin,
+        )
+
+
+def finish(out: str | Path) -> Finished:
+    """Check what all ranks have written and make it visible as OUT.
+
+    Raises VerifyError, and changes nothing, while files are missing.
+    """
+    begin = time.monotonic()
+    found = read_result(Path(out))
+    if found is None:
+        record = read_record(Path(out))
+        if record is None:
+            raise UsageError(
+                f"{out}: no rank has written anything for it",
+                hint="give the OUT of `growkit grow … --rank R --world W`",
+            )
+        found = {"record": record, "shards": {}, "overwrite": False}
+    shards = tuple(Shard(name, b"", size, ()) for name, size in found["shards"].items())
     with Workspace(
         out,
-        digest=job.estimate.digest,
-        layout=job.layout,
-        sources=list(plan.sources.values()),
-        overwrite=overwrite,
+        digest=found["record"]["digest"],
+        layout=Layout(shards, None, sum(s.size for s in shards)),
+        sources=(),
+        overwrite=found["overwrite"],
+        role="finish",
     ) as work:
         if work.already_done:
             record = read_record(work.out) or {}
-            return Result(work.out, plan, record, True, time.monotonic() - begin)
-        with SourceRows(plan.sources) as rows:
-            _compare_ties(plan, rows)
-            tensors = _write_shards(job, work, rows, allow_nonfinite, progress)
-            rows.check_unchanged()
-        _write_side_files(plan, work)
-        work.add("recipe.yaml", resolved(plan.recipe))
-        work.add("config.json", _json(plan.config))
-        if job.layout.index:
-            work.add(INDEX, _json(job.layout.index))
-        record = report.report_json(
-            plan,
-            version=__version__,
-            digest=job.estimate.digest,
-            files=work.sizes(),  # README.md is for people to edit
-            tensors=tensors,
-            started=started,
-            seconds=time.monotonic() - begin,
-            peak_bytes=peak_bytes(),
+            return Finished(work.out, record, True, time.monotonic() - begin)
+        missing = work.missing()
+        if missing:
+            raise VerifyError(
+                f"{work.partial}: {len(missing)} of {len(shards)} files are not finished: "
+                f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
+                hint="run the ranks that were stopped again, then `growkit finish`",
+            )
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(found["started"])).total_seconds()
+        marks = [work.marks.finished(shard.name) or {} for shard in shards]
+        record = beside.complete(
+            found,
+            work,
+            started=found["started"],
+            seconds=seconds,
+            peak_bytes=max(mark["extra"]["peak_bytes"] for mark in marks),
         )
-        work.add("README.md", report.model_card(plan, record))
-        work.add("growkit.json", _json(record))
-        return Result(work.commit(), plan, record, False, time.monotonic() - begin)
+        return Finished(work.commit(), record, False, time.monotonic() - begin)
 
 
-def _json(value: Any) -> str:
-    """JSON for people and diffs: indented, but lists of numbers on one line."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    flat = re.sub(r"\[[-\d.,\seE+]+\]", lambda m: re.sub(r"\s+", "", m[0]).replace(",", ", "), text)
-    return flat + "\n"
+def _workspace(job: _Job, out: str | Path, how: _How, share: Share | None = None) -> Workspace:
+    return Workspace(
+        out,
+        digest=job.estimate.digest,
+        layout=job.layout,
+        sources=list(job.plan.sources.values()),
+        overwrite=how.overwrite,
+        role="rank" if share else "alone",
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# -- files of weights ----------------------------------------------------------------------------
+
+
+def _write_shards(
+    job: _Job,
+    work: Workspace,
+    how: _How,
+    shards: Sequence[Shard],
+    progress: Progress | None,
+    *,
+    shared: bool = False,
+) -> list[Written]:
+    """Those of these files that are not there yet, by whoever is to write them."""
+    left = [shard for shard in shards if work.marks.finished(shard.name) is None]
+    total = sum(shard.size for shard in shards)
+    before = total - sum(shard.size for shard in left)
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(before + done, total)
+
+    tell(0)
+    with SourceRows(job.plan.sources) as rows:
+        _compare_ties(job.plan, rows)
+        todo = tasks(
+            left,
+            job.plan.sources,
+            work.marks,
+            budget=job.budget,
+            allow_nonfinite=how.allow_nonfinite,
+            shared=shared,
+        )
+        if how.cluster is not None:
+            from growkit.cluster import on_cluster
+
+            written = on_cluster(todo, how.cluster, tell)
+        elif min(how.workers, len(todo)) > 1:
+            written = in_processes(todo, how.workers, tell)
+        else:
+            written = in_this_process(todo, tell)
+        rows.check_unchanged()
+    return written
 
 
 def _compare_ties(plan: Plan, rows: SourceRows) -> None:
@@ -176,94 +344,3 @@ def _compare_ties(plan: Plan, rows: SourceRows) -> None:
                 f"{plan.sources[source].path}: {name} and {twin} differ, but config.json ties them",
                 hint='set "tie_word_embeddings": false in config.json if the head is its own',
             )
-
-
-def _write_shards(
-    job: _Job, work: Workspace, rows: SourceRows, allow_nonfinite: bool, progress: Progress | None
-) -> dict[str, dict[str, Any]]:
-    """All output files that are not there yet; file and checksum of every tensor."""
-    tensors: dict[str, dict[str, Any]] = {}
-    done, total = 0, sum(s.size for s in job.layout.shards)
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress(done, total)
-
-    for shard in job.layout.shards:
-        mark = work.finished(shard.name)
-        if mark is None:
-            checksums = _write_shard(shard, job, work, rows, allow_nonfinite, tell)
-            work.mark(shard, checksums)
-        else:
-            checksums = mark["crc32"]
-            tell(shard.size)
-        tensors |= {n: {"file": shard.name, "crc32": crc} for n, crc in checksums.items()}
-    return tensors
-
-
-def _write_shard(
-    shard: Shard,
-    job: _Job,
-    work: Workspace,
-    rows: SourceRows,
-    allow_nonfinite: bool,
-    tell: Callable[[int], None],
-) -> dict[str, str]:
-    checksums = {}
-    with ShardWriter(work.folder, shard) as writer:
-        tell(len(shard.header))
-        for placed in shard.tensors:
-            writer.begin(placed)
-            bad = overflowed = 0
-            for block in _blocks(placed.formula, rows, job.budget):
-                writer.write(block.data)
-                bad, overflowed = bad + block.nonfinite, overflowed + block.overflowed
-                tell(len(block.data))
-            if bad and not allow_nonfinite:
-                _refuse_values(placed.formula, bad, overflowed)
-            checksums[placed.formula.name] = writer.end()
-        writer.finish()
-    return checksums
-
-
-def _blocks(formula: Formula, rows: SourceRows, budget: int) -> Iterator[Block]:
-    if is_plain(formula):
-        yield from plain(formula, rows, budget=budget)
-        return
-    from growkit.engine import evaluate, one_thread
-
-    with one_thread():
-        yield from evaluate(formula, rows, budget=budget)
-
-
-def _refuse_values(formula: Formula, bad: int, overflowed: int) -> None:
-    if overflowed:
-        raise CheckpointError(
-            f"tensor {formula.name}: {overflowed} values are too large for {formula.dtype}",
-            hint="keep the dtype, use bfloat16, or pass --allow-nonfinite",
-        )
-    raise CheckpointError(
-        f"tensor {formula.name}: {bad} values are NaN or infinite",
-        hint="mend the source, or pass --allow-nonfinite to carry them over",
-    )
-
-
-# keys of side files that hold a size, by user axis
-SIDE_SIZES = {"word_embedding_dimension": "hidden"}
-
-
-def _write_side_files(plan: Plan, work: Workspace) -> None:
-    """Tokenizer and the like, byte for byte; what holds a grown size is edited."""
-    first = next(iter(plan.sources.values()))
-
-    def edit(value: Any) -> Any:
-        for key, axis in SIDE_SIZES.items():
-            if isinstance(value, dict) and value.get(key) == plan.sizes_before.get(axis):
-                value = {**value, key: plan.sizes_after[axis]}
-        return value
-
-    for name in first.side_files:
-        holds_sizes = Path(name).name == "config.json"  # of a module in a sub-folder
-        work.copy_side_file(first, name, edit if holds_sizes else None)

@@ -4,6 +4,9 @@
     result = grow("small/", "bert_base")            writes small-bert_base/
     verify_growth("small/", result.out).passed      runs both models
 
+    grow_share("small/", "bert_base", Share(0, 4))  one rank of four, each on its own
+    finish("small-bert_base")                       when all of them are done
+
 The law: OUT appears whole or not at all, and the same plan gives the same bytes.
 """
 
@@ -12,18 +15,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import yaml
 
 from growkit import report
 from growkit.errors import VerifyError
-from growkit.execute import Estimate, Progress, Result, estimate, execute
+from growkit.execute import (
+    Estimate,
+    Finished,
+    Options,
+    Part,
+    Progress,
+    Result,
+    estimate,
+    execute,
+    execute_share,
+    finish,
+)
 from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.plan import Plan, build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
+from growkit.share import Share, read_share
 from growkit.store import check_files, open_checkpoint
 from growkit.store.check import read_record, write_record
 
@@ -31,8 +46,9 @@ if TYPE_CHECKING:
     from growkit.verify import Verification
 
 __all__ = [
-    "Estimate", "Result", "check_files", "default_out", "estimate", "execute", "family_text",
-    "grow", "inspect_checkpoint", "list_families", "plan_growth", "verify_growth",
+    "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_files", "default_out",
+    "estimate", "execute", "execute_share", "family_text", "finish", "grow", "grow_share",
+    "inspect_checkpoint", "list_families", "plan_growth", "read_share", "verify_growth",
 ]  # fmt: skip
 
 
@@ -89,6 +105,8 @@ def grow(
     family: Path | None = None,
     max_shard_size: str | int = "5GB",
     max_memory: str | int = "2GB",
+    workers: int = 1,
+    cluster: str | None = None,
     overwrite: bool = False,
     allow_nonfinite: bool = False,
     verify: bool = False,
@@ -96,7 +114,10 @@ def grow(
 ) -> Result:
     """Write the grown checkpoint to `out`, by default `<stem>-<recipe>/` in the working directory.
 
-    Returns at once if `out` already holds the same result. With `verify` both models are run at the
+    Returns at once if `out` already holds the same result. `workers` are processes of this machine,
+    `cluster` is the address of a Dask scheduler; each writes one file at a time, so there should
+    be more files (`max_shard_size`) than workers. A script that uses `workers` needs the usual
+    `if __name__ == "__main__":` around what it does. With `verify` both models are run at the
     end, and VerifyError is raised if the claim does not hold. Raises what `plan_growth` raises, and
     UsageError, ResourceError or OutputError before anything is written.
     """
@@ -116,6 +137,8 @@ def grow(
         target,
         max_shard_size=max_shard_size,
         max_memory=max_memory,
+        workers=workers,
+        cluster=cluster,
         overwrite=overwrite,
         allow_nonfinite=allow_nonfinite,
         progress=progress,
@@ -131,6 +154,40 @@ def grow(
             hint="the checkpoint is written; growkit.json holds the measurement",
         )
     return replace(result, report=record)
+
+
+def grow_share(
+    source: str | Path,
+    recipe: str | Path | Recipe,
+    share: Share,
+    *,
+    out: str | Path | None = None,
+    sources: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+    family: Path | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Part:
+    """Write the files of one rank of several, each a process of its own, wherever it runs.
+
+    All ranks are given the same arguments but for `share`, and a filesystem that they share;
+    `finish` makes the result visible. Raises what `grow` raises.
+    """
+    plan = plan_growth(
+        source,
+        recipe,
+        sources=sources,
+        config=config,
+        overrides=overrides,
+        dtype=dtype,
+        seed=seed,
+        family=family,
+    )
+    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
+    return execute_share(plan, target, share, progress=progress, **options)
 
 
 # -- looking -------------------------------------------------------------------------------------

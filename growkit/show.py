@@ -134,18 +134,34 @@ def _change(key: str, before: Any, after: Any) -> str:
     return f"{key}: {brief(before)} → {brief(after)}"
 
 
-def result_text(plan: Plan, told: Mapping[str, Any]) -> str:
+def result_text(told: Mapping[str, Any]) -> str:
     """A finished growth, from its summary."""
     done = "already done" if told["already_done"] else f"written in {told['seconds']:.1f} s"
+    before, after = told["parameters"]["before"], told["parameters"]["after"]
     lines = [
-        f"parameters {plan.parameters_before:,} → {plan.parameters_after:,}",
+        f"parameters {before:,} → {after:,}",
         ", ".join(f"{n} {kind}" for kind, n in told["origins"].items()),
         f"peak memory {in_bytes(told['peak_memory_bytes'])}",
-        claim_text(plan.claim.claim, plan.claim.reasons),
+        claim_text(told["exactness"]["claim"], told["exactness"]["reasons"]),
     ]
     verified = [verification_text(told["verify"])] if told["verify"] else []
     return "\n".join(
         [f"{told['out']}: {done}", *(row for x in lines for row in _wrapped(x, "  ")), *verified]
+    )
+
+
+def part_text(told: Mapping[str, Any]) -> str:
+    """What one of several ranks has done, from its JSON."""
+    if told["already_done"]:
+        return f"{told['out']}: already done"
+    size, missing = sum(told["files"].values()), len(told["missing"])
+    return "\n".join(
+        [
+            f"{told['out']}: rank {told['rank']} of {told['world']} has written its "
+            f"{_count(len(told['files']), 'file')}, {in_bytes(size)}, in {told['seconds']:.1f} s",
+            f"  {_count(missing, 'file')} of other ranks to come" if missing else "  all are there",
+            "  after the last rank: growkit finish OUT",
+        ]
     )
 
 

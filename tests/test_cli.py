@@ -31,9 +31,11 @@ from growkit.recipe import builtin_recipes, load_recipe
 # every command and its options: a change here is a change of the contract
 OPTIONS = {
     "grow": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --out --allow-nonfinite --overwrite --verify --summary --json --quiet",
+    "--max-memory --workers --out --cluster --rank --world --allow-nonfinite --overwrite --verify "
+    "--summary --json --quiet",
+    "finish": "out --json --quiet",
     "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --tensor --json",
+    "--max-memory --workers --tensor --json",
     "verify": "checkpoints --files --text --max-drift --json",
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",

@@ -33,15 +33,15 @@ def fill(work: Workspace, extra: str = "") -> None:
     """Write a whole result and commit it."""
     tensors = {}
     for shard in LAYOUT.shards:
-        mark = work.finished(shard.name)
+        mark = work.marks.finished(shard.name)
         if mark is None:
-            work.mark(shard, write_shard(work.folder, shard), {"note": 1})
-            mark = work.finished(shard.name)
+            work.marks.mark(shard, write_shard(work.folder, shard), {"note": 1})
+            mark = work.marks.finished(shard.name)
         assert mark["extra"] == {"note": 1}
         tensors |= {name: {"file": shard.name, "crc32": crc} for name, crc in mark["crc32"].items()}
     work.add("config.json", "{}" + extra)
     files = {p.name: p.stat().st_size for p in work.folder.iterdir()}
-    record = {"digest": work._digest, "files": files, "tensors": tensors}
+    record = {"digest": work.marks.digest, "files": files, "tensors": tensors}
     work.add("growkit.json", json.dumps(record))
     work.commit()
 
@@ -180,7 +180,7 @@ from growkit.store import ShardWriter
 from test_store_commit import LAYOUT, Path, workspace, write_shard
 with workspace(Path(sys.argv[1])) as work:
     first, second, *_ = LAYOUT.shards
-    work.mark(first, write_shard(work.folder, first), {"note": 1})
+    work.marks.mark(first, write_shard(work.folder, first), {"note": 1})
     with ShardWriter(work.folder, second) as writer:
         writer.begin(second.tensors[0])
         os.kill(os.getpid(), signal.SIGKILL)
@@ -197,7 +197,7 @@ def test_killed_run_goes_on(tmp_path):
     with workspace(out) as work:
         assert {p.name for p in work.folder.iterdir()} == {first.name}
         kept = (work.folder / first.name).stat()
-        assert work.finished(second.name) is None
+        assert work.marks.finished(second.name) is None
         fill(work)
     assert (out / first.name).stat().st_ino == kept.st_ino
     whole = make(tmp_path / "whole")
@@ -211,21 +211,23 @@ def test_failed_run_keeps_finished_shards_only(tmp_path):
         work.add("config.json", "{}")
     assert not [*tmp_path.iterdir()]
     with workspace(tmp_path / "out") as work:
-        work.mark(first, write_shard(work.folder, first))
+        work.marks.mark(first, write_shard(work.folder, first))
     assert [p.name for p in tmp_path.iterdir()] == ["out.partial"]
     with workspace(tmp_path / "out") as work:
-        assert work.finished(first.name)["crc32"].keys() == {t.formula.name for t in first.tensors}
+        assert work.marks.finished(first.name)["crc32"].keys() == {
+            t.formula.name for t in first.tensors
+        }
         os.utime(work.folder / first.name, ns=(1, 1))
-        assert work.finished(first.name) is None, "a mark is for the very file"
+        assert work.marks.finished(first.name) is None, "a mark is for the very file"
 
 
 def test_partial_of_another_plan_is_cleared(tmp_path):
     """Shards of another digest are worth nothing."""
     first = LAYOUT.shards[0]
     with workspace(tmp_path / "out", "another") as work:
-        work.mark(first, write_shard(work.folder, first))
+        work.marks.mark(first, write_shard(work.folder, first))
     with workspace(tmp_path / "out") as work:
-        assert work.finished(first.name) is None
+        assert work.marks.finished(first.name) is None
         assert not [*work.folder.iterdir()]
 
 

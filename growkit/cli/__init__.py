@@ -10,6 +10,7 @@ everything else is imported inside the commands.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,7 @@ _family = click.option(
 )
 _config = click.option("--config", type=_FILE, help="config.json, if not beside the source file.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the path of the result.")
 _growth = _options(
     click.argument("source"),
     click.option("--recipe", required=True, metavar="NAME|FILE",
@@ -70,7 +72,9 @@ _growth = _options(
     click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
                  help="Largest output file; a larger tensor gets a file of its own."),
     click.option("--max-memory", default="2GB", show_default=True, metavar="SIZE",
-                 help="Stay below this much memory."),
+                 help="Stay below this much memory, workers included."),
+    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+                 help="Processes; each writes one file at a time."),
 )  # fmt: skip
 
 
@@ -94,6 +98,15 @@ def app() -> None:
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="Output folder. [default: SOURCE-RECIPE]"
 )
+@click.option(
+    "--cluster", metavar="ADDRESS", help="Dask scheduler to write with, such as tcp://host:8786."
+)
+@click.option(
+    "--rank", metavar="R", help="Write only the share of rank R (from 0), or auto; then `finish`."
+)
+@click.option(
+    "--world", type=click.IntRange(min=1), metavar="W", help="Number of ranks that share the work."
+)
 @click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and Inf in the source.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT once the new one is complete.")
 @click.option("--verify", is_flag=True, help="Run both models afterwards and compare them.")
@@ -104,9 +117,16 @@ def app() -> None:
     help="Write what --json prints to this file, too.",
 )
 @_as_json
-@click.option("-q", "--quiet", is_flag=True, help="Print only the path of the result.")
+@_quiet
 def grow(
-    source: str, recipe: str, summary: Path | None, as_json: bool, quiet: bool, **options: Any
+    source: str,
+    recipe: str,
+    rank: str | None,
+    world: int | None,
+    summary: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Write a larger checkpoint that starts from SOURCE.
 
@@ -119,28 +139,50 @@ def grow(
       growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
     """
     from growkit import report, run, show
-    from growkit.store.summary import refuse_unwritable, write_summary
+    from growkit.store.summary import refuse_unwritable
 
+    if options["cluster"] and options["workers"] > 1:
+        raise click.UsageError("--workers is for this machine: leave it or --cluster out")
+    share = run.read_share(rank, world, os.environ)
+    if share and (options["cluster"] or options["verify"]):
+        raise click.UsageError("--rank goes with neither --cluster nor --verify")
     if summary is not None:
         refuse_unwritable(summary)
     with progress_shown(quiet) as progress:
-        result = run.grow(source, recipe, progress=progress, **options)
-    told = report.summary_json(
-        result.report,
-        out=str(result.out),
-        already_done=result.already_done,
-        seconds=result.seconds,
-    )
-    if summary is not None:
-        write_summary(summary, as_text(told) + "\n")
-    for lint in result.plan.lints:
+        options["progress"] = progress
+        if share:
+            del options["verify"]
+            part = run.grow_share(source, recipe, share, **options)
+            plan, told = part.plan, part.facts()
+        else:
+            result = run.grow(source, recipe, **options)
+            plan, told = result.plan, report.summary_json(result.report, **result.facts())
+    for lint in plan.lints:
         click.echo(f"warning: {lint}", err=True)
-    if as_json:
-        print_json(told)
-    elif quiet:
-        click.echo(result.out)
-    else:
-        click.echo(show.result_text(result.plan, told))
+    text = show.part_text(told) if share else show.result_text(told)
+    _print_result(told, text, summary, as_json, quiet)
+
+
+@app.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@_as_json
+@_quiet
+def finish(out: Path, as_json: bool, quiet: bool) -> None:
+    """Check what all ranks have written for OUT, and put it there.
+
+    The last step after `growkit grow … --rank R --world W`. While files are missing nothing
+    changes, and the exit code is 1.
+
+    \b
+    Examples:
+      growkit finish big/
+      growkit finish big/ --json
+    """
+    from growkit import report, run, show
+
+    result = run.finish(out)
+    told = report.summary_json(result.report, **result.facts())
+    _print_result(told, show.result_text(told), None, as_json, quiet)
 
 
 @app.command()
@@ -152,6 +194,7 @@ def plan(
     recipe: str,
     max_shard_size: str,
     max_memory: str,
+    workers: int,
     tensor: str | None,
     as_json: bool,
     **options: Any,
@@ -168,7 +211,9 @@ def plan(
     from growkit import report, run, show
 
     planned = run.plan_growth(source, recipe, **options)
-    cost = asdict(run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory))
+    cost = asdict(
+        run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory, workers=workers)
+    )
     text = show.plan_text(planned, **cost) if tensor is None else show.explain(planned, tensor)
     told = report.plan_json(planned, **cost)
     if tensor is not None:
@@ -311,6 +356,20 @@ def families(name: str | None, as_json: bool) -> None:
         print_json({"families": known})
     else:
         _table([(f["name"], f["about"]) for f in known])
+
+
+def _print_result(
+    told: dict[str, Any], text: str, summary: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """A result as it was asked for, and to the file of --summary."""
+    if summary is not None:
+        from growkit.store.summary import write_summary
+
+        write_summary(summary, as_text(told) + "\n")
+    if as_json:
+        print_json(told)
+    else:
+        click.echo(told["out"] if quiet else text)
 
 
 def _table(rows: list[tuple[str, str]]) -> None:

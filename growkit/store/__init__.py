@@ -6,7 +6,9 @@
     rows       rows of a stored tensor, by pread
     write      one output file: header, tensors, checksums
     stream     bytes to an open file, as fast as the disk takes them
-    commit     OUT.partial, its lock and done-marks, and the rename to OUT
+    locks      one process at a time, or several that agree
+    marks      done-marks: which files are complete, whoever wrote them
+    commit     OUT.partial, and the rename to OUT
     memory     what this process has held
     check      a finished OUT against its own growkit.json
     summary    the file of --summary
@@ -18,8 +20,9 @@ No value is looked at here, and no torch.
 
 from growkit.store.check import check_files
 from growkit.store.commit import Workspace
+from growkit.store.marks import Marks
 from growkit.store.read import open_checkpoint
 from growkit.store.rows import SourceRows
 from growkit.store.write import ShardWriter
 
-__all__ = ["ShardWriter", "SourceRows", "Workspace", "check_files", "open_checkpoint"]
+__all__ = ["Marks", "ShardWriter", "SourceRows", "Workspace", "check_files", "open_checkpoint"]

@@ -3,17 +3,19 @@
     OUT.partial/
       growkit.lock        locked while somebody writes; holds the digest of the plan
       <shard>.done        the shard is complete: digest, size, checksums
+      <shard>.lock        locked by the rank that writes the shard
+      <shard>.….tmp       a shard in the making
+      result.json         what `growkit finish` adds to the shards of ranks
       model/              what becomes OUT, by one rename
 
 The control files lie outside of `model/`, so at no moment does OUT hold anything but a whole
-result, or is finished work forgotten. A mark counts only for the very file that it was made for.
+result, or is finished work forgotten. One process works alone; ranks share the folder.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import io
 import json
 import os
@@ -21,19 +23,22 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Literal, Self
 
 from growkit.errors import CheckpointError, OutputError, ResourceError, UsageError
 from growkit.formula import Checkpoint
-from growkit.layout import Layout, Shard, format_size
+from growkit.layout import Layout, format_size
 from growkit.store.check import first_missing, read_record
 from growkit.store.faults import existing_ancestor, free_bytes, reading, writing
+from growkit.store.locks import take_lock
+from growkit.store.marks import Marks
 from growkit.store.read import folder_of, locate
 from growkit.store.write import sync_folder
 
 MARGIN = 16 << 20  # bytes; for config, report and the folders themselves
 _LOCK = "growkit.lock"
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_RESULT = "result.json"
+Role = Literal["alone", "rank", "finish"]
 
 
 class Workspace:
@@ -41,11 +46,14 @@ class Workspace:
 
     with Workspace(out, digest=digest, layout=layout, sources=[checkpoint]) as work:
         for shard in layout.shards:
-            if work.finished(shard.name) is None:
+            if work.marks.finished(shard.name) is None:
                 ...                        # ShardWriter(work.folder, shard)
-                work.mark(shard, checksums, {"seconds": 1.5})
+                work.marks.mark(shard, checksums, {"seconds": 1.5})
         work.add("config.json", text)
         work.commit()
+
+    A `rank` shares the folder with other ranks of the same plan, removes nothing and commits
+    nothing. `finish` is alone again, keeps what the ranks have left, and commits.
     """
 
     def __init__(
@@ -56,16 +64,18 @@ class Workspace:
         layout: Layout,
         sources: Sequence[Checkpoint],
         overwrite: bool = False,
+        role: Role = "alone",
     ) -> None:
         self.out = Path(os.path.realpath(out))
-        self.partial = self.out.with_name(f"{self.out.name}.partial") if self.out.name else self.out
-        self.folder = self.partial / "model"
+        self.partial = _partial(self.out)
+        self.marks = Marks(self.partial, digest)
+        self.folder = self.marks.folder
         self._old = self.partial / "old"
         self.already_done = False
-        self._digest = digest
         self._layout = layout
         self._sources = sources
         self._overwrite = overwrite
+        self._role = role
         self._lock_fd = -1
         self._made: list[Path] = []  # folders above OUT that were not there, the lowest first
 
@@ -74,12 +84,15 @@ class Workspace:
         with writing(self.out):
             self._refuse_sources()
             self.already_done = self._look_at_out()
-            if self.already_done and not self._is_partial():
+            if self.already_done and (self._role == "rank" or not self._is_partial()):
                 return self
             if not self.already_done:
                 self._refuse_full_disk()
             self._lock()
             try:
+                if self._role == "rank":
+                    self._join()
+                    return self
                 if self._old.exists() and not self.out.exists():
                     self._old.rename(self.out)  # a run was killed between two renames
                 self.already_done = self._look_at_out()  # somebody may just have finished it
@@ -100,46 +113,26 @@ class Workspace:
     ) -> None:
         """Leave finished shards to the next run; where there are none, leave nothing."""
         if self._lock_fd >= 0:
-            if not any(self.finished(shard.name) for shard in self._layout.shards):
+            if self._role == "alone" and len(self.missing()) == len(self._layout.shards):
                 self._discard()
             self._unlock()
 
     # -- while working ---------------------------------------------------------------------------
 
-    def finished(self, name: str) -> dict[str, Any] | None:
-        """The mark of a shard that an earlier run or worker completed."""
-        try:
-            mark = json.loads(self._mark(name).read_bytes())
-            stat = (self.folder / name).stat()
-        except (OSError, ValueError):
-            return None
-        wanted = {"digest": self._digest, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        if isinstance(mark, dict) and {k: mark.get(k) for k in wanted} == wanted:
-            return mark
-        return None
+    def missing(self) -> list[str]:
+        """The shards that nobody has finished."""
+        return [s.name for s in self._layout.shards if self.marks.finished(s.name) is None]
 
-    def mark(
-        self, shard: Shard, crc32: Mapping[str, str], extra: Mapping[str, Any] | None = None
-    ) -> None:
-        """Say that a shard is complete; `extra` is the caller's and comes back from `finished`."""
-        path = self._mark(shard.name)
-        stat = (self.folder / shard.name).stat()
-        assert stat.st_size == shard.size, f"{shard.name}: marked before it was complete"
-        content = {
-            "digest": self._digest,
-            "size": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-            "crc32": dict(crc32),
-            "extra": dict(extra or {}),
-        }
-        _write(path.with_suffix(".tmp"), io.BytesIO(json.dumps(content).encode()))
-        with writing(path):
-            path.with_suffix(".tmp").rename(path)
-            sync_folder(self.partial)
+    def leave(self, result: Mapping[str, Any]) -> None:
+        """Leave to `finish` what it needs to know; who may overwrite OUT speaks for all."""
+        before = read_result(self.out)
+        if before is None or (self._overwrite and not before["overwrite"]):
+            text = json.dumps({**result, "overwrite": self._overwrite}, ensure_ascii=False)
+            self.marks.put(self.partial / _RESULT, io.BytesIO(text.encode()))
 
     def add(self, name: str, text: str) -> None:
         """Write a file of the result."""
-        _write(self.folder / name, io.BytesIO(text.encode()))
+        self.marks.put(self.folder / name, io.BytesIO(text.encode()))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file of the result so far, by its name in OUT."""
@@ -155,7 +148,7 @@ class Workspace:
             file = source.open("rb")
         with file:
             if edit is None:
-                _write(self.folder / name, file)
+                self.marks.put(self.folder / name, file)
                 return
             try:
                 value = json.load(file)
@@ -169,9 +162,8 @@ class Workspace:
 
     def commit(self) -> Path:
         """Make the result visible as OUT, all at once, and remove everything else."""
-        for shard in self._layout.shards:
-            size = (self.folder / shard.name).stat().st_size
-            assert size == shard.size, f"{shard.name}: committed before it was complete"
+        missing = self.missing()
+        assert not missing, f"{missing[:1]}: committed before it was complete"
         with writing(self.out):
             for folder in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
                 sync_folder(folder)
@@ -254,7 +246,7 @@ class Workspace:
         record = read_record(out)
         if record is None:
             what = "exists, is not empty and has no growkit.json"
-        elif record.get("digest") != self._digest:
+        elif record.get("digest") != self.marks.digest:
             what = "holds the result of another recipe, source or version"
         elif missing := first_missing(out, record):
             what = f"holds this result, but damaged: {missing}"
@@ -290,50 +282,57 @@ class Workspace:
         return True
 
     def _lock(self) -> None:
-        """Hold the lock file of the partial folder, and not one that was just deleted."""
-        path = self.partial / _LOCK
+        """Hold the lock file of the partial folder; ranks hold it together."""
         while self._lock_fd < 0:
             self._is_partial()
             self._made += [p for p in self.partial.parents if not p.exists()]
             self.partial.mkdir(parents=True, exist_ok=True)
             try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:
+                fd = take_lock(self.partial / _LOCK, shared=self._role == "rank")
+            except FileNotFoundError:  # somebody has just finished
                 continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                os.close(fd)
+            if fd is None:
                 raise OutputError(
                     f"{self.out}: another growkit is writing it",
                     hint="wait for it to end, or give another -o",
-                ) from error
-            except OSError as error:  # some network filesystems have no locks
-                if error.errno not in _NO_LOCKS:
-                    os.close(fd)
-                    raise
-            if path.exists() and path.stat().st_ino == os.fstat(fd).st_ino:
-                self._lock_fd = fd
-            else:
-                os.close(fd)
+                )
+            self._lock_fd = fd
 
     def _unlock(self) -> None:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
+    def _join(self) -> None:
+        """Work beside other ranks; what is there must be of the same plan, and nothing goes."""
+        found = os.pread(self._lock_fd, 1024, 0)
+        if not found:  # the first ranks all write the same
+            self._sign()
+        elif found != self.marks.digest.encode():
+            raise OutputError(
+                f"{self.partial}: unfinished work of another recipe, source or version",
+                hint="give all ranks the same command; to start anew, remove that folder",
+            )
+        self.folder.mkdir(exist_ok=True)
+
     def _prepare(self) -> None:
         """Keep the shards that this plan finished before; everything else starts anew."""
-        if os.pread(self._lock_fd, 1024, 0) != self._digest.encode():
+        if os.pread(self._lock_fd, 1024, 0) != self.marks.digest.encode():
             self._clear()
             os.ftruncate(self._lock_fd, 0)
-            os.pwrite(self._lock_fd, self._digest.encode(), 0)
-            os.fsync(self._lock_fd)
+            self._sign()
         self.folder.mkdir(exist_ok=True)
-        kept = {s.name for s in self._layout.shards if self.finished(s.name)}
+        if self._role == "finish":
+            return
+        kept = {s.name for s in self._layout.shards} - {*self.missing()}
         for path in self.folder.iterdir():
             if path.name not in kept:
                 _remove(path)
+        self.marks.clear(["*"])
+
+    def _sign(self) -> None:
+        os.pwrite(self._lock_fd, self.marks.digest.encode(), 0)
+        os.fsync(self._lock_fd)
 
     def _clear(self) -> None:
         for path in self.partial.iterdir():
@@ -351,8 +350,18 @@ class Workspace:
         except OSError:
             pass
 
-    def _mark(self, name: str) -> Path:
-        return self.partial / f"{name}.done"
+
+def read_result(out: Path) -> dict[str, Any] | None:
+    """What ranks have left to `finish`, if there is something."""
+    try:
+        found = json.loads((_partial(Path(os.path.realpath(out))) / _RESULT).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial") if out.name else out
 
 
 def _remove(path: Path) -> None:
@@ -360,15 +369,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _write(path: Path, content: BinaryIO) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            shutil.copyfileobj(content, file)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def _exchange(left: Path, right: Path) -> bool:

@@ -14,6 +14,7 @@ import errno
 import mmap
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,13 @@ _FINISH = 7  # SYNC_FILE_RANGE_WAIT_BEFORE | _WRITE | _WAIT_AFTER
 
 
 class Stream:
-    """Append to `fd`, the new file at `path`; what the disk refuses may be told a bit later."""
+    """Append to `fd`, the new file at `path`; what the disk refuses may be told a bit later.
 
-    def __init__(self, fd: int, path: Path) -> None:
+    `look` is shown all bytes in order, by the thread that writes them.
+    """
+
+    def __init__(self, fd: int, path: Path, look: Callable[[memoryview], None]) -> None:
+        self._look = look
         self.position = 0  # bytes taken so far
         self._fd = fd
         self._direct = _open_direct(path)
@@ -76,6 +81,7 @@ class Stream:
 
     def _write(self, buffer: memoryview, start: int, stop: int) -> None:
         view = buffer[: stop - start]
+        self._look(view)
         while view:
             whole = len(view) - len(view) % PAGE
             if self._direct < 0 or start % PAGE or not whole:
