@@ -10,6 +10,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     errors       what can go wrong, and the exit code that says so
     kernel       linear maps on one axis, kept sparse
     axes         how an axis grows: the algebra that everything else is written in
+    positions    rotary pairs and ALiBi slopes, as numbers
     expression   how the dims of real tensors are composed of axes
     formula      what an output tensor is made of: nouns only
     family       which tensors a kind of model has on disk, on which axes
@@ -17,14 +18,20 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     ops          the growth operators, one idea per file
     plain        YAML text as plain data, and changes to it
     recipe       what the user wants, checked before anything is planned
+    config       the numbers of config.json that a family names, before and after
     model        a checkpoint read through its family
+    facts        what a proof may know, and what a claim is
+    attention    what attention keeps: scores, rotary pairs, groups of heads, slopes
     proof        what a step keeps of the function, without looking at a weight
     compose      the terms of every tensor, step after step
     fusion       the parts of several models side by side
+    layers       layers taken by a layer map, experts by an axis map
     perturb      noise that the network sees
     steps        one step of a recipe, applied to the model so far
     lints        what a trainer should know: equal copies, dead units
     plan         recipe and headers in; formulas, new config and exactness claim out
+    gauge        other coordinates on one axis, the same function
+    specimen     from a config of any size to that of a tiny model
     digest       what identifies a result
     noise        seeded random numbers that belong to a row
     blocks       how many rows at a time, and the memory that takes
@@ -41,6 +48,8 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     cluster      tasks on a Dask cluster
     execute      writes a plan
     memory       the same for a model in memory, a state_dict
+    check        is a family file right? A tiny model is read, turned and grown
+    infer        a first draft of a family file
     run          the Python API: joins the rooms
     cli          the command line; the only room that prints
 

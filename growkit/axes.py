@@ -176,6 +176,18 @@ class AxisMap:
             self._twins.direct_sum(other._twins) if self.pairs or other.pairs else None,
         )
 
+    def reordered(self, after: IntArray, before: IntArray) -> AxisMap:
+        """The map between coordinates in another order: new place i holds what was at order[i]."""
+        rows = Kernel.gather(after, old=self.new)
+        columns = Kernel.gather(before, old=self.old).transpose()
+        return AxisMap(
+            rows.after(self.write).after(columns),
+            rows.after(self.read).after(columns),
+            rows.after(self.write_normed).after(columns),
+            self.fresh[after],
+            rows.after(self.pairs).after(rows.transpose()) if self.pairs else None,
+        )
+
     @property
     def _twins(self) -> Kernel:
         """`pairs`, or a map without any."""

@@ -14,14 +14,13 @@ from math import sqrt
 
 import numpy as np
 
-from growkit.axes import AxisMap, Kernel
+from growkit.axes import AxisMap, BoolArray, Kernel
 from growkit.errors import RecipeError
 from growkit.expression import Expression
 from growkit.family import Family, Pattern
 from growkit.formula import Noise, Ones, Shape, Term
+from growkit.kernel import TOLERANCE
 from growkit.model import spell
-from growkit.ops.contract import Layer, LayerMap
-from growkit.proof import stream_norms
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
 Parts = Mapping[str, "Part"]
@@ -48,8 +47,11 @@ class Part:
         return tuple(e.size(sizes) for e, _ in self.pattern.dims)
 
     def scaled(self, factor: float) -> Part:
-        """The tensor times a factor."""
-        return replace(self, terms=tuple(replace(t, scale=t.scale * factor) for t in self.terms))
+        """The tensor times a factor; what undoes an earlier factor leaves no rounding behind."""
+        scales = [t.scale * factor for t in self.terms]
+        scales = [1.0 if abs(s - 1.0) < TOLERANCE else s for s in scales]
+        pairs = zip(self.terms, scales, strict=True)
+        return replace(self, terms=tuple(replace(t, scale=s) for t, s in pairs))
 
     def renumbered(self, slot: int, number: int) -> Part:
         """The same tensor under another number; its spelling on disk stays what it was."""
@@ -78,9 +80,15 @@ class Composer:
     """
 
     def __init__(
-        self, maps: Mapping[str, AxisMap], sizes: Mapping[str, int], *, dual: bool = False
+        self,
+        maps: Mapping[str, AxisMap],
+        sizes: Mapping[str, int],
+        *,
+        dual: bool = False,
+        still: frozenset[Expression] = frozenset(),
     ) -> None:
         self.maps, self.sizes, self.dual = maps, sizes, dual
+        self.still = still  # fresh units of these axes stay zero
         self._dims: dict[tuple[Expression, str], DimKernel | None] = {}
         self._products: dict[tuple[int, int], tuple[Kernel, Kernel, Kernel]] = {}
         self._halves: dict[int, tuple[Kernel, Kernel, Kernel]] = {}
@@ -101,9 +109,8 @@ class Composer:
             return DimKernel({"-": dual.read, "*": m.gain_dual}.get(role, dual.write))
         if role == "*":
             lacking = m.gain.zero_rows
-            ones = Kernel.gather(np.zeros(m.new), lacking.astype(float), old=1)
-            return DimKernel(m.gain, ones=ones if lacking.any() else None)
-        if role == "+" and m.fresh.any():
+            return DimKernel(m.gain, ones=_ones(lacking) if lacking.any() else None)
+        if role == "+" and m.fresh.any() and expression not in self.still:
             return DimKernel(m.write, fresh=m.draws)
         if role == "-" and m.pairs:
             return DimKernel(m.read, fresh=m.pairs)
@@ -178,13 +185,51 @@ def _grow_part(
         return part
     kernels = [d.kernel if d else None for d in dims]
     terms = [_after(composer, kernels, t) for t in part.terms]
+    terms += _new_gains(dims, part.shape(sizes_after))
     for i, dim in enumerate(dims):
-        if dim and dim.ones:
-            terms.append(Term(Ones((1,)), (dim.ones,)))
         if dim and dim.fresh and len(dims) > 1 and not part.zeroed:
             mask = tuple(dim.fresh if j == i else None for j in range(len(dims)))
             terms.append(Term(random(part, part.shape(sizes_after)), mask))
     return replace(part, terms=tuple(terms))
+
+
+def _new_gains(dims: list[DimKernel | None], shape: Shape) -> list[Term]:
+    """1 for every gain that has no source."""
+    if not any(d and d.ones for d in dims):
+        return []
+    lacking = [
+        d.ones.coef[:, 0] != 0 if d and d.ones else np.zeros(size, dtype=bool)
+        for d, size in zip(dims, shape, strict=True)
+    ]
+    if len(shape) == 1:
+        return [Term(Ones((1,)), (_ones(lacking[0]),))]
+    there = tuple(_ones(~mask) for mask in lacking)
+    return [*ones(shape, 1.0), Term(Ones((1,) * len(shape)), there, -1.0)]
+
+
+def _ones(where: BoolArray) -> Kernel:
+    """The map from the number 1 to these places."""
+    return Kernel.gather(np.zeros(len(where)), where.astype(float), old=1)
+
+
+def ones(shape: Shape, value: float) -> tuple[Term, ...]:
+    """A tensor of this value; no term for 0."""
+    every = tuple(_ones(np.ones(size, dtype=bool)) for size in shape)
+    return (Term(Ones((1,) * len(shape)), every, value),) if value else ()
+
+
+def as_stored(part: Part, shape: Shape) -> tuple[Term, ...]:
+    """The terms of what goes to disk: gains stored as 1 + w lose the 1 that `begin` added."""
+    if not part.pattern.offset:
+        return part.terms
+    rest = [t for t in part.terms if not isinstance(t.source, Ones)]
+    constant = np.full(shape, -part.pattern.offset)
+    for term in part.terms:
+        if isinstance(term.source, Ones) and term.kernels[0]:
+            constant += term.scale * term.kernels[0].matrix()[:, 0]
+    if np.abs(constant).max(initial=0.0) > TOLERANCE:
+        rest.append(Term(Ones((1,)), (Kernel.gather(np.zeros(len(constant)), constant, old=1),)))
+    return tuple(rest)
 
 
 def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[str, Part]:
@@ -202,120 +247,25 @@ def scale_norms(parts: Parts, scale: Mapping[str, float]) -> dict[str, Part]:
     """Gains of the norms on these axes times √s, which an eps times s asks for."""
     out = dict(parts)
     for key, part in parts.items():
-        expression, role = part.pattern.dims[0]
-        for axis in expression.axes & scale.keys() if role == "*" else ():
-            out[key] = part.scaled(sqrt(scale[axis]))
+        over = part.pattern.over
+        for axis in over.axes & scale.keys() if over else ():
+            out[key] = out[key].scaled(sqrt(scale[axis]))
     return out
 
 
-def scale_embeddings(parts: Parts, family: Family, factor: float) -> dict[str, Part]:
-    """Every table whose rows are added to the stream times a factor."""
-    streams = set(family.of_kind("stream"))
+def scale_embeddings(
+    parts: Parts, family: Family, factor: float, module: str = ""
+) -> dict[str, Part]:
+    """Every table whose rows are added to the stream, or that of one module, times a factor."""
+    streams = set(family.of_kind("stream", "latent"))
 
     def is_embedding(part: Part) -> bool:
+        if module:
+            return part.pattern.module == module
         roles = [role for _, role in part.pattern.dims]
         return "#" in roles and any(r == "+" and e.axes & streams for e, r in part.pattern.dims)
 
     return {k: p.scaled(factor) if is_embedding(p) else p for k, p in parts.items()}
-
-
-def grow_layers(
-    parts: Parts,
-    family: Family,
-    axis: str,
-    layers: LayerMap,
-    sizes: Mapping[str, int],
-    random: Callable[[Part, Shape], Noise],
-) -> dict[str, Part]:
-    """Layers taken by the layer map: mixed, drawn anew, scaled or made silent."""
-    members: dict[int, list[Part]] = {}
-    for part in parts.values():
-        if axis in part.pattern.slots:
-            number = part.numbers[part.pattern.slots.index(axis)]
-            members.setdefault(number, []).append(part)
-    grown: dict[str, Part] = {}
-    for new, layer in enumerate(layers):
-        for part in members.get(layer.source, ()):
-            slot = part.pattern.slots.index(axis)
-            mixed = _mix(part, slot, layer, parts)
-            one = mixed.renumbered(slot, new)
-            if layer.random:
-                one = _draw(one, sizes, random)
-            if _adds(part, family):
-                one = (
-                    replace(one, terms=(), zeroed=True) if layer.silent else one.scaled(layer.scale)
-                )
-            grown[one.key] = one
-    out: dict[str, Part] = {}
-    for key, part in parts.items():  # all layers stand where the first one stood
-        out |= grown if axis in part.pattern.slots else {key: part}
-        grown = {} if axis in part.pattern.slots else grown
-    if family.residual == "post" and any(n.silent for n in layers):
-        out = _move_norms(out, family, axis, layers, sizes)
-    return out
-
-
-def _mix(part: Part, slot: int, layer: Layer, parts: Parts) -> Part:
-    """The weighted sum of one tensor over the layers that a new layer is made of."""
-    if len(layer.mix) == 1 and layer.mix[0][1] == 1.0:
-        return part
-    each = [(parts[part.renumbered(slot, n).key], weight) for n, weight in layer.mix]
-    terms = [t for other, weight in each for t in other.scaled(weight).terms]
-    return replace(part, terms=tuple(terms), zeroed=all(other.zeroed for other, _ in each))
-
-
-def _draw(part: Part, sizes: Mapping[str, int], random: Callable[[Part, Shape], Noise]) -> Part:
-    """A tensor as an initialiser makes it: weights drawn, gains 1, biases and shifts 0."""
-    shape = part.shape(sizes)
-    if part.pattern.norm:
-        return _unit(part, shape)
-    terms = (Term(random(part, shape), (None,) * len(shape)),) if len(shape) > 1 else ()
-    return replace(part, terms=terms, zeroed=False)
-
-
-def _unit(part: Part, shape: Shape) -> Part:
-    """A norm's tensor that does nothing: gain 1, shift 0."""
-    if part.pattern.dims[0][1] == "~":
-        return replace(part, terms=())
-    return replace(part, terms=(Term(Ones((1,)), (Kernel.gather(np.zeros(shape[0]), old=1),)),))
-
-
-def _adds(part: Part, family: Family) -> bool:
-    """Whether a tensor is what its layer adds to the stream."""
-    streams = set(family.of_kind("stream"))
-    return any(role == "+" and e.axes & streams for e, role in part.pattern.dims)
-
-
-def _move_norms(
-    parts: Parts, family: Family, axis: str, layers: LayerMap, sizes: Mapping[str, int]
-) -> dict[str, Part]:
-    """Where norms write the stream, a silent layer is the identity up to eps if it normalises last.
-
-    norm(norm(x)) = norm(x) up to eps, so the gain and shift of the layer before move into the last
-    norm of the silent layers that follow it, and every norm between gets gain 1 and shift 0.
-    """
-    norms = stream_norms(family, axis)
-    out = dict(parts)
-
-    def at(module: str, layer: int) -> list[str]:
-        return [
-            spell(p.name, [layer])
-            for p in family.patterns.values()
-            if p.module == module and spell(p.name, [layer]) in parts
-        ]
-
-    carrier = 0  # the layer whose norm the silent layers after it take over
-    for number, layer in enumerate(layers):
-        if not layer.silent:
-            carrier = number
-            continue
-        for module in norms:
-            out |= {k: _unit(parts[k], parts[k].shape(sizes)) for k in at(module, number)}
-        if number + 1 == len(layers) or not layers[number + 1].silent:
-            for old, new in zip(at(norms[-1], carrier), at(norms[-1], number), strict=True):
-                out[new] = replace(parts[new], terms=parts[old].terms)
-                out[old] = _unit(parts[old], parts[old].shape(sizes))
-    return out
 
 
 def add_noise(
@@ -339,15 +289,13 @@ def add_noise(
     return out
 
 
-def blend(
-    parts: Parts, other: Mapping[str, Term], alpha: float, only: tuple[str, ...]
-) -> dict[str, Part]:
+def blend(parts: Parts, other: Parts, alpha: float, only: tuple[str, ...]) -> dict[str, Part]:
     """(1 − alpha) · other + alpha · current."""
     out = dict(parts)
     for key, part in parts.items():
         if chosen(part, only):
             mine = part.scaled(alpha).terms if alpha else ()
-            rest = (replace(other[key], scale=1.0 - alpha),) if alpha < 1 else ()
+            rest = other[key].scaled(1.0 - alpha).terms if alpha < 1 else ()
             out[key] = replace(part, terms=(*mine, *rest), zeroed=part.zeroed and not rest)
     return out
 

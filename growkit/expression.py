@@ -3,7 +3,9 @@
     hidden                one axis
     heads.q               a product, row-major: for each head its query coordinates
     heads.q|heads.k       a concatenation, such as a fused projection
-    kv_heads.(q|k|v)      parentheses: one fused block per head
+    heads.(q|k|v)         parentheses: one fused block per head
+    kv_heads:(heads.q|kv_heads.k)   blocks: every part is cut into as many pieces as there are
+                          kv heads, and the pieces of one kv head stand together
     2                     a plain number
 
 The size of an expression, and the map that grows it, follow from those of its axes: Kronecker
@@ -23,14 +25,14 @@ import numpy as np
 from growkit.axes import AxisMap, IntArray
 from growkit.errors import FamilyError
 
-_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|()]")
+_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|():]")
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
     """A parsed axis expression; hashable, so maps of one expression are built once."""
 
-    kind: str  # "axis" | "number" | "product" | "sum"
+    kind: str  # "axis" | "number" | "product" | "sum" | "blocks"
     name: str = ""
     number: int = 0
     parts: tuple[Expression, ...] = ()
@@ -49,6 +51,8 @@ class Expression:
         if self.kind == "number":
             return self.number
         values = [p.size(sizes) for p in self.parts]
+        if self.kind == "blocks":
+            return values[1]
         return prod(values) if self.kind == "product" else sum(values)
 
     def solve(self, value: int, sizes: Mapping[str, int]) -> tuple[str, int] | None:
@@ -71,6 +75,9 @@ class Expression:
         if self.kind == "axis":
             return maps[self.name]
         grown = [p.map(maps, sizes) or AxisMap.identity(p.size(sizes)) for p in self.parts]
+        if self.kind == "blocks":
+            after = {a: m.new for a, m in maps.items()}
+            return grown[1].reordered(self._order({**sizes, **after}), self._order(sizes))
         whole = grown[0]
         for part in grown[1:]:
             whole = whole.kron(part) if self.kind == "product" else whole.direct_sum(part)
@@ -85,6 +92,9 @@ class Expression:
         """
         if self.kind == "axis":
             return np.arange(sizes[axis])[:, None]
+        if self.kind == "blocks":
+            place = np.argsort(self._order(sizes))
+            return place[self.parts[1].units(axis, sizes)]
         found, shape = [], [p.size(sizes) for p in self.parts]
         for i, part in enumerate(self.parts):
             if axis not in part.axes:
@@ -97,13 +107,23 @@ class Expression:
                 found.append(inside + sum(shape[:i]))
         return np.concatenate(found, axis=1)
 
+    def _order(self, sizes: Mapping[str, int]) -> IntArray:
+        """Of blocks: the place in the plain concatenation that every coordinate comes from."""
+        count, body = self.parts[0].size(sizes), self.parts[1]
+        pieces, start = [], 0
+        for part in body.parts if body.kind == "sum" else (body,):
+            size = part.size(sizes)
+            pieces.append((start + np.arange(size)).reshape(count, -1))
+            start += size
+        return np.concatenate(pieces, axis=1).ravel()
+
     def __str__(self) -> str:
         if self.kind == "axis":
             return self.name
         if self.kind == "number":
             return str(self.number)
         inner = [f"({p})" if p.kind == "sum" else str(p) for p in self.parts]
-        return (" × " if self.kind == "product" else " | ").join(inner)
+        return {"product": " × ", "sum": " | ", "blocks": ": "}[self.kind].join(inner)
 
 
 @cache
@@ -133,6 +153,9 @@ def _sum(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
 
 def _product(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
     part, rest = _atom(tokens, text)
+    if rest and rest[0] == ":":
+        body, rest = _atom(rest[1:], text)
+        return Expression("blocks", parts=(part, body)), rest
     parts = [part]
     while rest and rest[0] == ".":
         part, rest = _atom(rest[1:], text)
@@ -141,7 +164,7 @@ def _product(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
 
 
 def _atom(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
-    if not tokens or tokens[0] in ".|)":
+    if not tokens or tokens[0] in ".|):":
         raise FamilyError(f'axis expression "{text}": an axis is missing')
     head, rest = tokens[0], tokens[1:]
     if head == "(":

@@ -5,14 +5,16 @@ One YAML per family. A line of `modules` names a module and what it is:
     lin OUT IN          linear map: weight [OUT, IN], bias [OUT]
     lint OUT IN         the same, stored transposed: weight [IN, OUT]
     emb TABLE AXIS      table: weight [TABLE, AXIS]
-    rms AXIS, ln AXIS   norm: gain [AXIS], for ln also shift [AXIS]
+    rms AXIS, ln AXIS   norm: gain [AXIS], for ln also shift [AXIS]; `per UNITS`: gain [UNITS, AXIS]
+    rms1 AXIS           the same, stored as gain - 1
+    gain AXIS           elementwise factor without statistics (LayerScale)
     raw DIM DIM …       dims with roles: + produced, - consumed, * gain, ~ shift, # table, = kept
 
-`> stream` after a norm says that its output is the stream itself. `?` after a name makes the
-module optional, `{axis}` in a name is an axis like any other. `axes` says what each axis is
-(stream, heads, kv_heads, query, key, value, neurons, table, layers): what may pass through it, and
-so what the plan can prove, follows from that and from the norms; it is never looked up by family
-name.
+`> stream` after a norm says that its output is the stream itself, `> branch` that it is what a
+branch adds to the stream. `?` after a name makes the module optional, `??` optional in every layer
+by itself; `{axis}` in a name is an axis like any other, `{layers:1}` one that starts at layer 1.
+`axes` says what each axis is (see `KINDS`): what may pass through it, and so what the plan can
+prove, follows from that and from the norms; it is never looked up by family name.
 """
 
 from __future__ import annotations
@@ -21,13 +23,30 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from growkit.errors import CheckpointError
 from growkit.expression import Expression
 
+KINDS: Mapping[str, str] = {
+    "stream": "the residual stream, which branches add to",
+    "latent": "an inner stream: read and written linearly, perhaps behind a norm of its own",
+    "heads": "query heads",
+    "kv_heads": "key and value heads, each shared by consecutive query heads",
+    "query": "coordinates of a query head",
+    "key": "coordinates of a key head",
+    "value": "coordinates of a value head",
+    "neurons": "units behind a non-linearity",
+    "experts": "experts behind a router",
+    "choices": "how many experts, or groups of them, a router takes; grows with the experts",
+    "table": "rows that are looked up",
+    "layers": "layers of one stack",
+    "fixed": "does not grow",
+}
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
 _NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
+_SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +59,21 @@ class Pattern:
     dims: tuple[tuple[Expression, str], ...]  # (axes, role) of each dim
     norm: str = ""  # "rms" | "ln"
     to_stream: bool = False  # what this norm puts out is the stream itself
+    branch: bool = False  # what this norm or gain puts out is added to the stream
+    offset: float = 0.0  # gains are stored minus this
     optional: bool = False
+    by_layer: bool = False  # optional in every layer by itself
+    first: int = 0  # the lowest layer that has it
 
     @property
     def consumed(self) -> Expression | None:
         """The axes that this tensor reads, if it is a weight."""
         return next((e for e, role in self.dims if role == "-"), None)
+
+    @property
+    def over(self) -> Expression | None:
+        """The axes that a norm takes its statistics over, if this is a norm's gain."""
+        return self.dims[-1][0] if self.norm and self.dims[-1][1] == "*" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +87,57 @@ class Head:
     default: bool  # tied when config.json does not say
     also: tuple[str, ...] = ()  # further modules that read what that norm puts out
     ties: Mapping[str, str] = field(default_factory=dict)  # tensor → its twin; weight → tied first
+    power: Mapping[str, float] = field(default_factory=dict)  # logits carry size(axis) ** power
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary positions on the query and key axes."""
 
-    pairs: str  # "halves": coordinate i turns with i + d/2
-    theta: tuple[str, ...]  # config keys, first present counts
+    pairs: str  # a layout of `growkit.positions`
+    theta: tuple[tuple[str, ...], ...]  # each base: config keys, first present counts
     type: tuple[str, ...] = ()
     refuse: tuple[str, ...] = ()  # rope types whose frequencies depend on more than theta
+    part: float = 1.0  # how much of a head turns
+    turned: int | None = None  # how many coordinates turn, where that does not follow the size
+
+    def turns(self, size: int) -> int:
+        """How many of a head's `size` coordinates turn."""
+        return int(size * self.part) if self.turned is None else min(self.turned, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Alibi:
+    """Linear biases on attention scores, one slope per head."""
+
+    slopes: str  # a formula of `growkit.positions`
+    scaled: bool = False  # divided by √head_dim together with the scores
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The axes of one kind of attention; kv_heads is empty where every head has its own, or all
+    share one."""
+
+    heads: str
+    kv_heads: str
+    query: str
+    key: str
+    value: str
+
+    @property
+    def head_dim(self) -> str:
+        """What recipes call the coordinates of its heads."""
+        return self.heads.removesuffix("heads") + "head_dim"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A config number n that makes every n-th layer another kind."""
+
+    axis: str
+    unless: str = ""  # a config list that says it layer by layer
+    start: int = 1  # layer i is special iff (i + start) % n == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +149,9 @@ class Family:
     model_types: tuple[str, ...]
     axes: Mapping[str, str]  # axis → kind
     config: Mapping[str, tuple[Expression, ...]]  # config key → expressions that all equal it
-    patterns: Mapping[str, Pattern]  # by name with every number written as #
+    patterns: Mapping[str, Pattern]  # by name
     residual: str = "pre"  # pre | post
-    eps: str = ""
+    eps: str | float = ""  # config key, or the number where the code has it
     prefixes: tuple[str, ...] = ()
     alias: Mapping[str, str] = field(default_factory=dict)
     ignore: frozenset[str] = frozenset()
@@ -91,58 +160,87 @@ class Family:
     require: tuple[str, ...] = ()
     lists: Mapping[str, str] = field(default_factory=dict)  # per-layer config list → layer axis
     thresholds: Mapping[str, str] = field(default_factory=dict)  # config number of a layer → axis
+    indices: Mapping[str, str] = field(default_factory=dict)  # config list of layer numbers → axis
+    periods: Mapping[str, Period] = field(default_factory=dict)  # config key → what it counts
+    mirrors: Mapping[str, Expression] = field(default_factory=dict)  # config keys written, not read
+    derived: Mapping[str, Expression] = field(default_factory=dict)  # axis → its size, always
+    limits: Mapping[str, str] = field(default_factory=dict)  # user axis → why it does not grow
+    bare_norms: Mapping[Expression, str] = field(default_factory=dict)  # norms without tensors
+    multipliers: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # of embeddings
     scores: Mapping[str, Any] = field(default_factory=dict)
     rope: Rope | None = None
+    alibi: Alibi | None = None
     head: Head | None = None
+    _shapes: dict[str, list[Pattern]] = field(default_factory=dict, repr=False, compare=False)
+    _matched: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def of_kind(self, *kinds: str) -> tuple[str, ...]:
         """Axes of these kinds, in the order of the file."""
         return tuple(a for a, kind in self.axes.items() if kind in kinds)
 
     @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """Its kinds of attention: the first heads, query, key and value axes belong together."""
+        heads, kv = self.of_kind("heads"), self.of_kind("kv_heads")
+        kv = kv if len(kv) == len(heads) else ()
+        columns = [heads, kv, *(self.of_kind(k) for k in ("query", "key", "value"))]
+        rows = zip_longest(*columns, fillvalue="")
+        return tuple(Attention(*row) for row in rows if row[0])
+
+    @property
     def followers(self) -> Mapping[str, str]:
-        """Axes that only have the size of a stream, with that stream: {"pool": "hidden"}."""
+        """Axes whose size follows from a stream's, with that stream: {"pool": "hidden"}."""
         out: dict[str, str] = {}
+        streams = self.of_kind("stream", "latent")
         for expressions in self.config.values():
             names = [e.name for e in expressions if e.kind == "axis"]
-            streams = [n for n in names if self.axes[n] == "stream"]
-            if streams:
-                out |= {n: streams[0] for n in names if self.axes[n] != "stream"}
-        return out
+            leader = next((n for n in names if n in streams), None)
+            if leader:
+                out |= {n: leader for n in names if n != leader}
+        for axis, expression in self.derived.items():
+            out |= dict.fromkeys([axis], next((s for s in streams if s in expression.axes), ""))
+        return {axis: leader for axis, leader in out.items() if leader}
 
     @property
     def user_axes(self) -> Mapping[str, tuple[str, ...]]:
         """The axes that recipes name, each with the family's axes behind it."""
         out: dict[str, tuple[str, ...]] = {}
+        inner = {a: t for t in self.attentions for a in (t.query, t.key, t.value)}
         for axis, kind in self.axes.items():
-            if kind in ("query", "key", "value"):
-                out["head_dim"] = (*out.get("head_dim", ()), axis)
-            elif axis not in self.followers and (kind != "table" or axis in USER_TABLES):
+            if axis in inner:
+                name = inner[axis].head_dim
+                out[name] = (*out.get(name, ()), axis)
+            elif (
+                axis not in self.followers
+                and kind not in ("choices", "fixed")
+                and (kind != "table" or axis in USER_TABLES)
+            ):
                 out[axis] = (axis,)
         return out
+
+    def size_after(self, axis: str, sizes: Mapping[str, int]) -> int:
+        """The size of a follower when its stream has the size given."""
+        if axis in self.derived:
+            return self.derived[axis].size(sizes)
+        return sizes[self.followers[axis]]
 
     def match(self, name: str) -> tuple[Pattern, tuple[int, ...]] | None:
         """The pattern of a tensor on disk and the numbers in its name; None if it is to be ignored.
 
         Raises CheckpointError with the nearest pattern if there is none, or more than one.
         """
-        plain = name
-        for old, new in self.alias.items():
-            plain = plain.replace(old, new)
-        spellings = [plain, *(plain[len(p) :] for p in self.prefixes if plain.startswith(p))]
-        found: dict[str, tuple[Pattern, tuple[int, ...]]] = {}
-        for spelling in spellings:
-            shape = _NUMBER.sub("#", spelling)
-            if shape in self.ignore:
-                return None
-            pattern = self.patterns.get(shape)
-            if pattern is None:
-                continue
-            numbers = tuple(int(n) for n in _NUMBER.findall(spelling))
-            if all(
-                isinstance(s, str) or s == n for s, n in zip(pattern.slots, numbers, strict=True)
-            ):
-                found[pattern.name] = (pattern, numbers)
+        shape = _NUMBER.sub("#", name)
+        if shape not in self._matched:
+            self._matched[shape] = self._candidates(shape)
+        ignored, candidates = self._matched[shape]
+        if ignored:
+            return None
+        numbers = tuple(map(int, _NUMBER.findall(name)))
+        found = {
+            p.name: (p, numbers)
+            for p in candidates
+            if all(isinstance(s, str) or s == n for s, n in zip(p.slots, numbers, strict=True))
+        }
         if len(found) == 1:
             return next(iter(found.values()))
         if found:
@@ -153,9 +251,23 @@ class Family:
             )
         known = [p.name for p in self.patterns.values()]
         near = difflib.get_close_matches(
-            _NUMBER.sub("{layers}", spellings[-1]), known, n=1, cutoff=0.0
+            self._spellings(shape)[-1].replace("#", "{layers}"), known, n=1, cutoff=0.0
         )
         raise CheckpointError(
             f"tensor {name}: no pattern of family {self.name} fits; the nearest is {near[0]}",
             hint="nothing is dropped silently: describe it in a family file (--family FILE)",
         )
+
+    def _spellings(self, shape: str) -> list[str]:
+        """A name as the family may spell it: without old words, without each prefix."""
+        for old, new in self.alias.items():
+            shape = shape.replace(old, new)
+        return [shape, *(shape[len(p) :] for p in self.prefixes if shape.startswith(p))]
+
+    def _candidates(self, shape: str) -> tuple[bool, list[Pattern]]:
+        """Whether names of this shape are ignored, and the patterns that they may fit."""
+        for pattern in () if self._shapes else self.patterns.values():
+            self._shapes.setdefault(_SLOT.sub("#", pattern.name), []).append(pattern)
+        spellings = self._spellings(shape)
+        ignored = any(s in self.ignore for s in spellings)
+        return ignored, [p for s in spellings for p in self._shapes.get(s, ())]

@@ -16,21 +16,19 @@ import yaml
 
 from growkit.errors import FamilyError, did_you_mean
 from growkit.expression import parse
-from growkit.family import Family, Head, Pattern, Rope
+from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope
+from growkit.positions import PAIRS, SLOPES
 
 FOLDER = Path(__file__).parent / "families"
-KINDS = (
-    "stream", "heads", "kv_heads", "query", "key", "value", "neurons", "table", "layers"
-)  # fmt: skip
 KEYS = (
     "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
-    "config", "defaults", "require", "lists", "thresholds", "residual", "eps", "scores", "rope",
-    "head", "modules", "variants",
+    "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
+    "derived", "limits", "bare_norms", "multipliers", "residual", "eps", "scores", "rope", "alibi",
+    "head", "modules", "variants", "refused",
 )  # fmt: skip
 SCORES = ("power", "unless_false", "by_layer")
-PAIRS = ("halves",)  # of rotary coordinates
-_SLOT = re.compile(r"\{(\w+)\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
-_DEFAULT = re.compile(r"\w+( (\*|//) \w+)?")
+_SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
+_DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
 _RULE = re.compile(r"\w+ % \w+")
 
 
@@ -83,7 +81,13 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
             f'config.json: model_type "{model_type}" has no family file',
             hint=did_you_mean(model_type, known) + "; or write one and pass --family FILE",
         )
-    return _shipped(known[model_type])
+    data = _shipped(known[model_type])
+    if "refused" in data:
+        raise FamilyError(
+            f"family {data['family']}: cannot be grown: {data['refused']}",
+            hint="growkit families lists what can",
+        )
+    return data
 
 
 def build_family(
@@ -98,14 +102,10 @@ def build_family(
     try:
         merged = _extend(data, where)
         for variant in merged.pop("variants", None) or ():
-            conditions = dict(variant.get("when", {}))
-            absent = conditions.pop("absent", None)
-            if (absent is None or absent not in names) and all(
-                config.get(k) == v for k, v in conditions.items()
-            ):
+            if _holds(variant.get("when", {}), config, names):
                 merged = _merge(merged, {k: v for k, v in variant.items() if k != "when"})
         _known(merged, KEYS, where, "key")
-        family = _parse(merged, where)
+        family = _parse(merged, config, where)
         _check(family, where)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FamilyError(
@@ -113,6 +113,25 @@ def build_family(
             hint="`growkit families llama` shows a valid file",
         ) from None
     return family
+
+
+def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str]) -> bool:
+    """Whether config and tensors are what a variant asks for; a list gives alternatives."""
+    for key, want in when.items():
+        if key in ("absent", "present"):
+            if (want in names) is (key == "absent"):
+                return False
+        elif get(config, key) not in _listed(want):
+            return False
+    return True
+
+
+def get(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of a config, or None."""
+    value: Any = config
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _known(words: Iterable[str], known: Iterable[str], where: str, what: str) -> None:
@@ -129,19 +148,33 @@ def _check(family: Family, where: str) -> None:
     axes, layers = family.axes, family.of_kind("layers")
     modules = {p.module for p in family.patterns.values()}
     tensors = {p.name for p in family.patterns.values()}
-    for key, expressions in family.config.items():
-        _known(
-            sorted({a for e in expressions for a in e.axes}), axes, f"{where}: config.{key}", "axis"
-        )
-    for key, pairs in (("lists", family.lists), ("thresholds", family.thresholds)):
-        _known(pairs.values(), layers, f"{where}: {key}", "layer axis")
+    for key, expressions in (
+        *((f"config.{k}", e) for k, e in family.config.items()),
+        ("mirrors", family.mirrors.values()),
+        ("derived", family.derived.values()),
+        ("bare_norms", family.bare_norms),
+    ):
+        _known(sorted({a for e in expressions for a in e.axes}), axes, f"{where}: {key}", "axis")
+    for key, named in (
+        ("lists", family.lists.values()),
+        ("thresholds", family.thresholds.values()),
+        ("indices", family.indices.values()),
+        ("periods", [p.axis for p in family.periods.values()]),
+    ):
+        _known(named, layers, f"{where}: {key}", "layer axis")
+    _known(family.derived, axes, f"{where}: derived", "axis")
     _known([*family.like, *family.like.values()], axes, f"{where}: like", "axis")
+    _known(family.multipliers, modules, f"{where}: multipliers", "module")
+    _known([a for a, _ in family.multipliers.values()], axes, f"{where}: multipliers", "axis")
     _known(family.scores, SCORES, f"{where}: scores", "key")
     if family.rope:
         _known([family.rope.pairs], PAIRS, f"{where}: rope.pairs", "layout")
+    if family.alibi:
+        _known([family.alibi.slopes], SLOPES, f"{where}: alibi.slopes", "formula")
     if head := family.head:
         _known(filter(None, [*head.ties, *head.ties.values()]), tensors, f"{where}: head", "tensor")
         _known(filter(None, [head.scale_at, *head.also]), modules, f"{where}: head", "module")
+        _known(head.power, axes, f"{where}: head.power", "axis")
     for key, rules, form in (
         ("defaults", family.defaults.values(), _DEFAULT),
         ("require", family.require, _RULE),
@@ -152,8 +185,8 @@ def _check(family: Family, where: str) -> None:
                     f'{where}: {key}: "{rule}" is not well formed',
                     hint="defaults: 4 * KEY, KEY // KEY or KEY; require: AXIS % AXIS",
                 )
-    if not isinstance(family.eps, str):
-        raise FamilyError(f"{where}: eps: expected a config key, found {family.eps!r}")
+    if not isinstance(family.eps, str | float):
+        raise FamilyError(f"{where}: eps: expected a config key or a number, found {family.eps!r}")
 
 
 def _types(data: Mapping[str, Any]) -> list[str]:
@@ -195,7 +228,7 @@ def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _parse(data: Mapping[str, Any], where: str) -> Family:
+def _parse(data: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Family:
     axes = dict(data["axes"])
     for axis, kind in axes.items():
         if kind not in KINDS:
@@ -208,15 +241,9 @@ def _parse(data: Mapping[str, Any], where: str) -> Family:
     patterns: dict[str, Pattern] = {}
     for line, kind in data["modules"].items():
         for pattern in _patterns(line, str(kind), axes, residual, where):
-            shape = _SLOT.sub("#", pattern.name)
-            if shape in patterns:
-                raise FamilyError(f"{where}: {line}: {patterns[shape].name} is described twice")
-            patterns[shape] = pattern
-
-    def many(value: Any) -> tuple[str, ...]:
-        return () if value is None else (value,) if isinstance(value, str) else tuple(value)
-
-    head, rope = data.get("head"), data.get("rope")
+            if pattern.name in patterns:
+                raise FamilyError(f"{where}: {line}: {pattern.name} is described twice")
+            patterns[pattern.name] = pattern
     return Family(
         name=data["family"],
         about=data.get("about", ""),
@@ -226,30 +253,66 @@ def _parse(data: Mapping[str, Any], where: str) -> Family:
         patterns=patterns,
         residual=residual,
         eps=data.get("eps", ""),
-        prefixes=many(data.get("prefix")),
+        prefixes=_many(data.get("prefix")),
         alias=data.get("alias", {}),
         ignore=frozenset(_SLOT.sub("#", i) for i in data.get("ignore", ())),
         like=data.get("like", {}),
         defaults={k: str(v) for k, v in data.get("defaults", {}).items()},
-        require=many(data.get("require")),
+        require=_many(data.get("require")),
         lists=data.get("lists", {}),
         thresholds=data.get("thresholds", {}),
+        indices=data.get("indices", {}),
+        periods={
+            k: Period(p, "") if isinstance(p, str) else Period(**p)
+            for k, p in data.get("periods", {}).items()
+        },
+        mirrors={k: parse(str(e)) for k, e in data.get("mirrors", {}).items()},
+        derived={a: parse(str(e)) for a, e in data.get("derived", {}).items()},
+        limits=data.get("limits", {}),
+        bare_norms={parse(e): k for e, k in data.get("bare_norms", {}).items()},
+        multipliers={
+            m: (v["axis"], float(v["power"])) for m, v in data.get("multipliers", {}).items()
+        },
         scores=data.get("scores", {}),
-        rope=rope and Rope(
-            rope["pairs"], many(rope["theta"]), many(rope.get("type")), many(rope.get("refuse"))
-        ),
-        head=Head(
-            head["weight"],
-            head.get("tied") or "",
-            head.get("scale_at") or "",
-            many(head["classes"]),
-            bool(head["default"]),
-            many(head.get("also")),
-            {head["weight"]: head.get("tied") or "", **(head.get("ties") or {})},
-        )
-        if head
-        else None,
-    )  # fmt: skip
+        rope=_rope(data.get("rope"), config),
+        alibi=Alibi(**data["alibi"]) if data.get("alibi") else None,
+        head=_head(data.get("head")),
+    )
+
+
+def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | None:
+    """Rotary positions as this config has them: `part` of a head turns, or `dims` coordinates."""
+    if not rope:
+        return None
+    theta, turned = rope.get("theta") or [], get(config, rope.get("dims", ""))
+    parts = [get(config, key) for key in _many(rope.get("partial"))]
+    return Rope(
+        rope["pairs"],
+        tuple(map(_many, theta if any(isinstance(t, list) for t in theta) else [theta])),
+        _many(rope.get("type")),
+        _many(rope.get("refuse")),
+        float(next((p for p in parts if p is not None), rope.get("part", 1.0))),
+        turned if isinstance(turned, int) else None,
+    )
+
+
+def _head(head: Mapping[str, Any] | None) -> Head | None:
+    if not head:
+        return None
+    return Head(
+        head["weight"],
+        head.get("tied") or "",
+        head.get("scale_at") or "",
+        _many(head["classes"]),
+        bool(head["default"]),
+        _many(head.get("also")),
+        {head["weight"]: head.get("tied") or "", **(head.get("ties") or {})},
+        {axis: float(p) for axis, p in (head.get("power") or {}).items()},
+    )
+
+
+def _many(value: Any) -> tuple[str, ...]:
+    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -261,29 +324,20 @@ def _patterns(
     line: str, kind: str, axes: Mapping[str, str], residual: str, where: str
 ) -> list[Pattern]:
     """The tensors that one module line describes."""
-    module, optional = line.rstrip("?"), line.endswith("?")
+    module, marks = line.rstrip("?"), len(line) - len(line.rstrip("?"))
+    found = _SLOT.findall(module)
+    slots = tuple(axis or int(number) for axis, _, number in found)
+    first = max((int(start) for _, start, _ in found if start), default=0)
+    module = re.sub(r"\{(\w+):\d+\}", r"{\1}", module)
     body, _, target = kind.partition(">")
     word, *args = body.split()
-    slots = tuple(a or int(n) for a, n in _SLOT.findall(module))
-    tensors: dict[str, list[str]]
-    if word == "lin" and len(args) == 2:
-        tensors = {".weight": [args[0] + "+", args[1] + "-"], ".bias": [args[0] + "+"]}
-    elif word == "lint" and len(args) == 2:
-        tensors = {".weight": [args[1] + "-", args[0] + "+"], ".bias": [args[0] + "+"]}
-    elif word == "emb" and len(args) == 2:
-        tensors = {".weight": [args[0] + "#", args[1] + "+"]}
-    elif word == "rms" and len(args) == 1:
-        tensors = {".weight": [args[0] + "*"]}
-    elif word == "ln" and len(args) == 1:
-        tensors = {".weight": [args[0] + "*"], ".bias": [args[0] + "~"]}
-    elif word == "raw" and args and all(a[-1] in "+-*~#=" for a in args):
-        tensors = {"": args}
-    else:
+    tensors = _tensors(word, args)
+    if tensors is None or target.strip() not in ("", "stream", "branch"):
         raise FamilyError(
             f'{where}: {line}: "{kind}" is not a module kind',
-            hint="lin OUT IN, lint OUT IN, emb TABLE AXIS, rms AXIS, ln AXIS, raw DIM…",
+            hint="lin OUT IN, lint OUT IN, emb TABLE AXIS, rms AXIS, ln AXIS, gain AXIS, raw DIM…",
         )
-    norm = word if word in ("rms", "ln") else ""
+    norm = {"rms": "rms", "ln": "ln", "rms1": "rms"}.get(word, "")
     in_layer = any(isinstance(s, str) and axes.get(s) == "layers" for s in slots)
     on_stream = norm and axes.get(args[0]) == "stream"
     to_stream = target.strip() == "stream" or bool(on_stream and residual == "post" and in_layer)
@@ -297,6 +351,44 @@ def _patterns(
                 raise FamilyError(
                     f"{where}: {line}: unknown axis {axis}", hint=did_you_mean(axis, axes)
                 )
-        lacking = optional or suffix == ".bias"
-        out.append(Pattern(module + suffix, module, slots, parsed, norm, to_stream, lacking))
+        out.append(
+            Pattern(
+                module + suffix,
+                module,
+                slots,
+                parsed,
+                norm=norm,
+                to_stream=to_stream,
+                branch=target.strip() == "branch",
+                offset=1.0 if word == "rms1" and suffix == ".weight" else 0.0,
+                optional=marks > 0 or suffix == ".bias",
+                by_layer=marks > 1,
+                first=first,
+            )
+        )
     return out
+
+
+def _tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:
+    """Suffix → dims with roles of a module kind; None if there is no such kind."""
+    if word == "raw" and all(a[-1] in "+-*~#=" for a in args):
+        return {"": args}
+    if len(args) == 3 and args[1] == "per" and word in ("rms", "ln"):
+        axis, units = args[0], args[2]
+        return {".weight": [units + "*", axis + "*"], ".bias": [units + "~", axis + "~"]}
+    if (word, len(args)) not in _COUNTS:
+        return None
+    one, *two = args
+    other = two[0] if two else ""
+    return {
+        "lin": {".weight": [one + "+", other + "-"], ".bias": [one + "+"]},
+        "lint": {".weight": [other + "-", one + "+"], ".bias": [one + "+"]},
+        "emb": {".weight": [one + "#", other + "+"]},
+        "rms": {".weight": [one + "*"]},
+        "rms1": {".weight": [one + "*"]},
+        "ln": {".weight": [one + "*"], ".bias": [one + "~"]},
+        "gain": {"": [one + "*"]},
+    }[word]
+
+
+_COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}

@@ -19,9 +19,9 @@ import numpy as np
 from growkit.axes import BoolArray, IntArray, Kernel
 from growkit.compose import Part
 from growkit.expression import Expression
+from growkit.facts import Claim
 from growkit.family import Family
 from growkit.formula import Noise, Stored
-from growkit.proof import Claim
 
 KINDS = ("stream", "neurons", "heads", "value")  # kv heads are told apart by query heads
 Place = tuple[str, tuple[int, ...]]  # an axis, and the layer that it lies in

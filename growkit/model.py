@@ -1,4 +1,4 @@
-"""A checkpoint read through its family: sizes, one entry per tensor, and the config after growth.
+"""A checkpoint read through its family: sizes, and one entry per tensor.
 
 The law: every tensor of the checkpoint matches exactly one pattern with exactly the shape that the
 config's sizes give it, and no tensor that the family requires is missing; or the checkpoint is
@@ -7,19 +7,20 @@ refused with the tensor's name.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from growkit.errors import CheckpointError, RecipeError
+from growkit.config import default, spelling, whole
+from growkit.errors import CheckpointError
 from growkit.family import Family, Pattern
-from growkit.family_file import build_family, find_family
+from growkit.family_file import build_family, find_family, get
 from growkit.formula import FLOATS, Checkpoint, TensorInfo
-from growkit.ops.contract import LayerMap
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -81,34 +82,6 @@ def spell(name: str, numbers: Sequence[int]) -> str:
     return re.sub(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", lambda _: str(next(fresh)), name)
 
 
-def get(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of a config, or None."""
-    value: Any = config
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def number(config: Mapping[str, Any], path: str) -> float | None:
-    """The number at a dotted path of a config; None where it is absent."""
-    value = get(config, path) if path else None
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
-        raise CheckpointError(
-            f"config.json: {path}: expected a number, found {value!r}", hint="mend config.json"
-        )
-    return float(value)
-
-
-def put(config: dict[str, Any], path: str, value: Any) -> None:
-    """Set the value at a dotted path of a config."""
-    *parents, last = path.split(".")
-    for part in parents:
-        config = config.setdefault(part, {})
-    config[last] = value
-
-
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
     """Understand a checkpoint through its family file. Raises FamilyError or CheckpointError."""
     config = checkpoint.config
@@ -132,7 +105,7 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
                 hint="keep one of the two spellings",
             )
         entries[entry.key] = entry
-    sizes = _sizes(family, config, entries)
+    sizes = solve_sizes(family, config, entries)
     _complete(family, checkpoint, entries, sizes)
     tied, same = _tie(family, checkpoint, entries)
     for name, twin in same:
@@ -142,44 +115,16 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
 
 
-def _whole(config: Mapping[str, Any], key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-        raise CheckpointError(
-            f"config.json: {key}: expected a positive whole number, found {value!r}"
-        )
-    return value
-
-
-def _default(family: Family, config: Mapping[str, Any], key: str) -> int | None:
-    """What a missing config key means: `4 * n_embd`, `hidden_size // heads`, or another key."""
-    words = family.defaults.get(key, "").split()
-    if not words:
-        return None
-
-    def operand(word: str) -> int | None:
-        if word.isdigit():
-            return int(word)
-        value = config.get(word)
-        return _default(family, config, word) if value is None else _whole(config, word, value)
-
-    left = operand(words[0])
-    if len(words) == 1 or left is None:
-        return left
-    right = operand(words[2])
-    if right is None:
-        return None
-    return left * right if words[1] == "*" else left // right
-
-
-def _sizes(
+def solve_sizes(
     family: Family, config: Mapping[str, Any], entries: Mapping[str, Entry]
 ) -> dict[str, int]:
     """Axis sizes from the config; what the config does not say is read off the shapes."""
     sizes: dict[str, int] = {}
     equations = []
-    for key, expressions in family.config.items():
+    for names, expressions in family.config.items():
+        key = spelling(config, names)
         value = get(config, key)
-        value = _default(family, config, key) if value is None else _whole(config, key, value)
+        value = default(family, config, names) if value is None else whole(config, key, value)
         if value is not None:
             equations += [(f"config.json: {key}", e, value) for e in expressions]
     for entry in entries.values():
@@ -196,6 +141,10 @@ def _sizes(
         waiting = [e for e in waiting if e[1].axes - sizes.keys()]
         if len(sizes) == before:
             break
+    for axis, expression in family.derived.items():
+        if expression.axes <= sizes.keys():
+            size = sizes.setdefault(axis, expression.size(sizes))
+            equations.append((f"{axis} = {expression}", expression, size))
     _refuse_unknown_sizes(family, entries, sizes)
     for where, expression, value in equations:
         if expression.axes <= sizes.keys() and expression.size(sizes) != value:
@@ -248,17 +197,24 @@ def _complete(
                 )
     for pattern in family.patterns.values():
         have = seen[pattern.name]
-        count = 1
-        for slot in pattern.slots:
-            count *= sizes.get(slot, 0) if isinstance(slot, str) else 1
-        if len(have) == count or (pattern.optional and not have):
+        if pattern.optional and not have:
             continue
-        missing = next(
-            (i for i in range(count) if len(pattern.slots) == 1 and (i,) not in have), None
-        )
-        name = pattern.name if missing is None else spell(pattern.name, [missing])
+        ranges: list[Sequence[int]] = [
+            range(pattern.first if family.axes[s] == "layers" else 0, sizes.get(s, 0))
+            if isinstance(s, str)
+            else (s,)
+            for s in pattern.slots
+        ]
+        if pattern.by_layer:  # complete in every layer that has it at all
+            layers = {n[0] for n in have}
+            ranges = [sorted(layers), *ranges[1:]] if pattern.slots else ranges
+        count = prod(map(len, ranges))
+        if len(have) == count:
+            continue
+        missing = next(n for n in product(*ranges) if n not in have)
         raise CheckpointError(
-            f"{checkpoint.path}: tensor {name} is missing ({len(have)} of {count} found)",
+            f"{checkpoint.path}: tensor {spell(pattern.name, missing)} is missing "
+            f"({len(have)} of {count} found)",
             hint="the checkpoint is incomplete, or its config.json belongs to another one",
         )
 
@@ -290,93 +246,3 @@ def _tie(
         )
     feeds = any(e.pattern.module == head.scale_at for e in entries.values())
     return tied and (has_head or (not names and feeds)), ()
-
-
-# -- the config after growth ---------------------------------------------------------------------
-
-
-def check_sizes(family: Family, sizes: Mapping[str, int]) -> None:
-    """Refuse sizes that no config of this family can express, with the repair in the hint."""
-    for expressions in family.config.values():
-        known = [e for e in expressions if e.axes <= sizes.keys()]
-        if len({e.size(sizes) for e in known}) > 1:
-            stream, other = (
-                known[0],
-                next(e for e in known if e.size(sizes) != known[0].size(sizes)),
-            )
-            names = {a: u for u, axes in family.user_axes.items() for a in axes}
-            want = stream.size(sizes)
-            label = " × ".join(
-                f"{names.get(p.name, p.name)} ({p.size(sizes)})" for p in other.parts
-            )
-            repairs = []
-            for axis in sorted(other.axes):
-                solved = other.solve(want, {a: n for a, n in sizes.items() if a != axis})
-                if solved:
-                    repairs.append(f"{names.get(axis, axis)}: {solved[1]}")
-            repairs.append(f"{names.get(stream.name, stream.name)}: {other.size(sizes)}")
-            raise RecipeError(
-                f"sizes: {stream} ({want}) must equal {label or other} = {other.size(sizes)} "
-                f"in family {family.name}",
-                hint="set " + ", or ".join(repairs),
-            )
-    for rule in family.require:
-        left, _, right = rule.split()
-        if left in sizes and right in sizes and sizes[left] % sizes[right]:
-            raise RecipeError(
-                f"sizes: {left} ({sizes[left]}) must be a multiple of {right} ({sizes[right]}) "
-                f"in family {family.name}",
-                hint=f"set {left}: {-(-sizes[left] // sizes[right]) * sizes[right]}, "
-                f"or another {right}",
-            )
-
-
-def resize_config(
-    family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
-) -> dict[str, Any]:
-    """The config with these sizes; an absent key is written only if its default is wrong."""
-    out = copy.deepcopy(dict(config))
-    for key, expressions in family.config.items():
-        if not expressions[0].axes <= sizes.keys():
-            continue
-        value = expressions[0].size(sizes)
-        if get(out, key) is not None or key not in family.defaults:
-            put(out, key, value)
-    for key in family.defaults:  # after the keys that the defaults are made of
-        expression = family.config[key][0]
-        if get(out, key) is None and expression.axes <= sizes.keys():
-            value = expression.size(sizes)
-            if _default(family, out, key) != value:
-                put(out, key, value)
-    return out
-
-
-def scale_eps(family: Family, config: dict[str, Any], factor: float) -> None:
-    """Multiply the norm eps in a config, where it must be."""
-    eps = get(config, family.eps)
-    if not isinstance(eps, int | float):
-        raise RecipeError(
-            f"lemon changes the norm eps, but config.json has no {family.eps}",
-            hint="add it, or use the map pad, which leaves eps as it is",
-        )
-    put(config, family.eps, eps * factor)
-
-
-def remap_layers(
-    family: Family, config: Mapping[str, Any], layers: Mapping[str, LayerMap]
-) -> dict[str, Any]:
-    """Per-layer config lists follow the layer map; numbers that name a layer are moved with it."""
-    out = copy.deepcopy(dict(config))
-    for key, axis in family.lists.items():
-        old = get(out, key)
-        if axis in layers and isinstance(old, list):
-            if len(old) <= max(n.source for n in layers[axis]):
-                raise CheckpointError(f"config.json: {key}: {len(old)} entries are too few")
-            put(out, key, [old[n.source] for n in layers[axis]])
-    for key, axis in family.thresholds.items():
-        old = get(out, key)
-        if axis in layers and isinstance(old, int):
-            source = [n.source for n in layers[axis]]
-            top = max(source) + 1
-            put(out, key, sum(i < old for i in source) if old <= top else old - top + len(source))
-    return out

@@ -14,11 +14,13 @@ from typing import Any
 
 from growkit import proof
 from growkit.axes import AxisMap
+from growkit.compose import as_stored
 from growkit.errors import CheckpointError, RecipeError
+from growkit.facts import Claim
 from growkit.formula import Checkpoint, Formula
 from growkit.lints import lints
 from growkit.model import DTYPES, Model, user_sizes
-from growkit.proof import Claim, StepClaim, Storage
+from growkit.proof import StepClaim, Storage
 from growkit.recipe import Recipe
 from growkit.steps import State, apply, begin
 
@@ -79,13 +81,13 @@ def build_plan(recipe_name: str, recipe: Recipe, models: Mapping[str, Model]) ->
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", hint=error.hint) from None
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
-    return _finish(recipe_name, recipe, models, state, tuple(steps))
+    return finish(recipe_name, recipe, models, state, tuple(steps))
 
 
 # -- the end -------------------------------------------------------------------------------------
 
 
-def _finish(
+def finish(
     recipe_name: str,
     recipe: Recipe,
     models: Mapping[str, Model],
@@ -96,14 +98,14 @@ def _finish(
     want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
     formulas = []
     for part in state.parts.values():
-        shape = part.shape(state.sizes)
-        for term in part.terms:
+        shape, terms = part.shape(state.sizes), as_stored(part, part.shape(state.sizes))
+        for term in terms:
             for kernel, size in zip(term.kernels, shape, strict=True):
                 assert kernel is None or kernel.new == size, (
                     f"{part.name}: {kernel.shape} for {shape}"
                 )
         dtype = want or part.dtype
-        formulas.append(Formula(part.name, shape, dtype, part.terms, part.pattern.dims))
+        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims))
     config = dict(state.config)
     if want:
         key = next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")

@@ -1,6 +1,6 @@
 """What a step keeps of the function, proved from the family file and the maps, without a weight.
 
-A claim is one of `exact`, `exact up to norm eps`, `approximate`, with reasons. It is derived: from
+A claim (`growkit.facts`) is derived: from
 what each axis is, from the norms on it, from what those norms feed, from the tie of the head, and
 from the numbers in the kernels. Never from the name of a family or of a map. Each condition below
 is sufficient; where one fails, the claim says which and on what axis.
@@ -9,38 +9,18 @@ is sufficient; where one fails, the claim says which and on what axis.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import frexp
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from growkit.attention import one_source, prove_attention
 from growkit.axes import AxisMap, Kernel
+from growkit.facts import APPROXIMATE, EPS, NEAR, Claim, Facts, approximate
 from growkit.family import Family
 from growkit.formula import Formula, Noise, Stored
 from growkit.ops.contract import LayerMap, Noising
-
-EXACT = "exact"
-EPS = "exact up to norm eps"
-APPROXIMATE = "approximate"
-LEVELS = (EXACT, EPS, APPROXIMATE)
-NEAR = 1e-9  # products of a few float64 roundings
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What is kept, and why not more."""
-
-    claim: str = EXACT
-    reasons: tuple[str, ...] = ()
-    eps: float = 0.0  # the norm eps that an "up to norm eps" claim depends on
-    passes: int = 0  # how many norm passes were added, through which that eps acts
-
-    def also(self, other: Claim) -> Claim:
-        """Both hold one after the other: the weaker of the two, with the reasons of both."""
-        weaker = max(self.claim, other.claim, key=LEVELS.index)
-        reasons = dict.fromkeys((*self.reasons, *other.reasons))
-        return Claim(weaker, tuple(reasons), max(self.eps, other.eps), self.passes + other.passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +40,6 @@ class Storage:
     claim: Literal["exact", "rounded"]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a proof may know about a model."""
-
-    family: Family
-    config: Mapping[str, Any]
-    sizes: Mapping[str, int]  # before the step
-    norms: Mapping[str, frozenset[tuple[str, bool]]]  # axis → (kind, writes the stream)
-    read_axis: str = ""  # the axis that a tied head reads; empty if no head is tied
-    carrier: bool = False  # a norm that feeds the tied head, and only it, can carry a factor
-    theta: float = 0.0  # RoPE base, before
-    theta_after: float = 0.0
-    rope_type: str = "default"
-    eps: float = 0.0
-    embedding_rule: bool = False  # the embeddings carry a tied head's factor
-    untold_tie: bool = False  # config.json ties a head that the family file does not name
-
-
-def approximate(reasons: Iterable[str]) -> Claim:
-    """`approximate` if there is any reason, else `exact`."""
-    found = tuple(dict.fromkeys(reasons))
-    return Claim(APPROXIMATE if found else EXACT, found)
-
-
 def prove_width(
     facts: Facts, maps: Mapping[str, AxisMap], norm_scale: Mapping[str, float] | None = None
 ) -> Claim:
@@ -94,7 +50,7 @@ def prove_width(
     reasons: list[str] = []
     for axis, m in maps.items():
         kind = facts.family.axes[axis]
-        if m.is_identity or kind in ("query", "key", "kv_heads"):
+        if m.is_identity or kind in ("query", "key", "kv_heads", "choices"):
             continue
         where = f"{axis} {m.old} → {m.new}"
         if kind == "table" and m.new > m.old:  # rows are looked up, nobody computes on the axis
@@ -104,18 +60,50 @@ def prove_width(
         if m.new < m.old:
             reasons.append(f"{where}: units are merged or left out")
             continue
+        if kind == "experts":
+            reasons += [f"{where}: {r}" for r in _experts(facts, maps, m)]
+            continue
         if not m.keeps:
             reasons.append(f"{where}: consumers do not undo producers (readᵀ·write ≠ 1)")
         if kind in ("neurons", "heads") and not m.selective:
             what = "a non-linearity" if kind == "neurons" else "a softmax per head"
             reasons.append(f"{where}: units behind {what} must be plain copies, or read by nobody")
-        for norm, to_stream in sorted(facts.norms.get(axis, ())):
-            scale = (norm_scale or {}).get(axis, 1.0)
-            reasons += [f"{where}: {r}" for r in _norm(m, norm, to_stream, scale)]
-    reasons += _attention(facts, maps)
-    reasons += _groups(facts, maps)
+    reasons += _norms(facts, maps, norm_scale or {})
+    reasons += prove_attention(facts, maps)
     reasons += _tied(facts, maps)
     return approximate(reasons)
+
+
+def _norms(facts: Facts, maps: Mapping[str, AxisMap], norm_scale: Mapping[str, float]) -> list[str]:
+    """Why norms, or factors per coordinate, would put out what nobody expects."""
+    out = []
+    for over, kinds in sorted(facts.norms.items(), key=str):
+        m = over.map(maps, facts.sizes)
+        if m is None or m.is_identity or m.new < m.old:
+            continue
+        scale = next((norm_scale[a] for a in sorted(over.axes) if a in norm_scale), 1.0)
+        for norm, target in sorted(kinds):
+            found = _norm(m, norm, target, scale)
+            out += [f"{over} {m.old} → {m.new}: {r}" for r in found]
+    for over in sorted(facts.factors, key=str):
+        m = over.map(maps, facts.sizes)
+        if m and not m.is_identity and m.new >= m.old and not one_source(m.write):
+            out.append(f"{over} {m.old} → {m.new}: mean rows do not pass a factor per coordinate")
+    return out
+
+
+def _experts(facts: Facts, maps: Mapping[str, AxisMap], m: AxisMap) -> list[str]:
+    """A router that takes k of n experts takes c·k of c·n, if each has c copies."""
+    counts = np.bincount(m.write.index[:, 0], minlength=m.old)
+    if not m.write.unit_rows.all() or (counts != counts[0]).any():
+        return ["a router without bias meets every expert equally often only with whole copies"]
+    choices = facts.family.of_kind("choices")
+    ratio = m.new // m.old
+    return [
+        f"{c} must grow {ratio} times too"
+        for c in choices
+        if c in facts.sizes and not (c in maps and maps[c].new == ratio * maps[c].old)
+    ]
 
 
 def _starts_as_before(write: Kernel) -> bool:
@@ -130,7 +118,7 @@ def _constant(values: np.ndarray, target: float) -> bool:
     return bool(np.abs(values - target).max(initial=0.0) <= NEAR * max(1.0, abs(target)))
 
 
-def _norm(m: AxisMap, norm: str, to_stream: bool, scale: float) -> list[str]:
+def _norm(m: AxisMap, norm: str, target: str, scale: float) -> list[str]:
     """Why a norm on this axis would see other statistics, or put out what nobody expects.
 
     With gains · √s and eps · s, RMSNorm needs writeᵀ·write = s · (new/old)·I. LayerNorm needs that
@@ -152,8 +140,10 @@ def _norm(m: AxisMap, norm: str, to_stream: bool, scale: float) -> list[str]:
             out.append("LayerNorm sees another mean (uneven copies)")
         if not (same or _rows_are_constant(difference)):
             out.append("LayerNorm does not centre away what `write` adds to `write_normed`")
-    if to_stream and (out or not same):
+    if target == "stream" and (out or not same):
         out.append(f"{name} writes the stream (post-norm), where only whole ratios are exact")
+    if target == "branch" and not same:
+        out.append(f"{name} ends a branch, whose mean the stream would need too")
     return out
 
 
@@ -168,81 +158,6 @@ def _rows_are_constant(kernel: Kernel) -> bool:
 _NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}
 
 
-def _attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
-    """Scores stay: write_qᵀ·write_k·(new/old)^power = I, and rotary pairs keep their speed."""
-    family = facts.family
-    out = []
-    for query, key in zip(family.of_kind("query"), family.of_kind("key"), strict=True):
-        if query not in maps and key not in maps:
-            if facts.theta_after != facts.theta:
-                out.append("the rotary base changes, the heads do not")
-            continue
-        q, k = (maps.get(a) or AxisMap.identity(facts.sizes[a]) for a in (query, key))
-        where = f"head_dim {q.old} → {q.new}"
-        power = score_power(family, facts.config)
-        rho = q.write.transpose().after(k.write).scalar()
-        if rho is None or abs(rho * (q.new / q.old) ** power - 1.0) > NEAR:
-            out.append(
-                f"{where}: attention scores change (writeᵀ·write of q and k is not a multiple of 1)"
-            )
-        if family.rope and not (
-            q.is_identity and k.is_identity and facts.theta == facts.theta_after
-        ):
-            if facts.rope_type in family.rope.refuse:
-                out.append(
-                    f"{where}: rotary frequencies of type {facts.rope_type} are more than theta"
-                )
-            elif not all(_turns(m.write, facts) for m in (q, k)):
-                out.append(f"{where}: a rotary pair would turn at another frequency")
-    return out
-
-
-def _turns(kernel: Kernel, facts: Facts) -> bool:
-    """Each rotary pair goes to pairs of its own frequency, as a whole (halves layout)."""
-    old, new = kernel.old // 2, kernel.new // 2
-    if kernel.old % 2 or kernel.new % 2 or not kernel.is_gather or kernel.index.shape[1] != 1:
-        return False
-    used = kernel.coef[:, 0] != 0
-    source, coef = kernel.index[:, 0], kernel.coef[:, 0]
-    first, second = np.arange(new), np.arange(new) + new
-    if not np.array_equal(used[first], used[second]):
-        return False
-    rows = first[used[first]]
-    if (source[rows] >= old).any() or not np.array_equal(source[rows] + old, source[rows + new]):
-        return False
-    if np.abs(coef[rows] - coef[rows + new]).max(initial=0.0) > NEAR:
-        return False
-    before = source[rows] / old * np.log(facts.theta)
-    after = rows / new * np.log(facts.theta_after)
-    return bool(np.abs(before - after).max(initial=0.0) < NEAR)
-
-
-def score_power(family: Family, config: Mapping[str, Any]) -> float:
-    """Attention scores carry head_dim ** power."""
-    switch = family.scores.get("unless_false")
-    if switch and config.get(switch) is False:
-        return 0.0
-    return float(family.scores.get("power", 0.0))
-
-
-def _groups(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
-    """A copied query head meets a copy of its own kv head."""
-    sizes = facts.sizes
-    if "kv_heads" not in facts.family.axes or not {"heads", "kv_heads"} & maps.keys():
-        return []
-    heads = maps.get("heads") or AxisMap.identity(sizes["heads"])
-    kv = maps.get("kv_heads") or AxisMap.identity(sizes["kv_heads"])
-    wrong = f"heads {heads.old} → {heads.new}: a query head would meet the keys of another kv head"
-    if heads.new % kv.new or not (heads.write.is_gather and kv.write.is_gather):
-        return [wrong]
-    seen = np.flatnonzero(~heads.read.zero_rows)
-    meets = seen // (heads.new // kv.new)
-    if heads.write.index.shape[1] != 1 or not kv.write.unit_rows[meets].all():
-        return [wrong]
-    own = heads.write.index[seen, 0] // (heads.old // kv.old)
-    return [] if np.array_equal(kv.write.index[meets, 0], own) else [wrong]
-
-
 def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     """Embeddings that are also the head: writeᵀ·write_normed = ρ·I, and a norm carries 1/ρ."""
     if facts.untold_tie and facts.family.of_kind("stream")[0] in maps:
@@ -255,9 +170,8 @@ def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     if rho is None:
         return ["tied head: the embedding, grown as a producer, does not read the stream it feeds"]
     if not facts.carrier and not facts.embedding_rule:
-        return [
-            f"tied head: logits grow by {rho:g}, and no norm before the head can carry 1/{rho:g}"
-        ]
+        what = "tied head" if facts.read_axis else "head"
+        return [f"{what}: logits grow by {rho:g}, and no norm before the head can carry 1/{rho:g}"]
     return []
 
 
@@ -285,21 +199,54 @@ def prove_scaled_embeddings(facts: Facts, rho: float) -> Claim:
 
 
 def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
-    """ρ, by which a tied head scales its logits; 1 if none is tied, None if it is no multiple."""
+    """ρ, by which the logits grow; 1 if they do not, None if it is no multiple.
+
+    Three things make them: a head that is the embedding, which is grown as a producer; factors of
+    the model's own size on embeddings, which the embedding has to undo; and on logits.
+    """
+    after = {a: m.new for a, m in maps.items()}
+    factor = level_factor(facts.family, facts.sizes, after, tied=bool(facts.read_axis))
     if not facts.read_axis:
-        return 1.0
-    streams = [a for a in facts.family.of_kind("stream") if a in maps]
-    if facts.read_axis not in maps and not streams:
-        return 1.0
-    read = maps.get(facts.read_axis) or AxisMap.identity(facts.sizes[facts.read_axis])
-    write = maps[streams[0]] if streams else AxisMap.identity(facts.sizes[facts.read_axis])
+        return factor
+    if facts.read_axis not in maps and facts.write_axis not in maps:
+        return factor
+    read, write = (
+        maps.get(a) or AxisMap.identity(facts.sizes[a]) for a in (facts.read_axis, facts.write_axis)
+    )
     if read.write.shape != write.write.shape:
         return None
     if write.new < write.old and read.new < read.old:  # what growing back would undo
-        up = tie_factor(facts, {streams[0]: write.inverse(), facts.read_axis: read.inverse()})
+        small = replace(facts, sizes={**facts.sizes, **after})
+        up = tie_factor(small, {a: m.inverse() for a, m in maps.items()})
         return 1.0 / up if up else None
     rho = write.write.transpose().after(read.write_normed).scalar()
-    return 1.0 if rho is not None and abs(rho - 1.0) < NEAR else rho
+    if rho is None:
+        return None
+    return 1.0 if abs(rho * factor - 1.0) < NEAR else rho * factor
+
+
+def level_factor(
+    family: Family, before: Mapping[str, int], after: Mapping[str, int], *, tied: bool
+) -> float:
+    """What powers of sizes in the model's own code multiply logits by, when sizes change."""
+    head = family.head
+    if head is None:
+        return 1.0
+    factor = embedding_factor(family, before, after, head.tied.rpartition(".")[0]) if tied else 1.0
+    for axis, power in head.power.items():
+        if axis in before:
+            factor *= float((after.get(axis, before[axis]) / before[axis]) ** power)
+    return factor
+
+
+def embedding_factor(
+    family: Family, before: Mapping[str, int], after: Mapping[str, int], module: str
+) -> float:
+    """What a table is multiplied by whose rows the model multiplies by size ** power."""
+    if module not in family.multipliers:
+        return 1.0
+    axis, power = family.multipliers[module]
+    return float((after.get(axis, before[axis]) / before[axis]) ** -power)
 
 
 def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:

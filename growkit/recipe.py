@@ -29,7 +29,7 @@ from pydantic_core import ErrorDetails
 
 from growkit.errors import RecipeError, did_you_mean
 from growkit.ops import OPERATORS, Operator
-from growkit.ops.width import MapOptions
+from growkit.ops.options import MapOptions
 from growkit.plain import Problem, override, parse
 
 MAX_BYTES = 1_000_000  # of one recipe file

@@ -19,10 +19,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import yaml
 
+from growkit.facts import APPROXIMATE
 from growkit.formula import Formula, Stored, Term
 from growkit.kernel import BoolArray, Kernel
 from growkit.plan import Plan
-from growkit.proof import APPROXIMATE
 from growkit.recipe import resolved
 
 Kind = Literal["copied", "scaled", "mixed", "new"]

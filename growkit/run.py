@@ -39,16 +39,18 @@ from growkit.model import Model, read_model
 from growkit.plan import Plan, build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
 from growkit.share import Share, read_share
-from growkit.store import check_files, open_checkpoint
+from growkit.store import check_files, open_checkpoint, read_config
 from growkit.store.check import read_record, write_record
 
 if TYPE_CHECKING:
+    from growkit.check import Finding
     from growkit.verify import Verification
 
 __all__ = [
-    "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_files", "default_out",
-    "estimate", "execute", "execute_share", "family_text", "finish", "grow", "grow_share",
-    "inspect_checkpoint", "list_families", "plan_growth", "read_share", "verify_growth",
+    "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
+    "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
+    "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth",
+    "read_share", "verify_growth",
 ]  # fmt: skip
 
 
@@ -261,6 +263,21 @@ def inspect_checkpoint(
         "files": [f.name for f in model.checkpoint.files],
         "side_files": list(model.checkpoint.side_files),
     }
+
+
+def check_family(file: Path, config: Path) -> list[Finding]:
+    """Try a family file on a tiny random model of a config; see `growkit.check`."""
+    from growkit import check
+
+    return check.check_family(read_config(config), file)
+
+
+def infer_family(config: Path) -> tuple[str, int]:
+    """A drafted family file for a config, and how many of its lines need a look."""
+    from growkit import infer
+
+    draft = infer.infer_family(read_config(config))
+    return draft.text, draft.doubts
 
 
 def list_families() -> list[dict[str, Any]]:

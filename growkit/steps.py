@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from growkit import proof
+from growkit.attention import fit_scores
 from growkit.axes import AxisMap, Kernel
 from growkit.compose import (
     Composer,
@@ -21,31 +21,33 @@ from growkit.compose import (
     blend,
     check_only,
     grow_axes,
-    grow_layers,
+    ones,
     scale_embeddings,
     scale_modules,
     scale_norms,
 )  # fmt: skip
-from growkit.errors import CheckpointError, RecipeError
-from growkit.expression import Expression
-from growkit.formula import Noise, Shape, Stored, Term
-from growkit.fusion import check_fusable, fuse_parts, injections
-from growkit.model import (
-    Model,
+from growkit.config import (
     check_sizes,
-    get,
+    norm_eps,
     number,
     put,
     remap_layers,
     resize_config,
     scale_eps,
-    user_sizes,
-)  # fmt: skip
+)
+from growkit.errors import CheckpointError, RecipeError
+from growkit.expression import Expression
+from growkit.facts import Claim, Facts, approximate
+from growkit.family_file import get
+from growkit.formula import Noise, Shape, Stored, Term
+from growkit.fusion import check_fusable, fuse_parts, injections
+from growkit.layers import grow_layers, grow_numbered
+from growkit.model import Model, user_sizes
 from growkit.ops import Blending, Growth, LayerMap, Noising
 from growkit.ops.maps import tile
 from growkit.perturb import NewRows, add_visible_noise
-from growkit.proof import Claim, Facts
 
+NUMBERED = ("experts", "heads", "kv_heads")  # axes that may stand in tensor names, beside layers
 INIT_STD = 0.02  # what transformers initialises with where the config has no initializer_range
 
 
@@ -72,13 +74,14 @@ def begin(source: str, model: Model, tied: str) -> State:
         info = entry.info
         stored = Stored(source, info.name, info.shape, info.dtype)
         term = Term(stored, (None,) * len(info.shape))
-        parts[key] = Part(entry.pattern, entry.numbers, info.name, info.dtype, (term,))
+        terms = (term, *ones(info.shape, entry.pattern.offset))  # gains as they act
+        parts[key] = Part(entry.pattern, entry.numbers, info.name, info.dtype, terms)
     config = dict(model.config)
     is_tied = model.tied
     if tied == "untie" and is_tied:
         head = model.family.head
         assert head is not None
-        patterns = {p.name: p for p in model.family.patterns.values()}
+        patterns = model.family.patterns
         for name, twin in head.ties.items():
             if twin in parts:
                 parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
@@ -112,64 +115,76 @@ def apply(
 
 def _facts(state: State, growth: Growth) -> Facts:
     family, config = state.model.family, state.config
-    norms: dict[str, set[tuple[str, bool]]] = {}
+    norms: dict[Expression, set[tuple[str, str]]] = {}
+    factors = set()
     for part in state.parts.values():
-        if part.pattern.norm:
-            for axis in part.pattern.dims[0][0].axes:
-                norms.setdefault(axis, set()).add((part.pattern.norm, part.pattern.to_stream))
-    head = family.head
-    read_axis = ""
+        pattern = part.pattern
+        target = "stream" if pattern.to_stream else "branch" if pattern.branch else ""
+        if pattern.over:
+            norms.setdefault(pattern.over, set()).add((pattern.norm, target))
+        elif not pattern.norm and pattern.dims[-1:] and pattern.dims[-1][1] == "*":
+            factors.add(pattern.dims[-1][0])
+    for over, norm in family.bare_norms.items():
+        norms.setdefault(over, set()).add((norm, ""))
+    head, read_axis, write_axis = family.head, "", ""
     if head and state.tied:
-        reads = next(p.consumed for p in family.patterns.values() if p.name == head.weight)
+        reads = family.patterns[head.weight].consumed
         read_axis = reads.name if reads else ""
-    theta = _theta(state)
-    kind = (
-        next((get(config, k) for k in family.rope.type if get(config, k)), "")
-        if family.rope
-        else ""
-    )
+        write_axis = family.patterns[head.tied].dims[-1][0].name
+    thetas = _thetas(state)
+    kinds = [get(config, k) for k in family.rope.type] if family.rope else []
     return Facts(
         family=family,
         config=config,
         sizes=state.sizes,
-        norms={a: frozenset(n) for a, n in norms.items()},
+        norms={e: frozenset(n) for e, n in norms.items()},
+        factors=frozenset(factors),
         read_axis=read_axis,
+        write_axis=write_axis,
         carrier=any(head and p.pattern.module == head.scale_at for p in state.parts.values()),
-        theta=theta,
-        theta_after=theta**growth.theta_power,
-        rope_type=kind or "default",
-        eps=number(config, family.eps) or 0.0,
+        thetas=thetas,
+        thetas_after=tuple(t**growth.theta_power for t in thetas),
+        rope_type=next(filter(None, kinds), "default"),
+        eps=norm_eps(family, config),
         embedding_rule=state.tie_rule == "embedding",
         untold_tie=head is None and config.get("tie_word_embeddings") is True,
     )
 
 
-def _theta(state: State) -> float:
+def _thetas(state: State) -> tuple[float, ...]:
+    """The RoPE bases, one for each way that the config has to say one."""
     rope = state.model.family.rope
-    found = [number(state.config, key) for key in rope.theta] if rope else []
-    return next((t for t in found if t), 10000.0)
+    out = []
+    for keys in rope.theta if rope else ():
+        found = [number(state.config, key) for key in keys]
+        out.append(next((t for t in found if t), 10000.0))
+    return tuple(out)
 
 
 def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[State, Claim]:
     family = state.model.family
     facts = _facts(state, growth)
     there = {a for p in state.parts.values() for e, _ in p.pattern.dims for a in e.axes}
-    maps = {a: m for a, m in growth.maps.items() if a in there}
-    for query, key in zip(family.of_kind("query"), family.of_kind("key"), strict=True):
-        if query in maps and key in maps:
-            power = proof.score_power(family, state.config)
-            factor = _score_factor(maps[query], maps[key], power)
-            maps[query], maps[key] = maps[query].scaled(factor), maps[key].scaled(factor)
+    there |= {s for p in state.parts.values() for s in p.pattern.slots if isinstance(s, str)}
+    there |= set(family.of_kind("choices"))
+    maps, gains, still = fit_scores(facts, {a: m for a, m in growth.maps.items() if a in there})
+    facts = replace(facts, gains=gains)
     sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
     check_sizes(family, sizes)
     claim = proof.prove_width(facts, maps, growth.norm_scale)
     above = next(iter(family.of_kind("layers")), "") if growth.above else ""
     claim = claim.also(proof.prove_above(facts, above, maps))
     random = _random(state, number, seed)
-    parts = grow_axes(state.parts, Composer(maps, state.sizes), random, sizes, above)
-    parts = scale_norms(parts, growth.norm_scale)
+    parts = grow_axes(state.parts, Composer(maps, state.sizes, still=still), random, sizes, above)
+    for axis in family.of_kind(*NUMBERED):
+        if axis in maps:
+            parts = grow_numbered(parts, axis, maps[axis], random, sizes)
+    parts = scale_norms(parts, {**growth.norm_scale, **{a: g * g for a, g in gains.items()}})
+    for module in family.multipliers:
+        factor = proof.embedding_factor(family, state.sizes, sizes, module)
+        parts = scale_embeddings(parts, family, factor, module) if factor != 1.0 else parts
     rho = proof.tie_factor(facts, maps)
-    if rho is not None and rho != 1.0 and state.tie_rule == "embedding":
+    if rho is not None and rho != 1.0 and state.tied and state.tie_rule == "embedding":
         claim = claim.also(proof.prove_scaled_embeddings(facts, rho))
         parts = scale_embeddings(parts, family, 1.0 / rho)
     elif rho is not None and rho != 1.0 and family.head and facts.carrier:
@@ -178,14 +193,15 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     config = resize_config(family, state.config, sizes)
     for scale in [*growth.norm_scale.values()][:1]:  # one config key serves all norms
         scale_eps(family, config, scale)
-        gains = [p.pattern.dims[0] for p in parts.values() if p.pattern.norm]
+        norms = [p.pattern.over for p in parts.values() if p.pattern.over]
         asked = {a for a, s in growth.norm_scale.items() if s == scale}
-        others = sum(r == "*" and not e.axes & asked for e, r in gains)
+        others = sum(not over.axes & asked for over in norms)
         claim = claim.also(proof.prove_norm_scale(facts, scale, others))
     if growth.theta_power != 1.0 and family.rope:
-        present = [k for k in family.rope.theta if get(config, k) is not None]
-        for path in present or family.rope.theta[-1:]:
-            put(config, path, facts.theta_after)
+        for keys, theta in zip(family.rope.theta, facts.thetas_after, strict=True):
+            present = [k for k in keys if get(config, k) is not None]
+            for path in present or keys[-1:]:
+                put(config, path, theta)
     return (
         replace(
             state,
@@ -196,17 +212,6 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         ),
         claim,
     )
-
-
-def _score_factor(query: AxisMap, key: AxisMap, power: float) -> float:
-    """What q and k are multiplied by so that scores stay: (new/old)^power · ρ · factor² = 1.
-
-    On the way down it is one over what growing back would need.
-    """
-    if query.new < query.old:
-        return 1.0 / _score_factor(query.inverse(), key.inverse(), power)
-    rho = query.write.transpose().after(key.write).scalar() or 1.0
-    return float((query.new / query.old) ** (-power / 2) / sqrt(abs(rho)))
 
 
 def _random(state: State, number: int, seed: int) -> Callable[[Part, Shape], Noise]:
@@ -245,7 +250,7 @@ def _rescale_scores(
 ) -> dict[str, Part]:
     """Queries times (new layer + 1) / (old layer + 1)."""
     out = dict(parts)
-    query = family.of_kind("query")[0]
+    query = family.attentions[0].query
     for new, old in enumerate(n.source for n in layers):
         if new == old:
             continue
@@ -275,7 +280,7 @@ def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
         )
     check_only(state.parts, noise.only)
     family, maps, start = state.model.family, state.maps, state.model.sizes
-    streams = set(family.of_kind("stream")) | set(family.like)
+    streams = {*family.of_kind("stream", "latent"), *family.like}
     known: dict[Expression, Kernel | None] = {}
 
     def null_space(expression: Expression) -> Kernel | None:
@@ -311,24 +316,33 @@ def _fuse(
     every = [state, *others]
     sizes = [s.sizes for s in every]
     maps = injections(family, sizes)
-    parts = fuse_parts([s.parts for s in every], sizes, maps)
     after = {**state.sizes, **{a: sum(s[a] for s in sizes) for a in maps[0]}}
     check_sizes(family, after)
+    models_parts = []
+    for one in every:
+        mine = one.parts
+        for module in family.multipliers:
+            factor = proof.embedding_factor(family, one.sizes, after, module)
+            mine = scale_embeddings(mine, family, factor, module)
+        models_parts.append(mine)
+    parts = fuse_parts(models_parts, sizes, maps)
+    rho = proof.level_factor(family, state.sizes, after, tied=state.tied)
+    rho *= len(every) if state.tied else 1
     if state.tied and state.tie_rule == "embedding":
-        parts = scale_embeddings(parts, family, 1 / len(every))
-    elif state.tied and family.head:
-        parts = scale_modules(parts, [family.head.scale_at], 1 / len(every))
-        parts = scale_modules(parts, family.head.also, len(every))
+        parts = scale_embeddings(parts, family, 1 / rho)
+    elif rho != 1.0 and family.head:
+        parts = scale_modules(parts, [family.head.scale_at], 1 / rho)
+        parts = scale_modules(parts, family.head.also, rho)
     copies = first and all(_same_files(state.model, other.model) for other in others)
     if copies:
         facts = _facts(state, growth)
         now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
         claim = proof.prove_width(facts, now)
         if state.tied and state.tie_rule == "embedding":
-            claim = claim.also(proof.prove_scaled_embeddings(facts, len(every)))
+            claim = claim.also(proof.prove_scaled_embeddings(facts, rho))
     else:
         now = maps[0]
-        claim = proof.approximate(["one norm serves the streams of different models"])
+        claim = approximate(["one norm serves the streams of different models"])
     return (
         replace(
             state,
@@ -357,16 +371,11 @@ def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[St
     check_only(state.parts, mix.only)
     other = models[mix.other]
     _check_alike(state, other, mix.other)
-    terms = {}
-    for key, part in state.parts.items():
-        info = other.entries[key].info
-        stored = Stored(mix.other, info.name, info.shape, info.dtype)
-        terms[key] = Term(stored, (None,) * len(part.pattern.dims))
-    parts = blend(state.parts, terms, mix.alpha, mix.only)
+    parts = blend(state.parts, begin(mix.other, other, "final_norm").parts, mix.alpha, mix.only)
     if mix.alpha == 1.0:
         return replace(state, parts=parts), Claim()
     reason = f"{1 - mix.alpha:.4g} of {mix.other} is blended in"
-    return replace(state, parts=parts), proof.approximate([reason])
+    return replace(state, parts=parts), approximate([reason])
 
 
 def _check_alike(state: State, other: Model, name: str) -> None:

@@ -21,7 +21,7 @@ from torch import float64
 
 from growkit import run
 from growkit.errors import RecipeError
-from growkit.proof import APPROXIMATE
+from growkit.facts import APPROXIMATE
 
 EXAMPLES = int(os.environ.get("GROWKIT_CLAIMS", "150"))  # recipes; 2,000 for a thorough run
 MAPS = ["auto", "auto", "auto", "tile", "repeat", "circular", "pad", "isometric", "fresh", "random"]

@@ -26,6 +26,7 @@ from growkit.cli import app
 from growkit.cli import progress as progress_room
 from growkit.cli.progress import progress_shown
 from growkit.errors import CheckpointError, FamilyError, RecipeError
+from growkit.family_file import family_names
 from growkit.recipe import builtin_recipes, load_recipe
 
 # every command and its options: a change here is a change of the contract
@@ -39,7 +40,7 @@ OPTIONS = {
     "verify": "checkpoints --files --text --max-drift --json",
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",
-    "families": "name --json",
+    "families": "words --config --json",
 }
 
 
@@ -496,7 +497,7 @@ def test_recipes_schema() -> None:
 def test_families_lists_and_shows() -> None:
     """A line for each family; one is printed as its file is."""
     lines = ok("families").splitlines()
-    assert [line.split()[0] for line in lines] == ["bert", "gpt2", "llama"]
+    assert [line.split()[0] for line in lines] == family_names()
     known = json.loads(ok("families", "--json"))["families"]
     assert "qwen2" in next(f for f in known if f["name"] == "llama")["model_types"]
     assert ok("families", "llama") == run.family_text("llama")

@@ -12,7 +12,7 @@ import tiny
 from growkit import run
 from growkit.ops import OPERATORS
 from growkit.ops.depth import RULES
-from growkit.ops.width import MapName
+from growkit.ops.options import MapName
 from growkit.recipe import builtin_recipes, load_recipe, recipe_text
 
 PAGE = (Path(__file__).parent.parent / "docs" / "operators.md").read_text(encoding="utf-8")

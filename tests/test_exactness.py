@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from growkit import run
 from growkit.errors import CheckpointError
-from growkit.proof import APPROXIMATE, EPS, EXACT
+from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.recipe import parse_recipe
 from growkit.verify import full_precision
 

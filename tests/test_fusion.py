@@ -14,7 +14,7 @@ from test_exactness import HEADS, load, measure, sizes, steps_of
 
 from growkit import run
 from growkit.errors import CheckpointError, RecipeError
-from growkit.proof import APPROXIMATE, EXACT
+from growkit.facts import APPROXIMATE, EXACT
 from growkit.verify import full_precision
 
 

@@ -15,9 +15,9 @@ from test_proof import flipped
 
 from growkit import run
 from growkit.expression import parse
+from growkit.facts import Claim
 from growkit.lints import lints
 from growkit.model import read_model
-from growkit.proof import Claim
 from growkit.steps import begin
 from growkit.store import open_checkpoint
 

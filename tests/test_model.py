@@ -13,8 +13,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from growkit.config import check_sizes, remap_layers, resize_config
 from growkit.errors import CheckpointError, RecipeError
-from growkit.model import Model, check_sizes, read_model, remap_layers, resize_config
+from growkit.model import Model, read_model
 from growkit.ops import Layer
 from growkit.store import open_checkpoint
 

@@ -13,7 +13,7 @@ from test_exactness import HEADS, measure, sizes, steps_of
 
 from growkit import run
 from growkit.errors import RecipeError
-from growkit.proof import APPROXIMATE, EPS, EXACT
+from growkit.facts import APPROXIMATE, EPS, EXACT
 
 HALF = {"width": "half", "depth": "adjacent"}
 ADJACENT = {"width": "adjacent", "depth": "half"}

@@ -18,8 +18,8 @@ from test_exactness import DIFFERS, TOLERANCE, measure, sizes, steps_of, width
 from growkit import run
 from growkit.axes import Kernel
 from growkit.errors import RecipeError
+from growkit.facts import APPROXIMATE, EXACT
 from growkit.perturb import new_units
-from growkit.proof import APPROXIMATE, EXACT
 
 TWICE = width(axes="2x")
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}

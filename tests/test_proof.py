@@ -10,10 +10,10 @@ import pytest
 import tiny
 import yaml
 
+from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.family_file import family_text
 from growkit.model import read_model
 from growkit.plan import Plan, build_plan
-from growkit.proof import APPROXIMATE, EPS, EXACT
 from growkit.recipe import parse_recipe
 from growkit.store import open_checkpoint
 

@@ -24,8 +24,8 @@ import yaml
 import growkit
 from growkit import run
 from growkit.errors import RecipeError
+from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.ops import OPERATORS
-from growkit.proof import APPROXIMATE, EPS, EXACT
 from growkit.recipe import parse_recipe
 
 ROOT = trained.ROOT

@@ -16,8 +16,8 @@ from safetensors import safe_open
 
 from growkit import run
 from growkit.cli import app
+from growkit.facts import APPROXIMATE, EPS
 from growkit.formula import ITEM_BYTES
-from growkit.proof import APPROXIMATE, EPS
 from growkit.store.header import read_header
 
 HIDDEN = 384

@@ -14,8 +14,8 @@ from test_exactness import DIFFERS, NOISE, load, sizes, steps_of, width
 
 from growkit import run
 from growkit.errors import RecipeError
+from growkit.facts import APPROXIMATE, EXACT
 from growkit.ops.resize import extend, interpolate, wrap
-from growkit.proof import APPROXIMATE, EXACT
 from growkit.verify import full_precision
 
 VOCAB, POSITIONS = tiny.SIZES["vocab"], tiny.SIZES["positions"]

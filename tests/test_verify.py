@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from growkit.axes import Kernel
 from growkit.errors import UsageError, VerifyError
+from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.formula import Checkpoint
-from growkit.proof import APPROXIMATE, EPS, EXACT
 from growkit.verify import compare, full_precision, load, tolerance, verify
 from growkit.verify.model import TEXT_TOKENS, random_tokens
 

@@ -24,7 +24,7 @@ MAP = growkit.__doc__ or ""
 LEVELS = (
     ("errors",),
     ("kernel",),
-    ("axes",),
+    ("axes", "positions"),
     ("expression",),
     ("formula",),
     ("family",),
@@ -32,13 +32,17 @@ LEVELS = (
     ("ops",),
     ("plain",),
     ("recipe",),
+    ("config",),
     ("model",),
+    ("facts",),
+    ("attention",),
     ("proof",),
     ("compose",),
-    ("fusion", "perturb"),
+    ("fusion", "layers", "perturb"),
     ("steps",),
     ("lints",),
     ("plan",),
+    ("gauge", "specimen"),
     ("digest", "noise"),
     ("blocks",),
     ("layout", "engine", "report", "share"),
@@ -47,13 +51,14 @@ LEVELS = (
     ("workers",),
     ("cluster",),
     ("execute", "memory"),
+    ("check", "infer"),
     ("run",),
     ("cli",),
     ("__init__", "__main__"),  # doors: they hold nothing, and open on run and cli
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
-TORCH_ROOMS = {"engine", "verify", "memory"}  # memory: tensors are what it takes and gives
+TORCH_ROOMS = {"engine", "infer", "verify", "memory"}  # memory: tensors are what it takes and gives
 FILE_ROOMS = {"store"}
 YAML_ROOMS = {"family_file", "recipe"}  # read their own YAML
 LINES = 400

@@ -15,9 +15,9 @@ from test_proof import flipped
 
 from growkit import run
 from growkit.errors import RecipeError
+from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.model import read_model
 from growkit.plan import build_plan
-from growkit.proof import APPROXIMATE, EPS, EXACT
 from growkit.recipe import load_recipe
 from growkit.store import open_checkpoint
 

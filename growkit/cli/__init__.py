@@ -2,6 +2,7 @@
 
     door       failures as sentences and exit codes
     progress   bytes, rate and time left
+    families   the command of that name
 
 Data goes to stdout, everything else to stderr. The law: `growkit --help` imports nothing but click;
 everything else is imported inside the commands.
@@ -20,6 +21,7 @@ import click
 
 from growkit import __version__
 from growkit.cli.door import Door, as_text, print_json
+from growkit.cli.families import families
 from growkit.cli.progress import progress_shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -334,28 +336,7 @@ def recipes(name: str | None, schema: bool, as_json: bool) -> None:
             _table([(n, r.about) for n, r in loaded.items()])
 
 
-@app.command()
-@click.argument("name", required=False)
-@_as_json
-def families(name: str | None, as_json: bool) -> None:
-    """List the families of models that growkit knows, or print one family file.
-
-    \b
-    Examples:
-      growkit families
-      growkit families llama > my_family.yaml
-    """
-    from growkit import run
-
-    if name is not None:
-        text = run.family_text(name)
-        print_json({"name": name, "text": text}) if as_json else click.echo(text, nl=False)
-        return
-    known = run.list_families()
-    if as_json:
-        print_json({"families": known})
-    else:
-        _table([(f["name"], f["about"]) for f in known])
+app.add_command(families)
 
 
 def _print_result(

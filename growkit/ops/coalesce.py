@@ -84,8 +84,10 @@ class _Level(Operator):
             index = _index(axis, groups, big[family.user_axes[axis][0]])
             maps |= {a: copies(index, len(groups)) for a in family.user_axes[axis]}
         for axis, leader in family.followers.items():
-            if leader in maps:
-                maps[axis] = maps[leader]
+            if leader in maps and axis in small:
+                derived = family.derived.get(axis)
+                made = derived.map(maps, small) if derived else maps[leader]
+                maps |= {axis: made} if made else {}
         return maps
 
     def _layer_groups(self, axis: str, few: int, many: int) -> list[tuple[int, ...]]:
@@ -125,8 +127,8 @@ def _sizes_after(
     for axis, size in target.items():
         after |= dict.fromkeys(family.user_axes[axis], size)
     for axis, leader in family.followers.items():
-        if axis in after:
-            after[axis] = after[leader]
+        if axis in after and leader in after:
+            after[axis] = family.size_after(axis, after)
     return after
 
 

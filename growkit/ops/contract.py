@@ -156,3 +156,8 @@ def check_axis(family: Family, axis: str, where: str = "to") -> None:
             f'{where}: family {family.name} has no axis "{axis}"',
             hint=did_you_mean(axis, family.user_axes),
         )
+    if axis in family.limits:
+        raise RecipeError(
+            f"{where}.{axis}: does not grow in family {family.name}: {family.limits[axis]}",
+            hint="leave it out",
+        )

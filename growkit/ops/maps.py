@@ -147,19 +147,18 @@ def select(old: int, new: int, index: Sequence[int]) -> AxisMap:
     return AxisMap.of(Kernel.gather(index, old=old))
 
 
-def place(old: int, new: int, position: np.ndarray, fresh_rest: bool) -> AxisMap:
-    """Old unit i goes to `position[i]`; the rest is zero, or fresh."""
+def place(
+    old: int, new: int, position: np.ndarray, fresh_rest: bool, *, mean: bool = False
+) -> AxisMap:
+    """Old unit i goes to `position[i]`; the rest is zero, fresh, or (for LayerNorm) the mean."""
     index = np.zeros(new, dtype=np.int64)
     used: BoolArray = np.zeros(new, dtype=bool)
     index[position], used[position] = np.arange(old), True
     kernel = Kernel.gather(index, used.astype(float), old=old)
+    if mean and not used.all():
+        rows = Kernel.shared(np.full(old, 1.0 / old), (~used).astype(float))
+        return AxisMap.of(kernel.plus(rows), kernel, kernel)
     return AxisMap.of(kernel, fresh=~used if fresh_rest else None)
-
-
-def rope_positions(old: int, new: int, stride: int) -> np.ndarray:
-    """Where coordinates go when rotary pair i becomes pair stride·i (halves layout)."""
-    pairs = np.arange(old // 2) * stride
-    return np.concatenate([pairs, new // 2 + pairs])
 
 
 def whole_ratio(name: str, old: int, new: int) -> int:

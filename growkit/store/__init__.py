@@ -10,6 +10,7 @@
     marks      done-marks: which files are complete, whoever wrote them
     commit     OUT.partial, and the rename to OUT
     memory     what this process has held
+    scratch    a folder that is gone afterwards
     check      a finished OUT against its own growkit.json
     summary    the file of --summary
     faults     the operating system's errors in growkit's words
@@ -21,8 +22,16 @@ No value is looked at here, and no torch.
 from growkit.store.check import check_files
 from growkit.store.commit import Workspace
 from growkit.store.marks import Marks
-from growkit.store.read import open_checkpoint
+from growkit.store.read import open_checkpoint, read_config
 from growkit.store.rows import SourceRows
 from growkit.store.write import ShardWriter
 
-__all__ = ["Marks", "ShardWriter", "SourceRows", "Workspace", "check_files", "open_checkpoint"]
+__all__ = [
+    "Marks",
+    "ShardWriter",
+    "SourceRows",
+    "Workspace",
+    "check_files",
+    "open_checkpoint",
+    "read_config",
+]

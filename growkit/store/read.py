@@ -68,7 +68,7 @@ def open_checkpoint(path: str | Path, *, config: Path | None = None) -> Checkpoi
         single = given.is_file() and weight_map is None  # named by hand, so a link is followed
         if config is None:
             config = folder / "config.json" if single else locate(folder, "config.json")
-        settings = _read_config(config, given)
+        settings = read_config(config, given)
         revision = folder.name if _hub_blobs(folder) else None
     _refuse_quantised_config(settings, given)
     if not single:
@@ -258,10 +258,11 @@ def _check_index(
         )
 
 
-def _read_config(path: Path, given: Path) -> dict[str, Any]:
+def read_config(path: Path, given: Path | None = None) -> dict[str, Any]:
+    """The config.json at `path`; `given` is what the user called the checkpoint."""
     if not path.is_file():
         raise CheckpointError(
-            f"{given}: {path} is missing",
+            f"{given or path}: {path} is missing",
             hint="put the model's config.json beside the weights, or name it with --config",
         )
     try:

@@ -22,8 +22,8 @@ import torch
 
 from growkit.axes import Kernel
 from growkit.errors import VerifyError
+from growkit.facts import APPROXIMATE, EPS, EXACT, Claim
 from growkit.formula import Checkpoint
-from growkit.proof import APPROXIMATE, EPS, EXACT, Claim
 from growkit.verify.model import HIDDEN, Loaded, load, outputs, random_tokens, text_tokens
 from growkit.verify.precision import full_precision
 

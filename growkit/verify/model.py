@@ -46,12 +46,12 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loade
     """The model of a checkpoint, of the class that its config names, with eager attention."""
     path = Path(checkpoint.path)
     try:
-        cls, config = _class_and_config(checkpoint.config)
+        cls, config = class_and_config(checkpoint.config)
         if path.is_file():
             config.transformers_weights = path.name
         if getattr(config, "reorder_and_upcast_attn", False):
             config.reorder_and_upcast_attn = False  # the same scores, but insists on float32
-        with _silence():
+        with silence():
             model, info = cls.from_pretrained(
                 _folder(path),
                 config=config,
@@ -60,6 +60,8 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loade
                 output_loading_info=True,
                 local_files_only=True,
             )
+            if hasattr(model, "set_experts_implementation"):
+                model.set_experts_implementation("eager")  # the others insist on float32
     except Exception as error:  # transformers raises all kinds; each is about this checkpoint
         raise VerifyError(
             f"{path}: transformers {transformers.__version__} cannot load it: {_reason(error)}",
@@ -73,7 +75,7 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loade
     return Loaded(path, model.eval(), missing, frozenset(info["unexpected_keys"]))
 
 
-def _class_and_config(config: Mapping[str, Any]) -> tuple[Any, Any]:
+def class_and_config(config: Mapping[str, Any]) -> tuple[Any, Any]:
     names = config.get("architectures") or [""]
     cls = getattr(transformers, names[0], None)
     if cls is None:
@@ -91,7 +93,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """No load report and no progress bars of transformers: only `cli` speaks."""
     log: Any = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()

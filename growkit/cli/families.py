@@ -1,0 +1,87 @@
+"""`growkit families`: list and show the shipped ones; check or draft a file of your own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from growkit.cli.door import print_json
+
+FAMILY_ERROR = 3  # exit code: the family file does not fit
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[NAME | check FILE | infer CONFIG]")
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="config.json of a model that FILE is to describe.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def families(words: tuple[str, ...], config: Path | None, as_json: bool) -> None:
+    """List the families of models that growkit knows, or print one family file.
+
+    `check FILE --config CONFIG` builds a tiny random model of that config and tries the family file
+    on it: tensors, axes, growths. `infer CONFIG` drafts a family file for an architecture without
+    one, with a question mark at every line to look at. Both need transformers.
+
+    \b
+    Examples:
+      growkit families llama > my_family.yaml
+      growkit families check my_family.yaml --config small/config.json
+    """
+    word, rest = (words[0], words[1:]) if words else ("", ())
+    if word == "check" and len(rest) == 1 and config is not None:
+        _check(Path(rest[0]), config, as_json)
+    elif word == "infer" and len(rest) == 1 and config is None:
+        _infer(Path(rest[0]), as_json)
+    elif rest or config is not None or word in ("check", "infer"):
+        raise click.UsageError("expected NAME, check FILE --config CONFIG, or infer CONFIG")
+    else:
+        _show(word, as_json)
+
+
+def _show(name: str, as_json: bool) -> None:
+    from growkit import run
+
+    if name:
+        text = run.family_text(name)
+        print_json({"name": name, "text": text}) if as_json else click.echo(text, nl=False)
+        return
+    known = run.list_families()
+    if as_json:
+        print_json({"families": known})
+        return
+    width = max(len(f["name"]) for f in known)
+    for family in known:
+        click.echo(f"{family['name']:<{width}}  {family['about']}")
+
+
+def _check(file: Path, config: Path, as_json: bool) -> None:
+    from growkit import run
+
+    findings = run.check_family(file, config)
+    passed = all(f.passed for f in findings)
+    if as_json:
+        rows = [{"what": f.what, "passed": f.passed, "words": f.words} for f in findings]
+        print_json({"family": str(file), "passed": passed, "findings": rows})
+    else:
+        for f in findings:
+            click.echo(f"{'ok' if f.passed else 'WRONG':<6}{f.what}: {f.words}")
+    if not passed:
+        wrong = ", ".join(f.what for f in findings if not f.passed)
+        click.echo(f"error: {file}: does not describe this model: {wrong}", err=True)
+        click.echo("hint: `growkit families NAME` prints a file that does", err=True)
+        click.get_current_context().exit(FAMILY_ERROR)
+
+
+def _infer(config: Path, as_json: bool) -> None:
+    from growkit import run
+
+    text, doubts = run.infer_family(config)
+    if as_json:
+        print_json({"config": str(config), "doubts": doubts, "text": text})
+    else:
+        click.echo(text, nl=False)
+        click.echo(f"{doubts} lines have a question mark", err=True)

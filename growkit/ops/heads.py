@@ -1,0 +1,181 @@
+"""Maps of attention heads and of the coordinates inside them.
+
+The law: every query head stays with its kv head, every rotary pair with its frequency, every head
+with its ALiBi slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import gcd
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from growkit.axes import AxisMap
+from growkit.errors import RecipeError
+from growkit.expression import parse
+from growkit.ops.maps import (
+    circular,
+    fresh,
+    pad,
+    place,
+    repeat,
+    select,
+    tile,
+    whole_ratio,
+)
+from growkit.ops.options import Choose, check_map, plain_map, refuse
+from growkit.positions import nested_places, rotary_places
+
+if TYPE_CHECKING:
+    from growkit.family import Attention, Family
+
+
+def head_dim_maps(
+    choose: Choose,
+    family: Family,
+    attention: Attention,
+    sizes: Mapping[str, int],
+    target: Mapping[str, int],
+) -> tuple[dict[str, AxisMap], float]:
+    """Maps of the query, key and value axes, and the power that the RoPE base is raised to."""
+    axis = attention.head_dim
+    new, how = target[axis], choose(axis)
+    query, key, value = attention.query, attention.key, attention.value
+    if not query:  # only values have a size of their own
+        return {value: (circular if new % sizes[value] else tile)(sizes[value], new)}, 1.0
+    old = sizes[query]
+    whole = new % old == 0
+    name = how.map
+    centred = any(p.norm == "ln" and p.over == parse(query) for p in family.patterns.values())
+    if name == "auto" and family.rope:
+        name = "ropestride" if whole else "ropetheta"
+    elif name == "auto":
+        name = "tile" if whole else "isometric"
+    if name in ("ropestride", "ropetheta"):
+        if not family.rope:
+            raise refuse(axis, name, "the family has no rotary positions")
+        places, power = _rotary(family, name, old, new)
+        fresh_rest = not any(p.over and query in p.over.axes for p in family.patterns.values())
+        return {
+            query: place(old, new, places, fresh_rest=fresh_rest, mean=centred),
+            key: place(old, new, places, fresh_rest=False, mean=centred),
+            value: tile(old, new) if whole else circular(old, new),
+        }, power
+    if how.pairs:
+        raise refuse(axis, "fresh in pairs", "twins are whole heads or neurons")
+    if name in ("pad", "fresh"):  # zero keys silence the new query coordinates
+        kept = fresh(old, new)
+        return {query: kept, key: pad(old, new), value: kept}, 1.0
+    check_map(axis, name, "head_dim")
+    if name == "select" and family.rope:
+        raise refuse(axis, name, "a rotary pair would turn at another frequency")
+    one = plain_map(name, how)(old, new)
+    return {query: one, key: one, value: one}, 1.0
+
+
+def _rotary(family: Family, name: str, old: int, new: int) -> tuple[np.ndarray, float]:
+    """Where coordinates go so that rotary pairs keep their speed, and the power of the base."""
+    rope = family.rope
+    assert rope is not None
+    turned, after = (rope.turns(n) for n in (old, new))
+    if turned % 2 or after % 2:
+        raise RecipeError(
+            f"to.head_dim: rotary pairs need even sizes, found {turned} → {after}",
+            hint="give an even size",
+        )
+    stride = 1
+    if name == "ropestride" and after != turned:
+        stride = whole_ratio("ropestride", turned, after)
+    power = after / turned if name == "ropetheta" and turned else 1.0
+    if power != 1.0 and not rope.theta:
+        raise refuse("head_dim", name, "the rotary base is not in the config")
+    return rotary_places(rope.pairs, old, turned, after, stride), power
+
+
+def head_maps(
+    choose: Choose,
+    family: Family,
+    attention: Attention,
+    sizes: Mapping[str, int],
+    target: Mapping[str, int],
+) -> dict[str, AxisMap]:
+    """Maps of heads and kv heads that keep every query head with its kv head."""
+    names = attention.heads, attention.kv_heads
+    if not {*names} & target.keys():
+        return {}
+    heads = sizes[names[0]]
+    new_heads = target.get(names[0], heads)
+    how = choose(names[0])
+    if family.alibi:
+        return {names[0]: _sloped(choose, family.alibi.slopes, names[0], heads, new_heads)}
+    if not names[1]:
+        return {names[0]: _units(choose, names[0], heads, new_heads)}
+    kv = sizes[names[1]]
+    new_kv = target.get(names[1], kv)
+    if choose(names[1]).map == "select" != how.map:
+        raise refuse(names[1], "select", "list the query heads, kv heads follow them")
+    if how.map == "ingroup" and new_kv != kv:
+        raise refuse(names[0], "ingroup", f"kv_heads grow too, {kv} → {new_kv}")
+    if new_heads % new_kv:
+        raise RecipeError(
+            f"to.{names[0]}: {new_heads} heads cannot be shared by {new_kv} kv heads",
+            hint="heads must be a multiple of kv_heads",
+        )
+    group, new_group = heads // kv, new_heads // new_kv
+    if how.map == "select":
+        return _select_heads(choose, names, heads, kv, new_heads, new_kv)
+    # Groups that get smaller: first give each part of a group its own copy of the kv head.
+    split = 1 if new_group >= group else group // gcd(group, new_group)
+    if kv * split > new_kv:
+        raise RecipeError(
+            f"to.{names[1]}: {kv} → {new_kv} with heads {heads} → {new_heads} changes "
+            f"{group} heads per kv head to {new_group}, for which there is no map",
+            hint=f"make kv_heads a multiple of {kv * split}, or keep {group} heads per kv head",
+        )
+    kv_map, head_map = repeat(kv, kv * split), AxisMap.identity(heads)
+    kv, group = kv * split, group // split
+    if new_group != group:
+        inside = _units(choose, names[0], group, new_group, inside=True)
+        head_map = head_map.then(AxisMap.identity(kv).kron(inside))
+    if new_kv != kv:
+        outside = _units(choose, names[1], kv, new_kv, leader=names[0])
+        kv_map = kv_map.then(outside)
+        head_map = head_map.then(outside.kron(AxisMap.identity(new_group)))
+    return {names[0]: head_map, names[1]: kv_map}
+
+
+def _sloped(choose: Choose, kind: str, axis: str, old: int, new: int) -> AxisMap:
+    """Heads where their ALiBi slopes are; other maps only as the user asks for them."""
+    how = choose(axis)
+    if how.map not in ("auto", "slopes"):
+        return _units(choose, axis, old, new)
+    places = nested_places(kind, old, new) if new >= old else None
+    if places is None:
+        raise refuse(axis, "slopes", f"the slopes of {old} heads are not among {new}")
+    return place(old, new, places, fresh_rest=True)
+
+
+def _select_heads(
+    choose: Choose, names: tuple[str, str], heads: int, kv: int, new_heads: int, new_kv: int
+) -> dict[str, AxisMap]:
+    """The listed query heads and the kv heads that they meet."""
+    head_map = select(heads, new_heads, choose(names[0]).index)
+    own = (head_map.write.index[:, 0] // (heads // kv)).reshape(new_kv, -1)
+    if (own != own[:, :1]).any() or len(set(own[:, 0])) != new_kv:
+        raise refuse(names[0], "select", "heads of one kv head would be torn apart")
+    return {names[0]: head_map, names[1]: select(kv, new_kv, own[:, 0].tolist())}
+
+
+def _units(
+    choose: Choose, axis: str, old: int, new: int, *, inside: bool = False, leader: str = ""
+) -> AxisMap:
+    how = choose(axis)
+    if how.map == "auto" and leader:
+        how = choose(leader)
+    name = how.map if how.map != "auto" else "fresh" if new % old else "tile"
+    if inside and name == "ingroup":
+        return circular(old, new)
+    check_map(axis, name, "kv_heads" if leader else "heads")
+    return plain_map(name, how)(old, new)

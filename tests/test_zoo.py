@@ -1,0 +1,93 @@
+"""Every family: its file describes the tensors on disk, and every claim is what is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+from safetensors.torch import load_file
+from zoo import cases
+
+from growkit import run
+from growkit.facts import APPROXIMATE, EPS, EXACT
+from growkit.family_file import family_names
+from growkit.model import read_model
+from growkit.recipe import parse_recipe
+from growkit.store import open_checkpoint
+
+LIMIT = {EXACT: 1e-9, EPS: 1e-3}
+DIFFERS = 1e-4
+MODELS = sorted(zoo.models())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, Path]]:
+    """The models that were asked for, each built and saved once."""
+    return {}
+
+
+def of(saved: dict, factory: pytest.TempPathFactory, name: str) -> tuple[object, Path]:
+    """A tiny model and its folder."""
+    if name not in saved:
+        model = zoo.build(zoo.models()[name])
+        saved[name] = (model, zoo.save(model, factory.mktemp(name.replace("/", "-"))))
+    return saved[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_contract(saved: dict, tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    """Every tensor on disk is described, by axes that cannot pass for each other."""
+    _, small = of(saved, tmp_path_factory, name)
+    model = read_model(open_checkpoint(small))
+    family = model.family
+    assert family.name == name.partition("/")[0]
+    assert len(model.entries) + len(model.dropped) == len(model.checkpoint.tensors)
+    bound = [{a for e in es for a in e.axes} for es in family.config.values()]
+    bound += [{*pair} for pair in family.followers.items()] + [{*p} for p in family.like.items()]
+    used = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
+    for a in used:
+        for b in used - {a}:
+            if model.sizes[a] == model.sizes[b]:
+                assert any({a, b} <= group for group in bound), f"{a} and {b}: {model.sizes[a]}"
+
+
+@pytest.mark.parametrize("growth", cases.NAMES)
+@pytest.mark.parametrize("name", MODELS)
+def test_claim_is_measurement(
+    saved: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str, growth: str
+) -> None:
+    """What the plan claims is what transformers computes in float64."""
+    model, small = of(saved, tmp_path_factory, name)
+    tiny = zoo.models()[name]
+    cell = cases.measure(small, growth, tmp_path / "big", tiny, model)
+    if cell is None:
+        assert growth not in tiny.exact
+        return
+    assert cell.claim not in (APPROXIMATE, "refused") or growth not in tiny.exact, cell.why
+    if cell.measured is None:
+        assert cell.why
+    elif cell.claim == APPROXIMATE:
+        assert cell.why
+        assert cell.measured > DIFFERS
+    else:
+        assert cell.measured <= LIMIT[cell.claim]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trip(
+    saved: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str
+) -> None:
+    """coalesce(decoalesce(x)) = x, bit for bit, wherever the family can be doubled at all."""
+    _, small = of(saved, tmp_path_factory, name)
+    steps = [{"op": "decoalesce", "to": {"axes": "2x"}}, {"op": "coalesce", "to": {"axes": "1/2x"}}]
+    result = run.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
+    before, after = (load_file(p / "model.safetensors") for p in (small, result.out))
+    assert all(torch.equal(before[k], v) for k, v in after.items())
+
+
+def test_every_family_is_tried() -> None:
+    """No shipped family without a tiny model."""
+    tried = {name.partition("/")[0] for name in MODELS}
+    assert set(family_names()) - {"bert", "gpt2", "llama"} <= tried

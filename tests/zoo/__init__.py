@@ -1,0 +1,145 @@
+"""Tiny random transformers models of every family and head class, for the tests of families.
+
+Each module here lists models as `MODELS`: name → `Tiny`, with names such as "gemma2/causal"; what
+stands before the slash is the family's name in growkit. Axes have different sizes wherever the
+model allows it, so that no axis can pass for another. A model names its row in `survey`: growths
+that were measured to be exact there must be exact here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from growkit.verify import full_precision
+from zoo.survey import EXACT
+
+TOKENS = (2, 9)  # sequences, tokens each
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """How to make one tiny model."""
+
+    cls: str  # class of transformers
+    config: Mapping[str, Any]  # of its config class
+    survey: str = ""  # row of `survey.EXACT`
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the class itself
+
+    @property
+    def exact(self) -> tuple[str, ...]:
+        """The growths that must be exact."""
+        return EXACT[self.survey] if self.survey else ()
+
+
+@cache
+def models() -> dict[str, Tiny]:
+    """All tiny models by name."""
+    out: dict[str, Tiny] = {}
+    for module in pkgutil.iter_modules(__path__):
+        found = getattr(importlib.import_module(f"zoo.{module.name}"), "MODELS", {})
+        assert not out.keys() & found.keys()
+        out |= found
+    return out
+
+
+def build(tiny: Tiny, seed: int = 3, dtype: torch.dtype = torch.float64) -> Any:
+    """The model in evaluation mode, every parameter drawn at a size where mistakes show."""
+    cls = getattr(transformers, tiny.cls)
+    config = cls.config_class(**tiny.config)
+    config._attn_implementation = "eager"
+    model = cls(config, **tiny.kwargs).to(dtype).eval()
+    generator = torch.Generator().manual_seed(seed)
+    done: set[int] = set()  # a tied parameter is reached twice, as an embedding first
+    with torch.no_grad():
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) not in done:
+                    done.add(id(parameter))
+                    normal = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                    parameter.copy_(_drawn(module, name, normal))
+    return model
+
+
+def _drawn(module: Any, name: str, normal: torch.Tensor) -> torch.Tensor:
+    if "bias" in name or normal.ndim == 0:
+        return 0.3 * normal
+    if normal.ndim == 1 or "norm" in type(module).__name__.lower():
+        return 1.0 + 0.3 * normal
+    if isinstance(module, torch.nn.Embedding):
+        return 0.8 * normal
+    transposed = type(module).__name__ == "Conv1D"
+    fan_in = normal.shape[0] if transposed else math.prod(normal.shape[1:])
+    return 1.3 / math.sqrt(fan_in if normal.ndim != 3 else normal.shape[-1]) * normal
+
+
+def save(model: Any, folder: Path) -> Path:
+    """The model written by transformers: safetensors under the names on disk, and config.json."""
+    model.save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path, model: Any, kwargs: Mapping[str, Any] | None = None) -> Any:
+    """A checkpoint as the class that a model is of; no key is missing or left over."""
+    with full_precision():
+        loaded, info = type(model).from_pretrained(
+            folder,
+            dtype=torch.float64,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **(kwargs or {}),
+        )
+    assert not info["missing_keys"], info["missing_keys"]
+    assert not info["unexpected_keys"], info["unexpected_keys"]
+    assert not info["mismatched_keys"], info["mismatched_keys"]
+    if hasattr(loaded, "set_experts_implementation"):
+        loaded.set_experts_implementation("eager")
+    return loaded.eval()
+
+
+def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
+    """What the class takes: token ids, pixels, or both; ids also for a decoder."""
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    text = getattr(config, "text_config", config)
+    vision = getattr(config, "vision_config", config)
+    out: dict[str, torch.Tensor] = {}
+    vocab = getattr(text, "vocab_size", None)
+    if vocab:
+        out["input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
+        if getattr(config, "is_encoder_decoder", False):
+            out["decoder_input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
+    size = getattr(vision, "image_size", None)
+    if size:
+        channels = getattr(vision, "num_channels", 3)
+        shape = (2, channels, size, size)
+        out["pixel_values"] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return out
+
+
+def answer(model: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All logits of the class, else its last hidden state, by name."""
+    with full_precision(), torch.no_grad():
+        result = model(**given)
+    logits = {k: v for k, v in result.items() if "logits" in k and isinstance(v, torch.Tensor)}
+    return logits or {"last_hidden_state": result["last_hidden_state"]}
+
+
+def difference(small: Mapping[str, Any], big: Mapping[str, Any], read: Any = None) -> float:
+    """The largest difference relative to the largest value; hidden states are read back first."""
+    worst = 0.0
+    for name, want in small.items():
+        have = big[name]
+        if have.shape != want.shape and read is not None:
+            have = have @ read
+        worst = max(worst, float((have - want).abs().max() / want.abs().max()))
+    return worst
