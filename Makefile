@@ -13,10 +13,10 @@ export GROWKIT_CHECKPOINT := $(abspath $(SMALL))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch test slow lint demo clean
+.PHONY: help setup fetch test slow families-table lint demo clean
 
 help: ## list these targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(READY) ## make .venv and install growkit into it, editable
 
@@ -43,6 +43,9 @@ test: setup fetch ## run the test suite
 
 slow: setup fetch ## run the tests that take longer
 	@$(BIN)/python -m pytest --quiet -m slow
+
+families-table: setup ## try every family with every growth, into docs/families.md
+	@$(BIN)/python tests/families_table.py
 
 lint: setup ## check format, style and types
 	@$(BIN)/ruff format --check .

@@ -55,10 +55,16 @@ def check_family(config: Mapping[str, Any], family_file: Path | None = None) -> 
             return [Finding("tensors", False, error.message)]
         count = len(model.entries) + len(model.dropped)
         findings = [Finding("tensors", True, f"{count} described, none missing")]
-        measure = _Bench(small, folder).measure
-        findings += _gauged(model, measure)
-        findings += _grown(model, measure)
+        findings += check_loaded(model, small)
     return findings
+
+
+def check_loaded(model: Model, small: Path) -> Iterator[Finding]:
+    """Gauges and growths of a model that is saved at `small`."""
+    with scratch() as folder:
+        measure = _Bench(small, folder).measure
+        yield from _gauged(model, measure)
+        yield from _grown(model, measure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,13 @@ def _grown(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
     layers = [a for a in model.family.of_kind("layers") if a in model.sizes]
     deeper = {"op": "depth", "to": dict.fromkeys(layers, "2x")}
     cases = {"width 2x": [WIDER], "width 3/2x": [UNEVEN]}
+    inner = {t.head_dim: "2x" for t in model.family.attentions if t.query in model.sizes}
+    if inner:
+        streams = [a for a in model.family.of_kind("stream") if a in model.sizes]
+        cases["head_dim 2x"] = [{"op": "width", "to": inner}]
+        cases["hidden and head_dim 2x"] = [
+            {"op": "width", "to": {**dict.fromkeys(streams, "2x"), **inner}}
+        ]
     if layers:
         cases |= {"silent depth 2x": [deeper], "width and depth": [WIDER, deeper]}
     for name, steps in cases.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from families_table import SHORT, told
 from safetensors.torch import load_file
 from zoo import cases
 
@@ -62,6 +63,8 @@ def test_claim_is_measurement(
     model, small = of(saved, tmp_path_factory, name)
     tiny = zoo.models()[name]
     cell = cases.measure(small, growth, tmp_path / "big", tiny, model)
+    said = told()[name, growth]
+    assert said == ("–" if cell is None else SHORT[cell.claim]), "make families-table"
     if cell is None:
         assert growth not in tiny.exact
         return
