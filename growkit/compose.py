@@ -214,8 +214,10 @@ def _ones(where: BoolArray) -> Kernel:
 
 def ones(shape: Shape, value: float) -> tuple[Term, ...]:
     """A tensor of this value; no term for 0."""
+    if not value:
+        return ()
     every = tuple(_ones(np.ones(size, dtype=bool)) for size in shape)
-    return (Term(Ones((1,) * len(shape)), every, value),) if value else ()
+    return (Term(Ones((1,) * len(shape)), every, value),)
 
 
 def as_stored(part: Part, shape: Shape) -> tuple[Term, ...]:
@@ -284,7 +286,7 @@ def add_noise(
         if kernel is None:
             continue
         kernels = tuple(kernel if role == "-" else None for _, role in part.pattern.dims)
-        noise = make(part, kernel.square_norm() / kernel.new)
+        noise = make(part, kernel.square_norm / kernel.new)
         out[key] = replace(part, terms=(*part.terms, Term(noise, kernels)))
     return out
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from growkit import beside
-from growkit.blocks import block_rows, is_plain, working_bytes
+from growkit.blocks import block_rows, is_plain, one_of_each, working_bytes
 from growkit.digest import digest
 from growkit.errors import CheckpointError, ResourceError, UsageError, VerifyError
 from growkit.formula import ITEM_BYTES, Stored
@@ -134,12 +134,13 @@ class _Job:
 
 def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
-    torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
+    kinds = one_of_each(plan.formulas)
+    torch = 0 if all(map(is_plain, kinds)) else TORCH_BYTES
     fixed = BASE_BYTES + WRITER_BYTES + torch
     count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
     outside = BASE_BYTES if count > 1 else 0  # the process that waits for the workers
     allowed = (parse_size(how.max_memory) - outside) // count
-    largest = max(plan.formulas, key=lambda f: working_bytes(f, 1))
+    largest = max(kinds, key=lambda f: working_bytes(f, 1))
     least = fixed + working_bytes(largest, 1)
     if least > allowed:
         whose = f" for {count} workers" if count > 1 else ""
@@ -151,7 +152,7 @@ def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
             hint=f"--max-memory {-(-(outside + count * least) // 1_000_000)}MB is enough{fewer}",
         )
     budget = allowed - fixed
-    work = max(working_bytes(f, block_rows(f, budget)) for f in plan.formulas)
+    work = max(working_bytes(f, block_rows(f, budget)) for f in kinds)
     known = Estimate(
         output_bytes=sum(f.nbytes for f in plan.formulas),
         disk_bytes=layout.total_bytes,

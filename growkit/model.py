@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -78,8 +79,14 @@ def spell(name: str, numbers: Sequence[int]) -> str:
     >>> spell("layers.{layers}.norm.weight", [3])
     'layers.3.norm.weight'
     """
-    fresh = iter(numbers)
-    return re.sub(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", lambda _: str(next(fresh)), name)
+    first, *texts = _texts(name)
+    return first + "".join([f"{n}{text}" for n, text in zip(numbers, texts, strict=False)])
+
+
+@cache
+def _texts(name: str) -> list[str]:
+    """What stands around the numbers of a pattern's name."""
+    return re.split(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", name)
 
 
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
@@ -99,12 +106,12 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
             dropped.append(f"{name}: a buffer that the model makes anew")
             continue
         entry = Entry(info, *match)
-        if entry.key in entries:
+        other = entries.setdefault(entry.key, entry)
+        if other is not entry:
             raise CheckpointError(
-                f"{checkpoint.path}: {name} and {entries[entry.key].info.name} are the same tensor",
+                f"{checkpoint.path}: {name} and {other.info.name} are the same tensor",
                 hint="keep one of the two spellings",
             )
-        entries[entry.key] = entry
     sizes = solve_sizes(family, config, entries)
     _complete(family, checkpoint, entries, sizes)
     tied, same = _tie(family, checkpoint, entries)

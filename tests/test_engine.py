@@ -440,7 +440,7 @@ def test_noise_lies_as_far_below_the_signal_as_asked(snr_db):
     axis = AxisMap.of(tile, tile.scaled(0.5))
     null = axis.null_space(behind_norm=False)
     grown = Term(world.add(random(300, 200) * 0.02), (None, axis.read))
-    spread = null.square_norm() / null.new
+    spread = null.square_norm / null.new
     noisy = Noise(0, 1, "w", (300, 400), snr_db=snr_db, signal=(grown,), spread=spread)
     total = world.values(Formula("w", (300, 400), "F64", (grown, Term(noisy, (None, null)))))
     signal = world.values(Formula("w", (300, 400), "F64", (grown,)))
