@@ -5,16 +5,18 @@ What a process really holds is measured from outside, on files that are all zero
 
 from __future__ import annotations
 
+import cProfile
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from test_exactness import sizes, steps_of
 
 import growkit
-from growkit import execute, run
+from growkit import execute, report, run
 from growkit.errors import ResourceError
 
 ROOT = Path(growkit.__file__).parent.parent
@@ -112,3 +114,33 @@ def test_a_block_that_does_not_fit_is_refused(
         run.grow(small, wider, out=tmp_path / "big")
     assert "MB is enough" in caught.value.hint
     assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def calls(source: Path) -> int:
+    """How many functions are called to plan a growth and to tell it, imports aside."""
+    profile = cProfile.Profile()
+    with profile:
+        plan = run.plan_growth(source, NOISY)
+        known = asdict(run.estimate(plan))
+        report.plan_json(plan, **known)
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+NOISY = steps_of([{"op": "width", "to": {"axes": "2x"}}, {"op": "noise", "snr_db": 10}])
+
+
+def test_planning_is_linear(tmp_path: Path) -> None:
+    """Three times the tensors, at most 3.1 times the work."""
+    small, large = (models.mixture(tmp_path / str(n), n) for n in (600, 1800))
+    counts = [len(run.plan_growth(folder, NOISY).formulas) for folder in (small, large)]
+    assert calls(large) / calls(small) < 1.03 * counts[1] / counts[0]
+
+
+@pytest.mark.slow
+def test_planning_30000_tensors(tmp_path: Path) -> None:
+    """A mixture of experts of 30,000 tensors is planned within 300 MB."""
+    source = models.mixture(tmp_path / "mixture", 30_000)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPES["noise"].replace("3/2x", "2x"))
+    command = (*GROWKIT, "plan", str(source), "--recipe", str(recipe), "--json")
+    assert measure.run(command).peak_bytes < 300e6
