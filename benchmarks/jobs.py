@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,8 +55,7 @@ JOBS = (
 )
 TINY = (
     Job("depth 2 → 4", "tiny", _depth((0, 0, 1, 1))),
-    Job("width 2x, tile", "tiny", JOBS[2].recipe),
-    Job("fuse of two", "tiny", JOBS[5].recipe),
+    *(Job(job.name, "tiny", job.recipe) for job in JOBS[2:]),
 )
 
 
@@ -161,7 +161,7 @@ def _grow(job: Job, work: Path) -> tuple[str, ...]:
 
 
 def _recipe(work: Path, job: Job) -> Path:
-    path = work / f"{job.name.split(',')[0].replace(' ', '_')}.yaml"
+    path = work / f"{re.sub(r'[^0-9a-z]+', '_', job.name)}.yaml"
     path.write_text(job.recipe + "\n", encoding="utf-8")
     return path
 
