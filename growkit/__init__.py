@@ -8,15 +8,16 @@ is in memory, `growkit` is the command.
 The rooms of the building, from the ground up; each imports only rooms above it in this list:
 
     errors       what can go wrong, and the exit code that says so
+    plain        YAML text as plain data, and changes to it
     kernel       linear maps on one axis, kept sparse
     axes         how an axis grows: the algebra that everything else is written in
     positions    rotary pairs and ALiBi slopes, as numbers
     expression   how the dims of real tensors are composed of axes
     formula      what an output tensor is made of: nouns only
     family       which tensors a kind of model has on disk, on which axes
+    user_family  a user's own family file, which may hold anything
     family_file  YAML as a family, checked; the shipped ones are in families/
     ops          the growth operators, one idea per file
-    plain        YAML text as plain data, and changes to it
     recipe       what the user wants, checked before anything is planned
     config       the numbers of config.json that a family names, before and after
     model        a checkpoint read through its family

@@ -17,6 +17,7 @@ from growkit.axes import AxisMap, Kernel
 from growkit.expression import Expression
 from growkit.facts import NEAR, Facts
 from growkit.family import Attention, Family
+from growkit.family_file import get
 from growkit.positions import SLOPES, frequencies, rotary_pairs
 
 
@@ -25,7 +26,7 @@ def prove_attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     return [
         reason
         for attention in facts.family.attentions
-        for prove in (_scores, _groups, _alibi)
+        for prove in (_scores, _groups, _alibi, _clip)
         for reason in prove(facts, attention, maps)
     ]
 
@@ -87,16 +88,22 @@ def _scores(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> 
     where = f"{attention.head_dim} {q.old} → {q.new}"
     out = []
     gain = facts.gains.get(axes[0], 1.0) * facts.gains.get(axes[1], 1.0)
-    rho = q.write_normed.transpose().after(k.write_normed).scalar()
+    normed = {a for e in facts.norms for a in e.axes}
+    meet = [m.write_normed if a in normed else m.write for a, m in zip(axes, (q, k), strict=True)]
+    rho = meet[0].transpose().after(meet[1]).scalar()
     power = score_power(family, facts.config)
     if rho is None or abs(rho * gain * (q.new / q.old) ** power - 1.0) > NEAR:
         out.append(
             f"{where}: attention scores change (writeᵀ·write of q and k is not a multiple of 1)"
         )
+    for axis, m in zip(axes, (q, k), strict=True):
+        mean = m.write.plus(m.write_normed.scaled(-1.0)).cleaned()
+        if not mean.zero_rows.all() and not any(axis in e.axes for e in facts.norms):
+            out.append(f"{where}: {axis} gets rows that carry the mean, and no norm takes it away")
     if family.rope and not (q.is_identity and k.is_identity and same_base):
         if facts.rope_type in family.rope.refuse and (q.old != q.new or not same_base):
             out.append(f"{where}: rotary frequencies of type {facts.rope_type} are more than theta")
-        elif not all(_turns(m.write_normed, facts) for m in (q, k)):
+        elif not all(_turns(kernel, facts) for kernel in meet):
             out.append(f"{where}: a rotary pair would turn at another frequency")
     return out
 
@@ -118,6 +125,8 @@ def _turns(kernel: Kernel, facts: Facts) -> bool:
     pair, side = rotary_pairs(rope.pairs, kernel.new, turned[0])
     old_pair, old_side = rotary_pairs(rope.pairs, kernel.old, turned[1])
     if not np.array_equal(side[used], old_side[source]):
+        return False
+    if rope.numbered and not np.array_equal(pair[used], old_pair[source]):
         return False
     turning = pair[used] >= 0
     halves = [
@@ -152,8 +161,25 @@ def _alibi(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> l
     return out
 
 
+def _clip(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
+    """What is clamped is copied as it is."""
+    key = facts.family.scores.get("clip")
+    if not key or not get(facts.config, key):
+        return []
+    axes = (attention.heads, attention.query, attention.key, attention.value)
+    grown = [(a, maps[a]) for a in axes if a in maps and maps[a].new >= maps[a].old]
+    return [
+        f"{a} {m.old} → {m.new}: {key} clamps what carries a factor"
+        for a, m in grown
+        if not m.selective
+    ]
+
+
 def score_power(family: Family, config: Mapping[str, Any]) -> float:
     """Attention scores carry head_dim ** power."""
+    own = family.scores.get("unless")
+    if own and get(config, own) is not None:
+        return 0.0
     switch = family.scores.get("unless_false")
     if switch and config.get(switch) is False:
         return 0.0

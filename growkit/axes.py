@@ -107,12 +107,17 @@ class AxisMap:
 
     @cached_property
     def gain(self) -> Kernel:
-        """The map of norm gains: each new gain is the (weighted) mean of its sources' gains.
+        """The map of norm gains: each new gain is the mean of its sources' gains.
 
+        Weighted by the squares of their coefficients, which is closest where sources are mixed.
         Its zero rows (coordinates with no source) take the gain 1.
         """
-        sums = self.write_normed.row_sums()
-        return _by_row(self.write_normed, 1.0 / np.where(sums != 0, sums, 1.0))
+        k = self.write_normed
+        k = Kernel.from_matrix(k.matrix()) if k.share.shape[1] else k
+        dense = None if k.dense is None else k.dense**2
+        sums = replace(k, coef=k.coef**2, dense=dense).row_sums()[:, None]
+        sums[sums == 0] = 1.0
+        return replace(k, coef=k.coef**2 / sums, dense=None if dense is None else dense / sums)
 
     @cached_property
     def gain_dual(self) -> Kernel:

@@ -17,6 +17,7 @@ from growkit.layout import INDEX, Layout
 from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.store import Workspace
+from growkit.store.check import checksums, seal
 
 # keys of side files that hold a size, by user axis
 SIDE_SIZES = {"word_embedding_dimension": "hidden"}
@@ -30,6 +31,7 @@ def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
         version=__version__,
         digest=digest,
         files={},
+        checksums={},
         tensors={
             placed.formula.name: {"file": shard.name, "crc32": ""}
             for shard in shards
@@ -65,13 +67,17 @@ def complete(
         assert mark is not None, f"{shard}: described before it was complete"
         for name, crc in mark["crc32"].items():
             record["tensors"][name]["crc32"] = crc
+        for name, count in mark["extra"]["nonfinite"].items():
+            record["tensors"][name]["nonfinite"] = count
     for name, text in beside["texts"].items():
         work.add(name, text)
-    record["files"] = work.sizes()  # README.md is for people to edit
+    listed = work.sizes().items()  # but for README.md, which is for people to edit
+    record["files"] = {n: size for n, size in listed if n not in ("README.md", "growkit.json")}
+    record["checksums"] = checksums(work.folder, record["files"])
     record["timings"] = {"started": started, "seconds": round(seconds, 3)}
     record["peak_memory_bytes"] = peak_bytes
     work.add("README.md", beside["card"])
-    work.add("growkit.json", _json(record))
+    work.add("growkit.json", seal(_json(record)))
     return record
 
 

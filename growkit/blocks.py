@@ -236,6 +236,14 @@ def _kind(terms: Iterable[Term]) -> Hashable:
     )
 
 
+def dense_bytes(formulas: Iterable[Formula]) -> int:
+    """Bytes of the matrices that the kernels of these formulas hold, each counted once."""
+    terms = [t for f in formulas for t in f.terms]
+    held = {id(k.dense): k.dense.nbytes for t in terms for k in t.kernels
+            if k is not None and k.dense is not None}  # fmt: skip
+    return sum(held.values())
+
+
 def _sum_bytes(terms: tuple[Term, ...], rows: int, item: int, compute: int) -> int:
     """Memory for a sum of terms: `item` bytes per element, `compute` where they are made."""
     held = peak = 0

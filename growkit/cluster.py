@@ -7,14 +7,18 @@ worker died to another one; it may also repeat a finished one, which then finds 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
 
 from growkit.errors import HubError, ResourceError, UsageError
 from growkit.task import Task, Written, write
 from growkit.workers import gather
 
-TIMEOUT = 20  # seconds until a scheduler that does not answer is given up
+TIMEOUT = 10  # seconds until a scheduler that does not answer is given up
+_LOGGERS = ("distributed", "tornado")
 
 
 def on_cluster(
@@ -30,13 +34,19 @@ def on_cluster(
             "--cluster needs Dask, which is not installed",
             hint="pip install 'growkit[cluster]', here and for all workers",
         ) from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # failures are said once, by us
-    try:
-        client = Client(address, timeout=TIMEOUT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise _lost(address, f"no Dask scheduler answers: {error}") from error
+    if not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", address):
+        raise UsageError(
+            f'--cluster "{address}": expected the address of a scheduler',
+            hint="write it as Dask prints it: tcp://HOST:8786",
+        )
     written: dict[int, Written] = {}
-    with client:
+    with ExitStack() as stack:
+        stack.enter_context(_silence())
+        try:
+            client = Client(address, timeout=TIMEOUT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise _lost(address, f"no Dask scheduler answers: {error}") from error
+        stack.enter_context(client)
         executor = client.get_executor(pure=False)
         try:
             futures = {executor.submit(write, task): n for n, task in enumerate(tasks)}
@@ -51,6 +61,22 @@ def on_cluster(
         finally:
             executor.shutdown(wait=False)
     return list(written.values())
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Inside, Dask keeps what it notes to itself: a failure is said once, by us."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph")  # a task is as small as it is
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _lost(address: str, what: str) -> HubError:

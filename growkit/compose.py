@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from math import sqrt
 
 import numpy as np
 
@@ -245,13 +244,13 @@ def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[s
     }
 
 
-def scale_norms(parts: Parts, scale: Mapping[str, float]) -> dict[str, Part]:
-    """Gains of the norms on these axes times √s, which an eps times s asks for."""
+def scale_norms(parts: Parts, factors: Mapping[str, float], roles: str = "*") -> dict[str, Part]:
+    """Gains of the norms on these axes times a factor; with the role ~ among `roles` shifts too."""
     out = dict(parts)
     for key, part in parts.items():
-        over = part.pattern.over
-        for axis in over.axes & scale.keys() if over else ():
-            out[key] = out[key].scaled(sqrt(scale[axis]))
+        axis, role = part.pattern.dims[-1] if part.pattern.norm else (None, "")
+        for name in axis.axes & factors.keys() if axis and role in roles else ():
+            out[key] = out[key].scaled(factors[name])
     return out
 
 

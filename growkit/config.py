@@ -138,8 +138,8 @@ def scale_eps(family: Family, config: dict[str, Any], factor: float) -> None:
     eps = get(config, str(family.eps))
     if not isinstance(eps, int | float):
         raise RecipeError(
-            f"lemon changes the norm eps, but config.json has no {family.eps}",
-            hint="add it, or use the map pad, which leaves eps as it is",
+            f"the norm eps has to change, but config.json has no {family.eps}",
+            hint="add it, or use a map that leaves eps as it is, such as pad",
         )
     put(config, str(family.eps), eps * factor)
 
@@ -158,12 +158,23 @@ def remap_layers(
     out = copy.deepcopy(dict(config))
     for axis, layer_map in layers.items():
         source = [n.source for n in layer_map]
+        for key, period in family.periods.items():
+            n = get(out, key) or period.default
+            if period.axis != axis or get(out, period.unless) or not isinstance(n, int) or n < 1:
+                continue
+            if period.values:  # what the number means, spelt out as the list that may replace it
+                kinds = [(i + period.start) % n == 0 for i in range(max(source) + 1)]
+                put(out, period.unless, [period.values[kind] for kind in kinds])
+            else:
+                _check_period(key, n, period.start, source)
         for key in (k for k, a in family.lists.items() if a == axis):
             old = get(out, key)
             if isinstance(old, list):
-                if len(old) <= max(source):
-                    raise CheckpointError(f"config.json: {key}: {len(old)} entries are too few")
-                put(out, key, [old[n] for n in source])
+                every = _unrolled(old)
+                if len(every) <= max(source):
+                    raise CheckpointError(f"config.json: {key}: {len(every)} entries are too few")
+                new = [every[n] for n in source]
+                put(out, key, new if every is old else [[new, 1]])
         for key in (k for k, a in family.indices.items() if a == axis):
             old = get(out, key)
             if isinstance(old, list):
@@ -172,11 +183,14 @@ def remap_layers(
             old = get(out, key)
             if isinstance(old, int):
                 put(out, key, _threshold(old, source))
-        for key, period in family.periods.items():
-            n = get(out, key)
-            if period.axis == axis and isinstance(n, int) and n > 1 and not get(out, period.unless):
-                _check_period(key, n, period.start, source)
     return out
+
+
+def _unrolled(entries: list[Any]) -> list[Any]:
+    """A per-layer list, written out where it is one of [[kind, …], times]."""
+    if not all(isinstance(e, list) and len(e) == 2 and isinstance(e[0], list) for e in entries):
+        return entries
+    return [kind for kinds, times in entries for _ in range(times) for kind in kinds]
 
 
 def _threshold(old: int, source: list[int]) -> int:

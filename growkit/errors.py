@@ -75,6 +75,17 @@ class VerifyError(GrowkitError):
     """The grown model, or a file of it, is not what was claimed."""
 
 
+def shown(text: str, most: int = 1000) -> str:
+    """One line that is safe to print: control characters escaped, a long text without its middle.
+
+    >>> shown("a\\n" + "b" * 99, most=20)
+    'a\\\\nbbbbbbbbbb … bbbbb'
+    """
+    if len(text) > most:
+        text = f"{text[: most * 3 // 5]} … {text[-most // 4 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known word, or all of them.
 

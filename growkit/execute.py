@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from growkit import beside
-from growkit.blocks import block_rows, is_plain, one_of_each, working_bytes
+from growkit.blocks import block_rows, dense_bytes, is_plain, one_of_each, working_bytes
 from growkit.digest import digest
 from growkit.errors import CheckpointError, ResourceError, UsageError, VerifyError
 from growkit.formula import ITEM_BYTES, Stored
@@ -37,6 +37,7 @@ from growkit.workers import in_processes, in_this_process
 BASE_BYTES = 60_000_000
 TORCH_BYTES = 220_000_000
 WRITER_BYTES = BUFFERS * BUFFER
+MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -137,7 +138,7 @@ def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
     kinds = one_of_each(plan.formulas)
     torch = 0 if all(map(is_plain, kinds)) else TORCH_BYTES
-    fixed = BASE_BYTES + WRITER_BYTES + torch
+    fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
     count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
     outside = BASE_BYTES if count > 1 else 0  # the process that waits for the workers
     asked, free = parse_size(how.max_memory), available_bytes()
@@ -332,7 +333,7 @@ def _write_shards(
             allow_nonfinite=how.allow_nonfinite,
             shared=shared,
         )
-        if how.cluster is not None:
+        if how.cluster is not None and todo:
             from growkit.cluster import on_cluster
 
             written = on_cluster(todo, how.cluster, tell)

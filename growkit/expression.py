@@ -25,6 +25,7 @@ import numpy as np
 from growkit.axes import AxisMap, IntArray
 from growkit.errors import FamilyError
 
+MAX_TOKENS = 200
 _TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|():]")
 
 
@@ -134,7 +135,7 @@ def parse(text: str) -> Expression:
     64
     """
     tokens = _TOKEN.findall(text)
-    if "".join(tokens) != text.replace(" ", "") or not tokens:
+    if "".join(tokens) != text.replace(" ", "") or not tokens or len(tokens) > MAX_TOKENS:
         raise FamilyError(f'axis expression "{text}": not well formed')
     expression, rest = _sum(tokens, text)
     if rest:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from growkit.errors import CheckpointError
+from growkit.errors import CheckpointError, FamilyError
 from growkit.expression import Expression
 
 KINDS: Mapping[str, str] = {
@@ -45,8 +45,9 @@ KINDS: Mapping[str, str] = {
     "fixed": "does not grow",
 }
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
-_SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)")
+MAX_NAME = 10_000  # characters that aliases may make of a name
+_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
+_SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,10 @@ class Rope:
 
     pairs: str  # a layout of `growkit.positions`
     theta: tuple[tuple[str, ...], ...]  # each base: config keys, first present counts
+    base: tuple[float, ...]  # what each is where the config does not say it
     type: tuple[str, ...] = ()
     refuse: tuple[str, ...] = ()  # rope types whose frequencies depend on more than theta
+    numbered: bool = False  # frequencies depend on a pair's number too (the ramp of YaRN)
     part: float = 1.0  # how much of a head turns
     turned: int | None = None  # how many coordinates turn, where that does not follow the size
 
@@ -133,11 +136,13 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A config number n that makes every n-th layer another kind."""
+    """A config number n that makes every n-th layer another kind; no key: n is in the code."""
 
     axis: str
     unless: str = ""  # a config list that says it layer by layer
     start: int = 1  # layer i is special iff (i + start) % n == 0
+    default: int = 0  # n where the config does not say it
+    values: tuple[Any, Any] | None = None  # of other and special layers, in the list `unless`
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,7 @@ class Family:
     mirrors: Mapping[str, Expression] = field(default_factory=dict)  # config keys written, not read
     derived: Mapping[str, Expression] = field(default_factory=dict)  # axis → its size, always
     limits: Mapping[str, str] = field(default_factory=dict)  # user axis → why it does not grow
+    joins: Mapping[str, str] = field(default_factory=dict)  # layer axis → what joins after layer 0
     bare_norms: Mapping[Expression, str] = field(default_factory=dict)  # norms without tensors
     multipliers: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # of embeddings
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -262,6 +268,11 @@ class Family:
         """A name as the family may spell it: without old words, without each prefix."""
         for old, new in self.alias.items():
             shape = shape.replace(old, new)
+            if len(shape) > MAX_NAME:
+                raise FamilyError(
+                    f"family {self.name}: the aliases make names without end",
+                    hint="leave out aliases whose new word holds the old one",
+                )
         return [shape, *(shape[len(p) :] for p in self.prefixes if shape.startswith(p))]
 
     def _candidates(self, shape: str) -> tuple[bool, list[Pattern]]:

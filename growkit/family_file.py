@@ -18,17 +18,19 @@ from growkit.errors import FamilyError, did_you_mean
 from growkit.expression import parse
 from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope
 from growkit.positions import PAIRS, SLOPES
+from growkit.user_family import read_family
 
 FOLDER = Path(__file__).parent / "families"
 KEYS = (
     "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
     "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
-    "derived", "limits", "bare_norms", "multipliers", "residual", "eps", "scores", "rope", "alibi",
-    "head", "modules", "variants", "refused",
+    "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
+    "alibi", "head", "modules", "variants", "refused",
 )  # fmt: skip
-SCORES = ("power", "unless_false", "by_layer")
+SCORES = ("power", "unless", "unless_false", "by_layer", "clip")
 _SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
+_TYPES = re.compile(r"^model_type: \[(.*?)\]", re.M)
 _RULE = re.compile(r"\w+ % \w+")
 
 
@@ -42,6 +44,16 @@ def family_text(name: str) -> str:
     if name not in family_names():
         raise FamilyError(f'family "{name}": not known', hint=did_you_mean(name, family_names()))
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@cache
+def model_types() -> Mapping[str, str]:
+    """model_type → shipped family. Read off one line of each file: parsing all of them is slow."""
+    out: dict[str, str] = {}
+    for name in family_names():
+        line = _TYPES.search(family_text(name))
+        out |= dict.fromkeys(re.findall(r"[\w-]+", line[1] if line else ""), name)
+    return out
 
 
 @cache
@@ -64,13 +76,9 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
 def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
     """The family file for a config: `file` if given, else the shipped one of its model_type."""
     if file is not None:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FamilyError(f"{file}: cannot be read: {error}") from None
-        return read_yaml(text, str(file))
+        return read_family(file)
     model_type = config.get("model_type")
-    known = {t: n for n in family_names() for t in _types(_shipped(n))}
+    known = model_types()
     if not isinstance(model_type, str):
         raise FamilyError(
             'config.json: no "model_type", so the family is unknown',
@@ -81,21 +89,15 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
             f'config.json: model_type "{model_type}" has no family file',
             hint=did_you_mean(model_type, known) + "; or write one and pass --family FILE",
         )
-    data = _shipped(known[model_type])
-    if "refused" in data:
-        raise FamilyError(
-            f"family {data['family']}: cannot be grown: {data['refused']}",
-            hint="growkit families lists what can",
-        )
-    return data
+    return _shipped(known[model_type])
 
 
 def build_family(
-    data: Mapping[str, Any], config: Mapping[str, Any], names: set[str], where: str = ""
+    data: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None, where: str = ""
 ) -> Family:
     """A family for one checkpoint: its file, then the variants that config and tensors ask for.
 
-    `names` are the modules present, so that a variant can depend on one being absent; `where` is
+    `names` are the modules present, which variants may depend on (None: any may be); `where` is
     what errors call the file. Raises FamilyError naming the line that is wrong.
     """
     where = where or f"family {data.get('family', '?')}"
@@ -104,6 +106,11 @@ def build_family(
         for variant in merged.pop("variants", None) or ():
             if _holds(variant.get("when", {}), config, names):
                 merged = _merge(merged, {k: v for k, v in variant.items() if k != "when"})
+        if "refused" in merged:
+            raise FamilyError(
+                f"family {merged['family']}: cannot be grown: {merged['refused']}",
+                hint="growkit families lists what can",
+            )
         _known(merged, KEYS, where, "key")
         family = _parse(merged, config, where)
         _check(family, where)
@@ -115,13 +122,15 @@ def build_family(
     return family
 
 
-def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str]) -> bool:
+def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None) -> bool:
     """Whether config and tensors are what a variant asks for; a list gives alternatives."""
     for key, want in when.items():
         if key in ("absent", "present"):
-            if (want in names) is (key == "absent"):
+            if (names is None or want in names) is (key == "absent"):
                 return False
-        elif get(config, key) not in _listed(want):
+            continue
+        negated = isinstance(want, Mapping)  # {not: …}
+        if (get(config, key) in _listed(want["not"] if negated else want)) is negated:
             return False
     return True
 
@@ -160,12 +169,19 @@ def _check(family: Family, where: str) -> None:
         ("thresholds", family.thresholds.values()),
         ("indices", family.indices.values()),
         ("periods", [p.axis for p in family.periods.values()]),
+        ("joins", family.joins),
     ):
         _known(named, layers, f"{where}: {key}", "layer axis")
-    _known(family.derived, axes, f"{where}: derived", "axis")
-    _known([*family.like, *family.like.values()], axes, f"{where}: like", "axis")
+    others: Mapping[str, Iterable[str]] = {
+        "derived": family.derived,
+        "like": [*family.like, *family.like.values()],
+        "multipliers": [a for a, _ in family.multipliers.values()],
+        "head.power": family.head.power if family.head else (),
+    }
+    for key, words in others.items():
+        _known(words, axes, f"{where}: {key}", "axis")
     _known(family.multipliers, modules, f"{where}: multipliers", "module")
-    _known([a for a, _ in family.multipliers.values()], axes, f"{where}: multipliers", "axis")
+    _known(family.joins.values(), modules, f"{where}: joins", "module")
     _known(family.scores, SCORES, f"{where}: scores", "key")
     if family.rope:
         _known([family.rope.pairs], PAIRS, f"{where}: rope.pairs", "layout")
@@ -174,7 +190,6 @@ def _check(family: Family, where: str) -> None:
     if head := family.head:
         _known(filter(None, [*head.ties, *head.ties.values()]), tensors, f"{where}: head", "tensor")
         _known(filter(None, [head.scale_at, *head.also]), modules, f"{where}: head", "module")
-        _known(head.power, axes, f"{where}: head.power", "axis")
     for key, rules, form in (
         ("defaults", family.defaults.values(), _DEFAULT),
         ("require", family.require, _RULE),
@@ -269,6 +284,7 @@ def _parse(data: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Fa
         mirrors={k: parse(str(e)) for k, e in data.get("mirrors", {}).items()},
         derived={a: parse(str(e)) for a, e in data.get("derived", {}).items()},
         limits=data.get("limits", {}),
+        joins=data.get("joins", {}),
         bare_norms={parse(e): k for e, k in data.get("bare_norms", {}).items()},
         multipliers={
             m: (v["axis"], float(v["power"])) for m, v in data.get("multipliers", {}).items()
@@ -284,13 +300,17 @@ def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | N
     """Rotary positions as this config has them: `part` of a head turns, or `dims` coordinates."""
     if not rope:
         return None
-    theta, turned = rope.get("theta") or [], get(config, rope.get("dims", ""))
+    theta, base = rope.get("theta") or [], rope.get("base", 10000)
+    theta = theta if any(isinstance(t, list) for t in theta) else [theta]
+    turned = get(config, rope.get("dims", ""))
     parts = [get(config, key) for key in _many(rope.get("partial"))]
     return Rope(
         rope["pairs"],
-        tuple(map(_many, theta if any(isinstance(t, list) for t in theta) else [theta])),
+        tuple(map(_many, theta)),
+        tuple(map(float, base if isinstance(base, list) else [base] * len(theta))),
         _many(rope.get("type")),
         _many(rope.get("refuse")),
+        any(get(config, key) in rope.get("numbered", ()) for key in _many(rope.get("type"))),
         float(next((p for p in parts if p is not None), rope.get("part", 1.0))),
         turned if isinstance(turned, int) else None,
     )

@@ -16,10 +16,11 @@ import numpy as np
 from growkit.axes import AxisMap, Kernel
 from growkit.compose import Composer, Part
 from growkit.errors import CheckpointError
+from growkit.expression import Expression
 from growkit.family import Family
 from growkit.model import Model
 
-KINDS = ("stream", "heads", "kv_heads", "neurons")  # what stands side by side
+KINDS = ("stream", "latent", "heads", "kv_heads", "neurons")  # what stands side by side
 PASSING = {  # config keys that say nothing about the function
     "_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache",
 }  # fmt: skip
@@ -48,15 +49,19 @@ def fuse_parts(
 ) -> dict[str, Part]:
     """One model from several: block-diagonal inside, averaged where it goes out."""
     composers = [Composer(m, s) for m, s in zip(maps, sizes, strict=True)]
-    grown = set(maps[0])
+    grown, share = set(maps[0]), 1 / len(sources)
+    placed = _placed(sources, sizes, grown)
     out: dict[str, Part] = {}
-    for key, first in sources[0].items():
-        inward = any(e.axes & grown for e, role in first.pattern.dims if role != "-")
+    for key in dict.fromkeys(k for parts in placed for k in parts):
+        here = [(p[key], c) for p, c in zip(placed, composers, strict=True) if key in p]
+        first = here[0][0]
+        inward = len(here) == 1 or any(
+            e.axes & grown for e, role in first.pattern.dims if role != "-"
+        )
         terms = []
-        for parts, composer in zip(sources, composers, strict=True):
-            one = parts[key] if inward else parts[key].scaled(1 / len(sources))
-            dims = [composer.dim(e, "+" if r == "*" else r) for e, r in one.pattern.dims]
-            kernels = [d.kernel if d else None for d in dims]
+        for part, composer in here:
+            one = part if inward else part.scaled(share)
+            kernels = [_kernel(composer, e, r, share) for e, r in one.pattern.dims]
             terms += [
                 replace(
                     t,
@@ -66,9 +71,48 @@ def fuse_parts(
                 )
                 for t in one.terms
             ]
-        zeroed = all(parts[key].zeroed for parts in sources)
+        zeroed = all(part.zeroed for part, _ in here)
         out[key] = replace(first, terms=tuple(terms), zeroed=zeroed)
     return out
+
+
+def _placed(
+    sources: Sequence[Mapping[str, Part]], sizes: Sequence[Mapping[str, int]], grown: set[str]
+) -> list[dict[str, Part]]:
+    """The parts of each source under their numbers after fusion (heads may stand in names)."""
+    out: list[dict[str, Part]] = []
+    for number, parts in enumerate(sources):
+        out.append({})
+        for part in parts.values():
+            moved = part
+            for slot, axis in enumerate(part.pattern.slots):
+                if axis in grown:
+                    start = sum(s[str(axis)] for s in sizes[:number])
+                    moved = moved.renumbered(slot, start + moved.numbers[slot])
+            out[-1][moved.key] = moved
+    return out
+
+
+def _place(part: Part, grown: set[str]) -> tuple[str | int, ...]:
+    """Which tensor a part is, whatever the number of a unit that stands beside others."""
+    numbers = zip(part.pattern.slots, part.numbers, strict=True)
+    return (part.pattern.name, *(n for axis, n in numbers if axis not in grown))
+
+
+def _kernel(composer: Composer, expression: Expression, role: str, share: float) -> Kernel | None:
+    """The kernel of one dim; what all models share of a fused tensor (one kv head) is averaged."""
+    dim = composer.dim(expression, "+" if role == "*" else role)
+    if dim is None or role == "-" or expression.kind != "sum":
+        return dim.kernel if dim else None
+    weights = [
+        np.full(m.new if (m := p.map(composer.maps, composer.sizes)) else p.size(composer.sizes),
+                1.0 if m else share)
+        for p in expression.parts
+    ]  # fmt: skip
+    rows = np.concatenate(weights)
+    if (rows == 1.0).all():
+        return dim.kernel
+    return Kernel.gather(np.arange(len(rows)), rows, old=len(rows)).after(dim.kernel)
 
 
 def check_fusable(
@@ -93,7 +137,8 @@ def check_fusable(
         groups = [s["heads"] // s["kv_heads"] for s in (sizes, other.sizes)]
         if groups[0] != groups[1]:
             differing.append(f"query heads per kv head {groups[0]} and {groups[1]}")
-    for key in sorted((config.keys() | other.config.keys()) - PASSING - family.config.keys()):
+    sized = {k for names in (*family.config, *family.mirrors) for k in names.split("|")}
+    for key in sorted((config.keys() | other.config.keys()) - PASSING - sized):
         if config.get(key) != other.config.get(key):
             differing.append(f"{key} {config.get(key)} and {other.config.get(key)}")
     if model.tied != other.tied:
@@ -101,7 +146,8 @@ def check_fusable(
     dtypes = {p.dtype for p in (*parts.values(), *other_parts.values())}
     if len(dtypes) > 1:
         differing.append(f"dtypes {' and '.join(sorted(dtypes))}")
-    lacking = sorted(parts.keys() ^ other_parts.keys())
+    mine, theirs = ({_place(p, grown): k for k, p in each.items()} for each in (parts, other_parts))
+    lacking = sorted((mine | theirs)[place] for place in mine.keys() ^ theirs.keys())
     if lacking and not differing:
         differing.append(f"only one of them has {lacking[0]}")
     if differing:

@@ -16,6 +16,7 @@ import numpy as np
 from growkit.axes import AxisMap, IntArray, Kernel
 from growkit.facts import Claim
 from growkit.family import Attention, Family
+from growkit.family_file import get
 from growkit.model import Model
 from growkit.ops.contract import Growth
 from growkit.plan import Plan, finish
@@ -30,8 +31,9 @@ def gauges(model: Model) -> dict[str, Maps]:
     """Every gauge of a model: what is changed → the maps that change it."""
     family, sizes = model.family, model.sizes
     out: dict[str, Maps] = {}
+    there = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
     for axis, kind in family.axes.items():
-        if axis not in sizes:
+        if axis not in there:  # a config may give sizes that no tensor of this model has
             continue
         if kind in ("stream", "latent") or (kind == "neurons" and axis not in family.like):
             one = _permutation(sizes[axis])
@@ -41,6 +43,9 @@ def gauges(model: Model) -> dict[str, Maps]:
             out[axis] = {axis: _permutation(sizes[axis])}  # groups of experts are not permuted
     for attention in family.attentions:
         out |= _head_gauges(family, attention, sizes)
+        clip = family.scores.get("clip")
+        if clip and get(model.config, clip):  # what is clamped may only change places
+            out[attention.value] = {attention.value: _permutation(sizes[attention.value])}
     return out
 
 

@@ -58,6 +58,7 @@ PART = {  # what the last words of a module's name say it makes
     "v": re.compile(r"(^|[._])(v|value|wv|v_proj|value_proj|v_lin)$", re.I),
     "o": re.compile(r"(^|[._])(o|wo|o_proj|out_proj|out_lin|c_proj|dense|output\.dense)$", re.I),
 }
+KEY_NORM = re.compile(r"(^|[._])k(ey)?_?(layer)?norm", re.I)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -170,8 +171,13 @@ def _build(config: Mapping[str, Any]) -> _Built:
     def name_of(module: Any) -> str:
         return next((n for n, m in model.named_modules() if module is not None and m is module), "")
 
-    tables = name_of(model.get_input_embeddings()), name_of(model.get_output_embeddings())
-    return _Built({k: tuple(v.shape) for k, v in state.items()}, kinds, *tables)
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    table, head = name_of(model.get_input_embeddings()), name_of(model.get_output_embeddings())
+    if head and f"{head}.weight" not in shapes:  # it has another name on disk
+        shape = tuple(model.get_output_embeddings().weight.shape)
+        named = (n for n, s in shapes.items() if s == shape and n != f"{table}.weight")
+        head = next(named, "").removesuffix(".weight")
+    return _Built(shapes, kinds, table, head)
 
 
 # -- from shapes to dims ---------------------------------------------------------------------------
@@ -230,6 +236,8 @@ def _describe(
         chosen = next((c for c in products if ("|" in c) is (hint == "qkv")), products[0])
         return _part(chosen, hint), hint != "qkv"  # shapes do not show how parts are interleaved
     known = len(fitting) == 1 or not inside or bool(hint)  # only attention has inner products
+    if KEY_NORM.search(module) and fitting[0].endswith("q"):
+        return fitting[0][:-1] + "k", known
     return _part(fitting[0], hint), known and "|" not in fitting[0]
 
 
@@ -257,6 +265,12 @@ def _write(
         pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", lambda m: "{layers}", module, count=1)
         pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", lambda m: "{experts}", pattern)
         lines.append(f"  {pattern}: {kind}" + ("" if sure else "    # ?"))
+    text = "\n".join(lines)
+    multiple = re.search(r"\b(\d\.hidden)\b", text)  # units that no config key counts
+    if multiple and "mlp" not in [axis for axis, _ in axes.values()]:
+        lines = text.replace(multiple[1], "mlp").split("\n")
+        axes = {**axes, "": ("mlp", "neurons")}
+        lines.append(f"derived: {{mlp: {multiple[1]}}}")
     text = "\n".join([*_head(config, axes, built), "modules:", *dict.fromkeys(lines), ""])
     return Draft(text, text.count("# ?"))
 
@@ -326,6 +340,8 @@ def _head(
     yield "config:"
     heads = next((a for a, role in axes.values() if role == "heads"), "heads")
     for key, (axis, role) in axes.items():
+        if not key:
+            continue
         if role == "head_dim":
             yield f"  {key}: [q, k, v]"
         elif role == "stream" and not free:
@@ -333,7 +349,8 @@ def _head(
         else:
             yield f"  {key}: {axis}"
     for key, (axis, role) in axes.items():
-        lists = [k for k, v in config.items() if isinstance(v, list) and len(v) == config[key] > 1]
+        count = config.get(key, 0)
+        lists = [k for k, v in config.items() if isinstance(v, list) and len(v) == count > 1]
         if role == "layers" and lists:
             yield f"lists: {{{', '.join(f'{k}: {axis}' for k in lists)}}}"
     eps = next((k for k in config if "eps" in k and "norm" in k), "")

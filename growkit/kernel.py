@@ -18,6 +18,7 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 TOLERANCE = 1e-12  # coefficients are exact or products of a few roundings of float64
+FEW = 16  # sources per row up to which a given matrix is kept as a gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,28 @@ class Kernel:
             m.shape[1], empty.astype(np.int64), empty, empty, np.zeros((0, m.shape[1])), dense=m
         )
 
+    @classmethod
+    def found_in(cls, matrix: Any) -> Kernel:
+        """A given matrix, kept sparse where it is: few sources per row, or means of all.
+
+        >>> Kernel.found_in([[0.0, 1.0], [2.0, 0.0]]).index
+        array([[1],
+               [0]])
+        """
+        m = np.array(matrix, dtype=np.float64)
+        means = (m == m[:, :1]).all(axis=1) & (m[:, 0] != 0) & (m.shape[1] > 1)
+        few = ((m != 0).sum(axis=1) <= FEW) & ~means
+        rest = m[~few]
+        row = rest[0] if len(rest) else np.zeros(m.shape[1])
+        share = np.zeros(len(m))
+        share[~few] = rest @ row / (row @ row) if len(rest) else 0.0
+        if np.abs(rest - share[~few, None] * row).max(initial=0.0) > TOLERANCE * np.abs(row).max():
+            return cls.from_matrix(m)
+        most = int((m[few] != 0).sum(axis=1).max(initial=0))
+        index = np.argsort(m == 0, axis=1, kind="stable")[:, :most]
+        found = cls.gather(index, np.take_along_axis(m, index, 1) * few[:, None], old=m.shape[1])
+        return found.plus(cls.shared(row, share)) if len(rest) else found
+
     # -- looking ---------------------------------------------------------------------------------
 
     @property
@@ -116,6 +139,13 @@ class Kernel:
         return np.asarray(single & (self.coef.sum(axis=1) == 1.0) & ~self.share.any(axis=1))
 
     @cached_property
+    def mixes(self) -> bool:
+        """Some new row takes more than one source row."""
+        if self.dense is not None:
+            return bool(((self.dense != 0).sum(axis=1) > 1).any())
+        return bool(((self.coef != 0).sum(axis=1) > 1).any() or self.share.any())
+
+    @cached_property
     def repeats(self) -> BoolArray:
         """Which new rows take a source that an earlier row takes already, shape (new,)."""
         out = np.zeros(self.new, dtype=bool)
@@ -131,7 +161,8 @@ class Kernel:
             return None
         if self.dense is not None:
             rho = float(self.dense[0, 0]) if self.new else 1.0
-            return rho if np.allclose(self.dense, rho * np.eye(self.new), atol=TOLERANCE) else None
+            off = np.abs(self.dense - rho * np.eye(self.new)).max(initial=0.0)
+            return rho if rho and off <= 100 * TOLERANCE * max(1.0, abs(rho)) else None
         if self.share.shape[1] or self.index.shape[1] > 1:
             close = _tidy(self.index, np.where(np.abs(self.coef) > TOLERANCE, self.coef, 0.0))
             if self.share.shape[1] or close[0].shape[1] > 1:
@@ -244,7 +275,12 @@ class Kernel:
         """The same kernel without the crumbs that rounding leaves where entries cancel."""
         coef = np.where(np.abs(self.coef) > TOLERANCE, self.coef, 0.0)
         index, coef = _tidy(self.index, coef)
-        return Kernel(self.old, index, coef, self.share, self.rows, self.dense)
+        dense = (
+            None
+            if self.dense is None
+            else np.where(np.abs(self.dense) > 100 * TOLERANCE, self.dense, 0.0)
+        )
+        return Kernel(self.old, index, coef, self.share, self.rows, dense)
 
     def plus(self, other: Kernel) -> Kernel:
         """The sum of two kernels of one shape."""

@@ -166,10 +166,10 @@ def _side_by_side(units: _Units, family: Family, parts: Mapping[str, Part]) -> b
     stream = family.of_kind("stream")[0]
     if units.on(stream, parts.values(), "+-*~#=") is None:
         return False
-    terms = [t for part in parts.values() for t in part.terms]
-    stored = {t.source for t in terms if isinstance(t.source, Stored)}
-    several = len({s.name for s in stored}) < len(stored)
-    return several and not any(isinstance(t.source, Noise) for t in terms)
+    sources = [[t.source for t in part.terms] for part in parts.values()]
+    names = [[s.name for s in found if isinstance(s, Stored)] for found in sources]
+    several = any(len({*found}) < len(found) for found in names)
+    return several and not any(isinstance(s, Noise) for found in sources for s in found)
 
 
 def _dead_layers(family: Family, parts: Mapping[str, Part]) -> Iterator[str]:

@@ -5,7 +5,8 @@
     big.load_state_dict(weights)
 
 The law: the plan and the engine are those of the file route, so the tensors are equal to the byte
-to what `grow` writes. No file is read or written, and nothing that is passed in changes.
+to what `grow` writes. No file is read but a recipe and the maps that it names, none is written, and
+nothing that is passed in changes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import json
 import math
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from growkit.formula import Checkpoint, FileIdentity, Formula, Stored, TensorInf
 from growkit.model import read_model
 from growkit.plan import build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
+from growkit.store import read_maps
+from growkit.user_family import blamed
 
 StateDict = Mapping[str, torch.Tensor]
 
@@ -57,6 +61,7 @@ def grow_state_dict(
     dtype: str | None = None,
     seed: int | None = None,
     family: Path | None = None,
+    allow_nonfinite: bool = False,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The grown state_dict, on the CPU, and the new config as a dict.
 
@@ -64,14 +69,16 @@ def grow_state_dict(
     the recipe's names, each a state_dict and its config; the rest is as in `grow`. A tied head that
     is stored beside its embedding comes back tied. Buffers that the model makes anew are left out.
 
-    Raises what `plan_growth` raises, and CheckpointError for values that are not finite.
+    Raises what `plan_growth` raises, and CheckpointError for values that are not finite; with
+    `allow_nonfinite` they are a RuntimeWarning.
     """
     name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
     check_sources(chosen, further)
     given = {chosen.sources[0]: (state_dict, config)} | {n: further[n] for n in chosen.sources[1:]}
-    models = {n: read_model(_checkpoint(*both), family) for n, both in given.items()}
-    plan = build_plan(name, chosen, models)
+    with blamed(family):
+        models = {n: read_model(_checkpoint(*both), family) for n, both in given.items()}
+        plan = build_plan(name, chosen, models, read_maps(chosen.files))
     for source, tensor, twin in plan.same:
         _compare(given[source][0], tensor, twin)
 
@@ -80,7 +87,7 @@ def grow_state_dict(
         return _bytes((tensor[start:stop] if stored.shape else tensor).cpu().contiguous()).data
 
     with one_thread():
-        grown = {f.name: _assemble(f, rows) for f in plan.formulas}
+        grown = {f.name: _assemble(f, rows, allow_nonfinite) for f in plan.formulas}
     for source, tensor, twin in plan.same:
         if source == chosen.sources[0] and tensor not in grown:
             grown[tensor] = grown[twin]
@@ -127,18 +134,20 @@ def _bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
     return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
-def _assemble(formula: Formula, rows: Rows) -> torch.Tensor:
+def _assemble(formula: Formula, rows: Rows, allow_nonfinite: bool) -> torch.Tensor:
     """The tensor of a formula, block by block into its place."""
     out = torch.empty(formula.shape, dtype=DTYPES[formula.dtype])
-    memory, at = _bytes(out), 0
+    memory, at, bad, overflowed = _bytes(out), 0, 0, 0
     for block in evaluate(formula, rows, budget=sys.maxsize):
         memory[at : at + block.data.nbytes] = np.frombuffer(block.data, np.uint8)
         at += block.data.nbytes
-        if block.nonfinite:
-            what = f"too large for {formula.dtype}" if block.overflowed else "NaN or infinite"
-            raise CheckpointError(
-                f"tensor {formula.name}: values are {what}",
-                hint="keep the dtype, or use bfloat16" if block.overflowed else "mend the source",
-            )
+        bad, overflowed = bad + block.nonfinite, overflowed + block.overflowed
+    if bad:
+        what = f"too large for {formula.dtype}" if overflowed else "NaN or infinite"
+        told = f"tensor {formula.name}: {overflowed or bad} values are {what}"
+        if not allow_nonfinite:
+            better = "keep the dtype, use bfloat16" if overflowed else "mend the source"
+            raise CheckpointError(told, hint=f"{better}, or pass allow_nonfinite=True")
+        warnings.warn(told, RuntimeWarning, stacklevel=3)
     assert at == formula.nbytes == math.prod(formula.shape) * out.element_size()
     return out

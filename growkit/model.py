@@ -23,7 +23,7 @@ from growkit.family import Family, Pattern
 from growkit.family_file import build_family, find_family, get
 from growkit.formula import FLOATS, Checkpoint, TensorInfo
 
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
+_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -94,7 +94,7 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     config = checkpoint.config
     data = find_family(config, family_file)
     where = str(family_file) if family_file else ""
-    first = build_family(data, config, set(), where)
+    first = build_family(data, config, None, where)
     found = {n: first.match(n) for n in checkpoint.tensors}
     modules = {m[0].module for m in found.values() if m}
     family = build_family(data, config, modules, where)  # now with the variants for what is there
@@ -218,10 +218,11 @@ def _complete(
         count = prod(map(len, ranges))
         if len(have) == count:
             continue
-        missing = next(n for n in product(*ranges) if n not in have)
+        near = product(*(r[: len(have) + 1] for r in ranges))  # config.json may say any number
+        missing = next((n for n in near if n not in have), None)
+        name = pattern.name if missing is None else spell(pattern.name, missing)
         raise CheckpointError(
-            f"{checkpoint.path}: tensor {spell(pattern.name, missing)} is missing "
-            f"({len(have)} of {count} found)",
+            f"{checkpoint.path}: tensor {name} is missing ({len(have)} of {count} found)",
             hint="the checkpoint is incomplete, or its config.json belongs to another one",
         )
 
@@ -231,7 +232,9 @@ def _tie(
 ) -> tuple[bool, tuple[tuple[str, str], ...]]:
     """Whether the head is the embedding, and the pairs on disk that must then be equal."""
     names = checkpoint.config.get("architectures") or []
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, list) or not all(
+        isinstance(n, str) and n.isprintable() for n in names
+    ):
         raise CheckpointError(
             f"config.json: architectures: expected a list of names, found {names!r}",
             hint="write a list of class names",

@@ -1,7 +1,7 @@
 """YAML text → plain data, and `PATH=VALUE` changes to it.
 
-The law: a recipe is data. Tags, anchors, aliases, merge keys and duplicate keys do not exist here,
-a key is a word, and nothing is nested deeply. What the keys mean is for `recipe` to say.
+The law: what users write is data. Tags, anchors, aliases, merge keys and duplicate keys do not
+exist here, a key is a word, and nothing is nested deeply. What the keys mean is for others to say.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from typing import Any
 
 import yaml
 
-from growkit.errors import RecipeError, did_you_mean
+from growkit.errors import GrowkitError, RecipeError, did_you_mean
 
 MAX_DEPTH = 20  # nested mappings and lists
+MAX_NUMBER = 100  # characters; YAML has numbers whose value takes minutes to compute
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Problem = tuple[str, str, str]  # where, what, hint
 
 
-def parse(text: str, name: str, problems: list[Problem]) -> Any:
-    """Plain data from YAML; duplicate keys are added to `problems`."""
+def parse(
+    text: str, name: str, problems: list[Problem], refuse: type[GrowkitError] = RecipeError
+) -> Any:
+    """Plain data from YAML; duplicate keys are added to `problems`, all else is a `refuse`."""
     try:
         depth = 0
         for event in yaml.parse(text, Loader=LOADER):
@@ -35,7 +38,7 @@ def parse(text: str, name: str, problems: list[Problem]) -> Any:
                 refused = f"nested more than {MAX_DEPTH} deep"
             if refused:
                 line = event.start_mark.line + 1  # type: ignore[union-attr]
-                raise RecipeError(
+                raise refuse(
                     f"{name}: line {line}: {refused}", hint="write the value out, as plain data"
                 )
         node = yaml.compose(text, Loader=LOADER)
@@ -44,9 +47,9 @@ def parse(text: str, name: str, problems: list[Problem]) -> Any:
         mark = error.problem_mark
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         what = f"{line}not valid YAML: {error.problem}"
-        raise RecipeError(f"{name}: {what}") from error
+        raise refuse(f"{name}: {what}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"{name}: not valid YAML: {error}".splitlines()[0]) from error
+        raise refuse(f"{name}: not valid YAML: {error}".splitlines()[0]) from error
 
 
 def _plain(node: yaml.Node, path: str, problems: list[Problem]) -> Any:
@@ -56,17 +59,22 @@ def _plain(node: yaml.Node, path: str, problems: list[Problem]) -> Any:
         out: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            where = f"{path}.{key}" if path else key
+            line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 problems.append((path, f"line {line}: a key is a single word", ""))
-            elif key in out:
+                continue
+            key = str(key_node.value)
+            where = f"{path}.{key}" if path else key
+            if key in out:
                 problems.append((where, f"given twice, in lines {lines[key]} and {line}", ""))
             else:
                 lines[key] = line
                 out[key] = _plain(value_node, where, problems)
         return out
     if node.tag.rpartition(":")[2] in {"null", "bool", "int", "float"}:
+        if len(node.value) > MAX_NUMBER:
+            line = node.start_mark.line + 1
+            raise ValueError(f"line {line}: a number of {len(node.value)} characters")
         return yaml.constructor.SafeConstructor().construct_object(node)
     return node.value
 

@@ -20,6 +20,7 @@ from growkit.facts import Claim
 from growkit.formula import Checkpoint, Formula
 from growkit.lints import lints
 from growkit.model import DTYPES, Model, user_sizes
+from growkit.ops import Arrays, Growth
 from growkit.proof import StepClaim, Storage
 from growkit.recipe import Recipe
 from growkit.steps import State, apply, begin
@@ -41,6 +42,7 @@ class Plan:
     parameters_after: int
     claim: Claim
     steps: tuple[StepClaim, ...]
+    growths: tuple[Growth, ...]  # what each step said
     storage: Storage
     maps: Mapping[str, AxisMap]  # composed over all steps, by family axis
     layers: Mapping[str, tuple[int, ...]]  # layer axis → the old layer that each new one copies
@@ -56,9 +58,15 @@ class Plan:
         return next(iter(self.sources.values())).config
 
 
-def build_plan(recipe_name: str, recipe: Recipe, models: Mapping[str, Model]) -> Plan:
+def build_plan(
+    recipe_name: str,
+    recipe: Recipe,
+    models: Mapping[str, Model],
+    files: Mapping[str, Arrays] | None = None,
+) -> Plan:
     """Apply the recipe's steps to the headers of its sources.
 
+    `files` are the files of maps that steps name, by path.
     Raises RecipeError where a step contradicts the sizes, CheckpointError where sources do not fit.
     """
     first = recipe.sources[0]
@@ -72,16 +80,17 @@ def build_plan(recipe_name: str, recipe: Recipe, models: Mapping[str, Model]) ->
             hint="choose another recipe: growkit recipes",
         )
     state = begin(first, model, recipe.tied)
-    steps = []
+    steps, growths = [], []
     for number, operator in enumerate(recipe.steps):
         where = f"steps[{number}] ({operator.op})"
         try:
-            growth = operator.grow(family, state.sizes)
+            growth = operator.given(files or {}).grow(family, state.sizes)
             state, claim = apply(state, growth, number, recipe.seed, models)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", hint=error.hint) from None
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
-    return finish(recipe_name, recipe, models, state, tuple(steps))
+        growths.append(growth)
+    return finish(recipe_name, recipe, models, state, tuple(steps), tuple(growths))
 
 
 # -- the end -------------------------------------------------------------------------------------
@@ -93,6 +102,7 @@ def finish(
     models: Mapping[str, Model],
     state: State,
     steps: tuple[StepClaim, ...],
+    growths: tuple[Growth, ...] = (),
 ) -> Plan:
     family = state.model.family
     want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
@@ -127,6 +137,7 @@ def finish(
         parameters_after=sum(prod(f.shape) for f in formulas),
         claim=state.claim,
         steps=steps,
+        growths=growths,
         storage=proof.storage(dtype, formulas),
         maps=state.maps,
         layers=state.layers,

@@ -94,7 +94,7 @@ def _norms(facts: Facts, maps: Mapping[str, AxisMap], norm_scale: Mapping[str, f
 
 def _experts(facts: Facts, maps: Mapping[str, AxisMap], m: AxisMap) -> list[str]:
     """A router that takes k of n experts takes c·k of c·n, if each has c copies."""
-    counts = np.bincount(m.write.index[:, 0], minlength=m.old)
+    counts = np.bincount(m.write.matrix().argmax(axis=1), minlength=m.old)
     if not m.write.unit_rows.all() or (counts != counts[0]).any():
         return ["a router without bias meets every expert equally often only with whole copies"]
     choices = facts.family.of_kind("choices")
@@ -109,6 +109,8 @@ def _experts(facts: Facts, maps: Mapping[str, AxisMap], m: AxisMap) -> list[str]
 def _starts_as_before(write: Kernel) -> bool:
     """The first rows are the old ones."""
     old = write.old
+    if write.dense is not None:
+        return np.array_equal(write.dense[:old], np.eye(old))
     return bool(write.unit_rows[:old].all()) and np.array_equal(
         write.index[:old, 0], np.arange(old)
     )
@@ -132,6 +134,8 @@ def _norm(m: AxisMap, norm: str, target: str, scale: float) -> list[str]:
     out = []
     if gram is None or abs(gram - scale * ratio) > NEAR * ratio:
         out.append(f"{name} sees another mean square (uneven copies)")
+    if m.write_normed.mixes:
+        out.append(f"{name} has one gain for what is mixed of several coordinates")
     if norm == "rms" and not same:
         out.append("RMSNorm does not centre, so rows that carry the mean do not vanish")
     if norm == "ln":
@@ -268,7 +272,11 @@ def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:
     if reasons:
         return approximate([where + r for r in reasons])
     added = len(layers) - len(loud)
-    if not added or facts.family.residual == "pre":
+    post = facts.family.residual == "post"
+    if axis in facts.family.joins and any(n.silent for n in layers[: 1 + post]):
+        what = f"{facts.family.joins[axis]} joins the stream after layer 0"
+        return approximate([f"{where}{what}, which now is not what it was"])
+    if not added or not post:
         return Claim()
     passes = added * len(stream_norms(facts.family, axis))
     reason = (

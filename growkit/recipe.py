@@ -33,6 +33,8 @@ from growkit.ops.options import MapOptions
 from growkit.plain import Problem, override, parse
 
 MAX_BYTES = 1_000_000  # of one recipe file
+MAX_STEPS = 100
+MAX_PROBLEMS = 20  # that are told at once
 DtypeName = Literal["keep", "float64", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, DtypeName] = {
     "keep": "keep",
@@ -65,7 +67,7 @@ class Recipe(BaseModel):
     about: str = ""
     family: str | tuple[str, ...] | None = None  # other families are refused
     sources: tuple[SourceName, ...] = Field(default=("small",), min_length=1)
-    steps: tuple[Step, ...] = Field(min_length=1)
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
     dtype: Dtype = "keep"
     seed: int = Field(default=0, ge=0, strict=True)
     tied: Literal["final_norm", "embedding", "untie"] = "final_norm"
@@ -84,6 +86,11 @@ class Recipe(BaseModel):
             if name not in used:
                 raise ValueError(f"sources: no step uses {name!r}")
         return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files with maps that steps apply."""
+        return tuple(dict.fromkeys(file for step in self.steps for file in step.files()))
 
 
 # -- loading -------------------------------------------------------------------------------------
@@ -114,7 +121,11 @@ def load_recipe(
     for change in overrides:
         data = override(data, change, Recipe.model_fields.keys() - {"steps"})
     data |= {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
-    return path.stem, _validate(data, path.name, problems)
+    recipe = _validate(data, path.name, problems)
+    # a built-in recipe names files of the user's, any other one files beside it
+    folder = Path() if path in builtin_recipes().values() else path.parent
+    steps = tuple(step.located(folder.absolute()) for step in recipe.steps)
+    return path.stem, recipe.model_copy(update={"steps": steps})
 
 
 def choose_recipe(
@@ -213,9 +224,11 @@ def _locate(name_or_path: str) -> Path:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)  # a device has no size, and no end
+        if len(raw) > MAX_BYTES:
             raise RecipeError(f"{path}: a recipe has at most {MAX_BYTES:,} bytes")
-        return path.read_text(encoding="utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:
@@ -233,15 +246,18 @@ def _validate(data: dict[str, Any], name: str, problems: list[Problem]) -> Recip
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        problems = problems + _sentences(error.errors(include_url=False), data)
+        details = error.errors(include_url=False)[: 10 * MAX_PROBLEMS]
+        problems = problems[: MAX_PROBLEMS + 1] + _sentences(details, data)
     if recipe is not None and not problems:
         return recipe
     if len(problems) == 1:
         where, what, hint = problems[0]
         raise RecipeError(f"{name}: {where + ': ' if where else ''}{what}", hint=hint)
-    lines = [f"  {w + ': ' if w else ''}{what}{f' ({h})' if h else ''}" for w, what, h in problems]
+    told = problems[:MAX_PROBLEMS]
+    lines = [f"  {w + ': ' if w else ''}{what}{f' ({h})' if h else ''}" for w, what, h in told]
+    count = f"more than {MAX_PROBLEMS}" if problems[MAX_PROBLEMS:] else len(problems)
     raise RecipeError(
-        f"{name}: {len(problems)} problems:\n" + "\n".join(lines),
+        f"{name}: {count} problems:\n" + "\n".join(lines),
         hint="`growkit recipes --schema` prints every key there is",
     )
 
@@ -315,6 +331,8 @@ def _say(detail: ErrorDetails) -> tuple[str, str]:
             return str(context["error"]), ""
         case "too_short" if not given:
             return "needs at least one entry", ""
+        case "too_long":
+            return f"has more than {context['max_length']} entries", ""
         case "string_pattern_mismatch":
             return f"{_kind(given)} is not a name (letters, digits, - and _)", ""
         case "dict_type" | "model_type" | "model_attributes_type":

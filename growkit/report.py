@@ -7,6 +7,7 @@ nothing. What a tensor is made of is said in four words: *copied* (every value i
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections import Counter
@@ -64,10 +65,7 @@ def origin(formula: Formula) -> Origin:
 def _made_of(
     stored: tuple[Kernels, ...], made: tuple[Kernels, ...], unscaled: bool
 ) -> tuple[Kind, int | None]:
-    """What a tensor is by the kernels of its terms, and how many rows are reached; None is all.
-
-    Remembered: tensors of one kind share their kernels.
-    """
+    """Kind by the kernels of the terms, which many tensors share; rows reached, None for all."""
     masks = [_reached(kernels[0]) for kernels in stored if kernels]
     partial = [m for m in masks if m is not None]
     all_rows = not masks or len(partial) < len(masks)  # some term reaches every row
@@ -121,6 +119,7 @@ def report_json(
     version: str,
     digest: str,
     files: Mapping[str, Any],
+    checksums: Mapping[str, str],
     tensors: Mapping[str, Mapping[str, Any]],
     started: str,
     seconds: float,
@@ -128,12 +127,13 @@ def report_json(
 ) -> Json:
     """growkit.json: what a trainer, `verify` and the next growkit need to know about a result.
 
-    `files` are the files written, with whatever is known of each; `tensors` gives file and crc32 of
-    each tensor; `started` is an ISO 8601 time, `peak_bytes` the memory measured.
+    `files` are the files written, with their bytes, `checksums` their crc32; `tensors` gives file
+    and crc32 of each tensor, and how many of its values are not finite, if any; `started` is an
+    ISO 8601 time, `peak_bytes` the memory measured.
     """
     listed = _tensors(plan)
     for name, entry in listed.items():
-        entry |= {"file": tensors[name]["file"], "crc32": tensors[name]["crc32"]}
+        entry |= tensors[name]
     return {
         "version": version,
         "digest": digest,
@@ -148,8 +148,9 @@ def report_json(
         },
         "exactness": _exactness(plan),
         "readback": plan.readback if plan.readback in plan.maps else None,
-        "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items()},
+        "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items() if _is_kept(plan, axis)},
         "files": dict(files),
+        "checksums": dict(checksums),
         "tensors": listed,
         "new_tensors": new_tensors(plan),
         "zeroed_tensors": list(plan.zeroed),
@@ -204,6 +205,7 @@ def summary_json(
         "new_tensors": len(report["new_tensors"]),
         "zeroed_tensors": len(report["zeroed_tensors"]),
         "dropped": report["dropped"],
+        "nonfinite": {n: t["nonfinite"] for n, t in report["tensors"].items() if "nonfinite" in t},
         "peak_memory_bytes": report["peak_memory_bytes"],
     }
 
@@ -254,11 +256,20 @@ def _plain(record: Any) -> Json:
     return plain
 
 
+def _is_kept(plan: Plan, axis: str) -> bool:
+    """Whether the way back on an axis is short to write, or needed to compare the two models."""
+    return plan.maps[axis].read.is_gather or axis == plan.readback
+
+
 def _read_map(read: Kernel) -> Json:
-    """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`."""
+    """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`.
+
+    Of a matrix the bytes in C order, little-endian float64, in base64.
+    """
+    if not read.is_gather:
+        matrix = base64.b64encode(read.matrix().astype("<f8").tobytes()).decode()
+        return {"old": read.old, "new": read.new, "read": {"matrix": matrix}}
     index, coef = read.index, read.coef
-    if not read.is_gather:  # every new row reads every old one
-        index, coef = np.tile(np.arange(read.old), (read.new, 1)), read.matrix()
     if index.shape[1] == 1:  # one source per row: plain lists
         index, coef = index[:, 0], coef[:, 0]
     sparse = {"index": index.tolist(), "coef": coef.tolist()}

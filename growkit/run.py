@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import yaml
 
 from growkit import report
-from growkit.errors import VerifyError
+from growkit.errors import RecipeError, VerifyError
 from growkit.execute import (
     Estimate,
     Finished,
@@ -36,11 +36,13 @@ from growkit.execute import (
 from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
+from growkit.ops.matrices import matrices
 from growkit.plan import Plan, build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
 from growkit.share import Share, read_share
-from growkit.store import check_files, open_checkpoint, read_config
+from growkit.store import check_files, open_checkpoint, read_config, read_maps, write_maps
 from growkit.store.check import read_record, write_record
+from growkit.user_family import blamed
 
 if TYPE_CHECKING:
     from growkit.check import Finding
@@ -50,7 +52,7 @@ __all__ = [
     "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
     "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
     "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth",
-    "read_share", "verify_growth",
+    "read_share", "save_maps", "verify_growth",
 ]  # fmt: skip
 
 
@@ -73,10 +75,25 @@ def plan_growth(
     name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
     check_sources(chosen, further)
-    models = {chosen.sources[0]: _model(source, config, family)}
-    for label in chosen.sources[1:]:
-        models[label] = _model(further[label], None, family)
-    return build_plan(name, chosen, models)
+    with blamed(family):
+        models = {chosen.sources[0]: _model(source, config, family)}
+        for label in chosen.sources[1:]:
+            models[label] = _model(further[label], None, family)
+        return build_plan(name, chosen, models, read_maps(chosen.files))
+
+
+def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Write the maps of a plan, composed over its steps, as matrices that `learned` takes.
+
+    Their names and shapes. Null-space noise is left out; other things that are no map are refused.
+    """
+    arrays = matrices(plan.maps, plan.growths)
+    if not arrays:
+        raise RecipeError(
+            f"{plan.recipe_name}: no step grows an axis, so there are no maps to write"
+        )
+    write_maps(Path(path), arrays)
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _model(path: str | Path, config: Path | None, family: Path | None) -> Model:
@@ -225,7 +242,11 @@ def inspect_checkpoint(
     path: str | Path, *, config: Path | None = None, family: Path | None = None
 ) -> dict[str, Any]:
     """What a checkpoint is: family, axes and what can grow, parameters, dtypes, ties, files."""
-    model = _model(path, config, family)
+    with blamed(family):
+        return _inspection(path, _model(path, config, family))
+
+
+def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
     coupled = {
         a
         for expressions in model.family.config.values()
@@ -269,7 +290,8 @@ def check_family(file: Path, config: Path) -> list[Finding]:
     """Try a family file on a tiny random model of a config; see `growkit.check`."""
     from growkit import check
 
-    return check.check_family(read_config(config), file)
+    with blamed(file):
+        return check.check_family(read_config(config), file)
 
 
 def infer_family(config: Path) -> tuple[str, int]:

@@ -228,7 +228,7 @@ def explain(plan: Plan, name: str) -> str:
     kind, _, new_rows = origin(formula)
     lines = [
         name,
-        f"  {_shape(formula.shape)} {formula.dtype}, {kind}, {_count(new_rows, 'new row')}",
+        f"  {shape_text(formula.shape)} {formula.dtype}, {kind}, {_count(new_rows, 'new row')}",
     ]
     lines += [] if formula.terms else ["", "  = 0"]
     for i, term in enumerate(formula.terms):
@@ -245,6 +245,39 @@ def explain(plan: Plan, name: str) -> str:
             for role, kernel in _roles(m).items():
                 lines += _wrapped(f"{role}: {in_words(kernel)}", "    ")
     return "\n".join(lines)
+
+
+def maps_json(plan: Plan) -> dict[str, Any]:
+    """Every axis that grows, and its maps in words."""
+    return {
+        axis: {"old": m.old, "new": m.new} | {role: in_words(k) for role, k in _roles(m).items()}
+        for axis, m in plan.maps.items()
+        if not m.is_identity
+    }
+
+
+def terms_json(plan: Plan) -> dict[str, list[dict[str, Any]]]:
+    """What every output tensor is the sum of; an empty list is zeros."""
+    words: dict[int, str] = {}  # many tensors share a kernel
+
+    def dim(formula: Formula, number: int, kernel: Kernel | None) -> dict[str, str]:
+        if id(kernel) not in words:
+            words[id(kernel)] = in_words(kernel)
+        expression, role = formula.dims[number] if formula.dims else ("", "")
+        found = {"axes": str(expression), "role": ROLES.get(role, "kept")}
+        return found | {"map": words[id(kernel)]}
+
+    return {
+        formula.name: [
+            {
+                "source": _source(term),
+                "scale": term.scale,
+                "dims": [dim(formula, i, kernel) for i, kernel in enumerate(term.kernels)],
+            }
+            for term in formula.terms
+        ]
+        for formula in plan.formulas
+    }
 
 
 ROLES = {"+": "write", "-": "read", "*": "gain", "~": "shift", "#": "table"}
@@ -358,7 +391,7 @@ def _coefs(kernel: Kernel) -> str:
 def _source(term: Term) -> str:
     source = term.source
     if isinstance(source, Stored):
-        return f"{source.source}: {source.name} {_shape(source.shape)} {source.dtype}"
+        return f"{source.source}: {source.name} {shape_text(source.shape)} {source.dtype}"
     if isinstance(source, Ones):
         return "ones"
     level = f"{source.snr_db:g} dB" if source.snr_db is not None else f"std {source.std:g}"
@@ -373,5 +406,6 @@ def _roles(m: AxisMap) -> dict[str, Kernel]:
     return roles
 
 
-def _shape(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as a tuple."""
     return f"({', '.join(map(str, shape))})"

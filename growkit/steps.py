@@ -155,9 +155,9 @@ def _thetas(state: State) -> tuple[float, ...]:
     """The RoPE bases, one for each way that the config has to say one."""
     rope = state.model.family.rope
     out = []
-    for keys in rope.theta if rope else ():
+    for keys, base in zip(rope.theta, rope.base, strict=True) if rope else ():
         found = [number(state.config, key) for key in keys]
-        out.append(next((t for t in found if t), 10000.0))
+        out.append(next((t for t in found if t), base))
     return tuple(out)
 
 
@@ -179,7 +179,8 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     for axis in family.of_kind(*NUMBERED):
         if axis in maps:
             parts = grow_numbered(parts, axis, maps[axis], random, sizes)
-    parts = scale_norms(parts, {**growth.norm_scale, **{a: g * g for a, g in gains.items()}})
+    parts = scale_norms(parts, {a: s**0.5 for a, s in growth.norm_scale.items()})  # as eps times s
+    parts = scale_norms(parts, gains, "*~")
     for module in family.multipliers:
         factor = proof.embedding_factor(family, state.sizes, sizes, module)
         parts = scale_embeddings(parts, family, factor, module) if factor != 1.0 else parts
@@ -357,12 +358,13 @@ def _fuse(
 
 
 def _same_files(one: Model, other: Model) -> bool:
-    """Whether two sources are one checkpoint given twice."""
+    """Whether two sources are one checkpoint given twice: the same files, whatever their names."""
 
-    def real(model: Model) -> list[str]:
+    def real(model: Model) -> list[object]:
         path = Path(model.checkpoint.path)
         folder = path if path.suffix != ".safetensors" else path.parent
-        return [str((folder / f.name).resolve()) for f in model.checkpoint.files]
+        files = [folder / f.name for f in model.checkpoint.files]
+        return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
 
     return real(one) == real(other)
 

@@ -99,10 +99,10 @@ def write(task: Task, tell: Tell = lambda count: None) -> Written:
         if marks.finished(shard.name) is None:
             begin = time.monotonic()
             with SourceRows(task.sources) as rows:
-                checksums = _write(task, rows, tell)
+                checksums, nonfinite = _write(task, rows, tell)
                 rows.check_unchanged()
             spent = {"seconds": round(time.monotonic() - begin, 3), "peak_bytes": peak_bytes()}
-            marks.mark(shard, checksums, spent)
+            marks.mark(shard, checksums, {**spent, "nonfinite": nonfinite})
         else:
             tell(shard.size)
     return Written(shard.name, f"{os.uname().nodename}:{os.getpid()}", peak_bytes())
@@ -118,7 +118,9 @@ def peak_of(written: Sequence[Written]) -> int:
     return sum(worst.values())
 
 
-def _write(task: Task, rows: SourceRows, tell: Tell) -> dict[str, str]:
+def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], dict[str, int]]:
+    """By tensor the checksum; and where there are any, how many values are NaN or infinite."""
+    nonfinite: dict[str, int] = {}
     marks, shard = task.marks, task.shard
     with ShardWriter(marks.folder, shard, temporary=marks.temporary(shard.name)) as writer:
         tell(len(shard.header))
@@ -131,8 +133,10 @@ def _write(task: Task, rows: SourceRows, tell: Tell) -> dict[str, str]:
                 tell(len(block.data))
             if bad and not task.allow_nonfinite:
                 _refuse_values(placed.formula, bad, overflowed)
+            if bad:
+                nonfinite[placed.formula.name] = bad
             writer.end()
-        return writer.finish()
+        return writer.finish(), nonfinite
 
 
 def _blocks(formula: Formula, rows: SourceRows, budget: int) -> Iterator[Block]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from ctypes import c_int64
+from ctypes import c_int64, c_ubyte
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -44,13 +45,23 @@ def in_processes(tasks: Sequence[Task], count: int, progress: Progress) -> list[
     """The tasks in `count` processes; a pool that loses one of them is made anew and goes on."""
     context = multiprocessing.get_context("spawn")
     counts = context.RawArray(c_int64, len(tasks))  # each slot is written by one worker at a time
+    packed = pickle.dumps([*tasks])
+    shared = context.RawArray(c_ubyte, len(packed))
+    memoryview(shared).cast("B")[:] = packed
     written: dict[int, Written] = {}
     losses = 0
     while len(written) < len(tasks):
         before = len(written)
         left = {n: task for n, task in enumerate(tasks) if n not in written}
         try:
-            _in_pool(context, left, count, counts, written, lambda: progress(sum(counts)))
+            _in_pool(
+                context,
+                min(count, len(left)),
+                (shared, counts),
+                [*left],
+                written,
+                lambda: progress(sum(counts)),
+            )
         except BrokenProcessPool as error:
             losses = losses + 1 if len(written) == before else 0
             if losses == LOSSES:
@@ -84,25 +95,20 @@ def gather(
 
 def _in_pool(
     context: Any,
-    tasks: dict[int, Task],
     count: int,
-    counts: Any,
+    memory: tuple[Any, Any],
+    numbers: Sequence[int],
     written: dict[int, Written],
     look: Callable[[], None],
 ) -> None:
     """One pool, until all is done or something fails; no worker is left when this returns."""
     theirs, ours = context.Pipe(duplex=False)
-    # what a worker needs goes to it when it starts; after that only numbers are sent, which fit
-    # into a pipe, so that nothing can wait for a worker that is no more
-    pool = ProcessPoolExecutor(
-        min(count, len(tasks)), context, initializer=_begin, initargs=(theirs, tasks, counts)
-    )
+    # The tasks lie in shared memory and only their numbers are sent. What fits into a pipe can
+    # always be written; for more Python would wait for ever for a worker that died while it began.
+    pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(theirs, *memory))
     try:
         with _no_interrupts():
-            try:
-                futures = {pool.submit(_run, number): number for number in tasks}
-            except OSError as error:  # a worker died while it was being told what to do
-                raise BrokenProcessPool from error
+            futures = {pool.submit(_run, number): number for number in numbers}
         gather(futures, written, look)
     finally:
         ours.close()
@@ -122,13 +128,13 @@ def _no_interrupts() -> Iterator[None]:
 
 # -- in the worker -------------------------------------------------------------------------------
 
-_tasks: dict[int, Task] = {}
+_tasks: list[Task] = []
 _counts: Any = None
 
 
-def _begin(pipe: Connection, tasks: dict[int, Task], counts: Any) -> None:
+def _begin(pipe: Connection, shared: Any, counts: Any) -> None:
     global _tasks, _counts
-    _tasks, _counts = tasks, counts
+    _tasks, _counts = pickle.loads(memoryview(shared)), counts
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
 
 

@@ -36,7 +36,7 @@ OPTIONS = {
     "--summary --json --quiet",
     "finish": "out --json --quiet",
     "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --workers --tensor --json",
+    "--max-memory --workers --tensor --maps --json",
     "verify": "checkpoints --files --text --max-drift --json",
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",
@@ -117,6 +117,7 @@ def test_version() -> None:
     [
         "plan SMALL --recipe double_width",
         "plan SMALL --recipe double_width --tensor lm_head.weight --json",
+        "plan SMALL --recipe double_width --maps OUT",
         "inspect SMALL",
         "recipes",
         "recipes bert_base --json",
@@ -182,7 +183,7 @@ def test_grow_json_and_summary(small: Path, tmp_path: Path) -> None:
     assert set(told) == {
         *("out", "already_done", "seconds", "digest", "recipe", "family", "sizes", "parameters"),
         *("exactness", "verify", "hints", "origins", "new_tensors", "zeroed_tensors", "dropped"),
-        "peak_memory_bytes",
+        *("nonfinite", "peak_memory_bytes"),
     }
     assert len([*(tmp_path / "big").glob("model-*.safetensors")]) > 1
     assert "snr_db: 20" in (tmp_path / "big" / "recipe.yaml").read_text()
@@ -415,6 +416,35 @@ def test_plan(small: Path) -> None:
     assert told["digest"] in text
     assert told["shards"] == ["model.safetensors"]
     assert told["config"]["hidden_size"] == [8, 16]
+    assert told["exactness"]["claim"] == "exact"
+    assert [step["claim"] for step in told["exactness"]["steps"]] == ["exact", "exact"]
+    assert told["maps"]["mlp"] == {
+        "old": 12, "new": 24, "write": "tile ×2", "read": "tile ×2 (coef 0.5)"
+    }  # fmt: skip
+    first, noise = told["tensors"]["model.layers.0.mlp.down_proj.weight"]["terms"]
+    assert first == {
+        "source": "small: model.layers.0.mlp.down_proj.weight (8, 12) F32", "scale": 1.0,
+        "dims": [
+            {"axes": "hidden", "role": "write", "map": "tile ×2"},
+            {"axes": "mlp", "role": "read", "map": "tile ×2 (coef 0.5)"},
+        ],
+    }  # fmt: skip
+    assert noise["source"] == "noise of step 1, seed 0, 10 dB"
+
+
+def test_plan_maps(small: Path, tmp_path: Path) -> None:
+    """The file of maps is written, and named with what is in it; nothing is overwritten."""
+    line = ("plan", small, "--recipe", "double_width", "--maps", tmp_path / "maps.safetensors")
+    text = ok(*line)
+    assert text.startswith("double_width: llama")
+    assert f"\nmaps in {tmp_path}/maps.safetensors\n" in text
+    assert "\n  mlp.write (24, 12)\n" in text
+    told = json.loads(ok(*line, "--json"))["maps_file"]
+    assert told["path"] == str(tmp_path / "maps.safetensors")
+    assert told["matrices"]["mlp.read"] == [24, 12]
+    result = growkit(*line, "--set", "width.to.axes=3x")
+    assert result.exit_code == 6
+    assert "is there already, with something else in it" in result.stderr
 
 
 def test_plan_tensor(small: Path) -> None:

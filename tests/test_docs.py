@@ -78,8 +78,11 @@ TYPICAL = {"heads": 4, "kv_heads": 2, "head_dim": 4, "hidden": 16, "mlp": 16, "l
 
 
 @pytest.mark.parametrize("name", builtin_recipes())
-def test_a_recipe_says_its_claim(tmp_path: Path, name: str) -> None:
+def test_a_recipe_says_its_claim(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The comment has the word that the plan then claims for a typical model."""
+    monkeypatch.chdir(tmp_path)
     recipe = load_recipe(name)[1]
     sizes = SMALL.get(name, TYPICAL)
     if isinstance(recipe.family, str):
@@ -95,5 +98,7 @@ def test_a_recipe_says_its_claim(tmp_path: Path, name: str) -> None:
         family = recipe.family if isinstance(recipe.family, str) else "llama"
         large = tiny.build(family, "base" if family == "bert" else "causal", **double)
         further["large"] = str(tiny.save(large, tmp_path / "large"))
+    for file in recipe.files:
+        run.save_maps(run.plan_growth(small, "double_width"), file)
     claim = run.plan_growth(small, name, sources=further).claim.claim
     assert claim.split()[0] in comment(name).lower()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,13 @@ import yaml
 from growkit.errors import CheckpointError, FamilyError
 from growkit.expression import parse
 from growkit.family import Family
-from growkit.family_file import build_family, family_names, family_text, find_family
+from growkit.family_file import (
+    build_family,
+    family_names,
+    family_text,
+    find_family,
+    model_types,
+)
 
 SMALL: dict[str, Any] = {
     "family": "toy",
@@ -150,7 +158,9 @@ def test_unknown_model_types(config: dict[str, Any], message: str, hint: str) ->
     [
         ("- a\n- b\n", "expected a mapping, found list"),
         ("a: [", "not valid YAML"),
-        ("!!x a", "not valid"),
+        ("!!x a", "tags such as .* are not read"),
+        ("&x {a: *x}", "anchors and aliases are not read"),
+        ("{a: 1, a: 2}", "given twice"),
     ],
 )
 def test_family_files_that_are_no_mapping(tmp_path: Path, text: str, message: str) -> None:
@@ -226,3 +236,26 @@ def test_what_a_file_names_must_exist(change: dict[str, Any], message: str) -> N
     """Names in a family file that lead nowhere are refused with the file's name."""
     with pytest.raises(FamilyError, match=f"mine.yaml: .*{message}"):
         build_family({**SMALL, **change}, {}, set(), "mine.yaml")
+
+
+# -- all shipped files -----------------------------------------------------------------------------
+
+
+def test_files_are_small_and_found_by_one_line() -> None:
+    """All YAML together is short, and each model type leads to one file by one line of it."""
+    texts = {name: family_text(name) for name in family_names()}
+    assert sum(len(text.splitlines()) for text in texts.values()) <= 1500
+    types = {t: n for n, text in texts.items() for t in yaml.safe_load(text)["model_type"]}
+    assert model_types() == types
+    assert sum(len(yaml.safe_load(text)["model_type"]) for text in texts.values()) == len(types)
+
+
+def test_a_family_is_loaded_without_the_others() -> None:
+    """Only the file itself, and what it extends, is parsed."""
+    code = (
+        "from growkit import family_file as f\n"
+        "f.build_family(f.find_family({'model_type': 'qwen3'}), {}, set())\n"
+        "print(f._shipped.cache_info().currsize)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2"  # qwen3 and llama

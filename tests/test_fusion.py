@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_exactness import HEADS, load, measure, sizes, steps_of
+from test_proof import flipped
 
 from growkit import run
 from growkit.errors import CheckpointError, RecipeError
@@ -50,6 +53,46 @@ def test_three_copies(tmp_path: Path) -> None:
     )
     assert result.plan.sizes_after["hidden"] == 72
     assert measure(model, small, result) < 1e-10
+
+
+def test_one_checkpoint_under_several_names(tmp_path: Path) -> None:
+    """A hard link, a symbolic link and the single file are the same weights; a copy may not be."""
+    small = tiny.save(tiny.build("llama", "causal", seed=3, **sizes("llama")), tmp_path / "small")
+    weights, config = small / "model.safetensors", small / "config.json"
+    names = {"hard": os.link, "symbolic": os.symlink, "copied": shutil.copy2}
+    claims = {"file": EXACT, "hard": EXACT, "symbolic": EXACT, "copied": APPROXIMATE}
+    others = {"file": weights}
+    for name, place in names.items():
+        (tmp_path / name).mkdir()
+        shutil.copy(config, tmp_path / name)
+        others[name] = tmp_path / name / "model.safetensors"
+        place(weights, others[name])
+    for name, claim in claims.items():
+        plan = run.plan_growth(small, recipe("b"), sources={"b": str(others[name])})
+        assert plan.claim.claim == claim, name
+
+
+def test_a_table_with_a_column_per_head(tmp_path: Path) -> None:
+    """Relative biases (T5) are raw tables, one column per head: they stand side by side too."""
+
+    def biased(data: dict[str, Any]) -> None:
+        data["axes"]["buckets"] = "table"
+        data["modules"]["layers.0.self_attn.relative_bias"] = "emb buckets heads"
+
+    family = flipped(tmp_path, "llama", biased)
+    folders, name = [], "model.layers.0.self_attn.relative_bias.weight"
+    for number in (1, 2):
+        model = tiny.build("llama", "causal", seed=number, **sizes("llama"))
+        folders.append(tiny.save(model, tmp_path / f"m{number}"))
+        file = folders[-1] / "model.safetensors"
+        save_file(
+            {**load_file(file), name: torch.full((5, 4), float(number), dtype=torch.float64)}, file
+        )
+    out = run.grow(
+        folders[0], recipe("b"), sources={"b": str(folders[1])}, family=family, out=tmp_path / "out"
+    ).out
+    table = load_file(out / "model.safetensors")[name]
+    assert table.tolist() == [[1.0] * 4 + [2.0] * 4] * 5
 
 
 @pytest.mark.parametrize(("family", "head"), [("llama", "causal"), ("gpt2", "causal")])

@@ -21,7 +21,6 @@ from growkit.plan import Plan
 from growkit.store import open_checkpoint
 
 SAME, OTHER = 1e-10, 1e-3
-MODELS = sorted(zoo.models())
 
 
 def read(name: str, folder: Path) -> tuple[object, Model]:
@@ -42,7 +41,7 @@ def change(model: object, name: str, plan: Plan, folder: Path) -> float:
     return zoo.difference(small, big)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", zoo.by_speed())
 def test_gauge(tmp_path: Path, name: str) -> None:
     """Every axis that has a gauge: the function stays, though tensors do change."""
     model, small = read(name, tmp_path)

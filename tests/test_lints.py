@@ -111,6 +111,7 @@ def test_fusion(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     keys = {"sources": ["small", "b"]}
     found = warned(checkpoints["llama"], fuse, **keys)
     assert found == ["the models side by side are equal and stay equal"]
+    assert warned(checkpoints["llama"], {"op": "fuse", "with": ["small"]}) == found
     assert warned(checkpoints["llama"], fuse, NOISE, **keys) == []
     other = tiny.save(tiny.build("llama", "causal", seed=4, **sizes("llama")), tmp_path / "other")
     recipe = steps_of([fuse], **keys)

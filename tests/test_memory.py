@@ -140,8 +140,8 @@ def changed(**tensors: Any) -> dict[str, torch.Tensor]:
     ("state", "message"),
     [
         ({"lm_head_weight": lambda t: t + 1}, "lm_head.weight and model.* differ, but"),
-        ({"model_norm_weight": lambda t: t * torch.nan}, "values are NaN or infinite"),
-        ({"model_norm_weight": lambda t: t + 1e6}, "values are too large for F16"),
+        ({"model_norm_weight": lambda t: t * torch.nan}, "weight: 48 values are NaN or infinite"),
+        ({"model_norm_weight": lambda t: t + 1e6}, "weight: 48 values are too large for F16"),
         ({"model_norm_weight": lambda t: t.to(torch.int64)}, "dtype I64 cannot be grown"),
         ({"model_norm_weight": lambda t: t.to(torch.complex64)}, "be grown: torch.complex64"),
         ({"model_norm_weight": lambda t: t.to("meta")}, "cannot be grown: no values"),
@@ -154,6 +154,16 @@ def test_refusals(state: dict[str, Any], message: str) -> None:
     recipe = steps_of([{"op": "width", "to": {"axes": "2x"}}], dtype="float16")
     with pytest.raises(CheckpointError, match=message):
         growkit.grow_state_dict(changed(**state), config, recipe)
+
+
+def test_not_finite_where_allowed() -> None:
+    """Carried over and told, tensor by tensor, as in `grow --allow-nonfinite`."""
+    config = tiny.build("qwen2", "tied", **sizes("qwen2")).config
+    state = changed(model_norm_weight=lambda t: t * torch.inf)
+    recipe = steps_of([{"op": "width", "to": {"axes": "2x"}}])
+    with pytest.warns(RuntimeWarning, match="tensor model.norm.weight: 48 values are NaN or inf"):
+        grown, _ = growkit.grow_state_dict(state, config, recipe, allow_nonfinite=True)
+    assert grown["model.norm.weight"].isinf().all()
 
 
 def test_overrides_are_for_named_recipes() -> None:

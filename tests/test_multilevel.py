@@ -98,6 +98,30 @@ def test_explicit_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kv_heads", "groups", "after"),
+    [
+        (2, {"heads": [[0, 1], [2, 3]]}, (2, 2)),
+        (2, {"heads": [[0, 2], [1, 3]], "kv_heads": [[0, 1]]}, (2, 1)),
+        (2, {"kv_heads": [[1, 0]]}, (4, 1)),
+        (4, {"heads": [[0, 3], [1, 2]]}, (2, 2)),  # kv heads like the heads
+    ],
+)
+def test_groups_of_heads(
+    tmp_path: Path, kv_heads: int, groups: dict[str, Any], after: tuple[int, int]
+) -> None:
+    """Query heads merge with others of their kv head; what is taken apart again is the same."""
+    keys = {**sizes("llama"), "kv_heads": kv_heads}
+    small = tiny.save(tiny.build("llama", "causal", seed=3, **keys), tmp_path / "small")
+    down = run.grow(small, steps_of([{"op": "coalesce", "groups": groups}]), out=tmp_path / "down")
+    assert tuple(down.plan.sizes_after[a] for a in ("heads", "kv_heads")) == after
+    up = steps_of([{"op": "decoalesce", "groups": groups}])
+    big = run.grow(down.out, up, out=tmp_path / "big")
+    assert big.plan.claim.claim == EXACT
+    again = steps_of([{"op": "coalesce", "groups": groups}])
+    assert same_bits(run.grow(big.out, again, out=tmp_path / "again").out, down.out)
+
+
+@pytest.mark.parametrize(
     ("step", "message"),
     [
         ({"op": "coalesce", "to": {"layers": "1/2x"}}, "not a whole number"),
@@ -111,6 +135,11 @@ def test_explicit_groups(tmp_path: Path) -> None:
         ({"op": "coalesce", "to": {"vocab": "1/2x"}}, "a table is not merged"),
         ({"op": "coalesce", "to": {"mlpp": "1/2x"}}, 'no axis "mlpp"'),
         ({"op": "coalesce", "to": {"mlp": 12}}, "not a whole multiple"),
+        ({"op": "coalesce", "groups": {"heads": [[0, 2], [1, 3]]}}, "meet the keys of another"),
+        (
+            {"op": "coalesce", "groups": {"heads": [[0, 1, 2, 3]]}},
+            r"groups\.heads: query heads would meet",
+        ),
     ],
 )
 def test_refusals(tmp_path: Path, step: dict[str, Any], message: str) -> None:

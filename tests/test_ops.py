@@ -51,9 +51,9 @@ def test_sizes_and_ratios(size: int | str, now: int, expected: int) -> None:
         ("1/0x", '"1/0x" is not a size'),
         ("-2x", '"-2x" is not a size'),
         ("5/7x", "5/7x of 24 is 17.1429, not a whole number"),
-        (0, "expected a positive size of at most 10,000,000, found 0"),
-        (10**20, "at most 10,000,000, found 1e\\+20"),
-        ("1e7x", "at most 10,000,000"),
+        (0, "expected a positive size of at most 1,000,000, found 0"),
+        (10**20, "at most 1,000,000, found 1e\\+20"),
+        ("1e7x", "at most 1,000,000"),
     ],
 )
 def test_bad_sizes(size: int | str, message: str) -> None:
@@ -163,6 +163,10 @@ def chosen(*index: int) -> dict[str, Any]:
         ("llama", {"to": {"vocab": 64}}, "width does not grow this axis"),
         ("llama", {"to": {"mlp": 20}, "how": "tile"}, "tile: 18 → 20 is not a whole multiple"),
         ("llama", {"to": {"hidden": 36}, "how": "fresh"}, "fresh does not fit this axis"),
+        ("llama", {"to": {"mlp": 36}, "how": "isometric"}, "must be plain copies, or read by"),
+        ("llama", {"to": {"heads": 8}, "how": "isometric"}, "must be plain copies, or read by"),
+        ("llama", {"to": {"heads": 8}, "how": "slopes"}, "the family has no ALiBi slopes"),
+        ("llama", {"to": {"head_dim": 8}, "how": "repeat"}, "would turn at another frequency"),
         ("llama", {"to": {"mlp": 36}, "how": "ropestride"}, "ropestride does not fit this axis"),
         ("llama", {"to": {"heads": 8}, "how": "ropetheta"}, "ropetheta does not fit this axis"),
         ("bert", {"to": {"head_dim": 8}, "how": "ropestride"}, "no rotary positions"),

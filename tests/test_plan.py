@@ -59,8 +59,11 @@ def test_the_plan_is_deterministic(small: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(builtin_recipes()))
-def test_every_built_in_recipe_plans(tmp_path: Path, name: str) -> None:
+def test_every_built_in_recipe_plans(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each shipped recipe is valid and does what it says to some tiny model."""
+    monkeypatch.chdir(tmp_path)
     recipe = load_recipe(name)[1]
     planned = 0
     for family in ("bert", "gpt2", "llama"):
@@ -68,6 +71,9 @@ def test_every_built_in_recipe_plans(tmp_path: Path, name: str) -> None:
         base = tiny.save(tiny.build(family, "base", **shape), tmp_path / family)
         double = {"heads": 8, "head_dim": 16, "mlp": 192, "layers": 8}
         large = tiny.save(tiny.build(family, "base", **double), tmp_path / f"{family}2")
+        for file in recipe.files:
+            Path(file).unlink(missing_ok=True)
+            run.save_maps(run.plan_growth(base, "double_width"), file)
         others = [base, large]
         for other in others:
             given = {source: str(other) for source in recipe.sources[1:]}

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import yaml
 
+from growkit.errors import RecipeError
 from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.family_file import family_text
 from growkit.model import read_model
@@ -77,9 +78,7 @@ def swap_norms(data: dict[str, Any], old: str, new: str) -> None:
         ("llama", [{"op": "depth", "to": {"layers": "2x"}, "how": "stack"}], APPROXIMATE),
         ("llama", [{"op": "width", "to": {"hidden": 36}, "how": "circular"}], APPROXIMATE),
         ("llama", [{"op": "width", "to": {"hidden": 36}, "how": "isometric"}], EXACT),
-        ("llama", [{"op": "width", "to": {"mlp": 20}, "how": "isometric"}], APPROXIMATE),
         ("gpt2", [{**UNEVEN, "how": {"hidden": "isometric"}}], APPROXIMATE),
-        ("llama", [{"op": "width", "to": {"head_dim": 8}, "how": "tile"}], APPROXIMATE),
         ("llama", [{"op": "width", "to": {"head_dim": 8}}], EXACT),
         ("llama", [{"op": "width", "to": {"head_dim": 6}}], EXACT),
         ("llama", [{"op": "depth", "layers": [1, 0]}], APPROXIMATE),
@@ -129,15 +128,6 @@ def test_the_claim_of_a_recipe_is_its_weakest_step(checkpoints: dict[str, Path])
             "the family file names no tied head",
         ),
         (
-            "llama", lambda d: d["axes"].update(mlp="value"),
-            [{"op": "width", "to": {"head_dim": 8}, "how": "isometric"}], APPROXIMATE, APPROXIMATE,
-            "rotary pair",
-        ),
-        (
-            "llama", lambda d: d.pop("rope"),
-            [{"op": "width", "to": {"head_dim": 8}, "how": "tile"}], APPROXIMATE, EXACT, "",
-        ),
-        (
             "llama", lambda d: d["scores"].update(power=-1.0),
             [{"op": "width", "to": {"head_dim": 8}}], EXACT, EXACT, "",
         ),
@@ -159,6 +149,18 @@ def test_a_flipped_flag_changes_the_claim(
     plan = plan_of(checkpoints[kind], *steps, family=flipped(tmp_path, name, change))
     assert plan.claim.claim == after
     assert why in " ".join(plan.claim.reasons)
+
+
+@pytest.mark.parametrize("how", ["tile", "repeat", "circular", "isometric", "pad", "fresh"])
+def test_rotary_pairs_refuse_what_plain_positions_take(
+    checkpoints: dict[str, Path], tmp_path: Path, how: str
+) -> None:
+    """Without the line that says rotary, the same map of the same model is taken, and exact."""
+    step = {"op": "width", "to": {"head_dim": 8}, "how": how}
+    with pytest.raises(RecipeError, match="a rotary pair would turn at another frequency"):
+        plan_of(checkpoints["llama"], step)
+    plain = flipped(tmp_path, "llama", lambda d: d.pop("rope"))
+    assert plan_of(checkpoints["llama"], step, family=plain).claim.claim == EXACT
 
 
 def test_an_unseen_layout_is_claimed_rightly(checkpoints: dict[str, Path], tmp_path: Path) -> None:

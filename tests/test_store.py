@@ -137,7 +137,7 @@ DATA = bytes(8)
         (b"", "truncated: found 0 bytes, expected at least 8"),
         (b"1234567", "truncated: found 7 bytes"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
-        ((10**9).to_bytes(8, "little"), "header of 1000000000 bytes, expected at most 100000000"),
+        ((10**9).to_bytes(8, "little"), "header of 1000000000 bytes, expected at most 25000000"),
         ((99).to_bytes(8, "little") + b"{}", "truncated: found 10 bytes, the header ends at 107"),
         (raw_file(b"{'a': 1}"), "header is not valid JSON"),
         (raw_file(b"[" * 50_000), "header is not valid JSON"),
@@ -313,7 +313,7 @@ def test_side_files(tmp_path):
     """A folder's own files travel, training's and other frameworks' do not; a file's by name."""
     for name in [*TRAVELS, *OWN, *STAYS]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text('"x"')
     (tmp_path / "modules.json").write_text(
         '[{"path": ""}, {"path": "1_Pooling"}, {"path": "../x"}]'
     )

@@ -20,6 +20,7 @@ from growkit.formula import Formula
 from growkit.layout import Layout, lay_out
 from growkit.store import Workspace, check_files, open_checkpoint
 from growkit.store import commit as commit_room
+from growkit.store.check import checksums, seal
 
 LAYOUT = lay_out(FORMULAS, max_shard_bytes=70)  # three shards
 DIGEST = "0123abcd"
@@ -41,8 +42,8 @@ def fill(work: Workspace, extra: str = "") -> None:
         tensors |= {name: {"file": shard.name, "crc32": crc} for name, crc in mark["crc32"].items()}
     work.add("config.json", "{}" + extra)
     files = {p.name: p.stat().st_size for p in work.folder.iterdir()}
-    record = {"digest": work.marks.digest, "files": files, "tensors": tensors}
-    work.add("growkit.json", json.dumps(record))
+    listed = {"files": files, "checksums": checksums(work.folder, files), "tensors": tensors}
+    work.add("growkit.json", seal(json.dumps({"digest": work.marks.digest, **listed})))
     work.commit()
 
 
@@ -385,6 +386,9 @@ def test_check_finds_missing_files(tmp_path):
     (out / "growkit.json").write_text("[]")
     assert check_files(out) == ["growkit.json: missing or not valid JSON"]
     (out / "growkit.json").write_text("{}")
-    assert check_files(out) == ["growkit.json: lists no files", "growkit.json: lists no tensors"]
+    assert check_files(out) == [
+        f"growkit.json: {what}"
+        for what in ("has no checksum of its own", "lists no files", "lists no tensors")
+    ]
     with pytest.raises(CheckpointError, match="no such folder"):
         check_files(tmp_path / "nowhere")

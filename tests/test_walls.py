@@ -23,14 +23,15 @@ MAP = growkit.__doc__ or ""
 # From the ground up: a room imports itself and rooms of earlier rows, not its neighbours in a row.
 LEVELS = (
     ("errors",),
+    ("plain",),
     ("kernel",),
     ("axes", "positions"),
     ("expression",),
     ("formula",),
     ("family",),
+    ("user_family",),
     ("family_file",),
     ("ops",),
-    ("plain",),
     ("recipe",),
     ("config",),
     ("model",),
@@ -60,7 +61,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 TORCH_ROOMS = {"engine", "infer", "verify", "memory"}  # memory: tensors are what it takes and gives
 FILE_ROOMS = {"store"}
-YAML_ROOMS = {"family_file", "recipe"}  # read their own YAML
+YAML_ROOMS = {"family_file", "user_family", "recipe"}  # read their own YAML
 LINES = 400
 
 TORCH = {"torch", "transformers", "tokenizers", "accelerate"}

@@ -272,6 +272,7 @@ def test_silent_layers_stay_silent(tmp_path: Path) -> None:
     [
         ("hyperclone", {"bert": EXACT, "gpt2": EXACT, "llama": EXACT}),
         ("hyperclone_noisy", {"bert": EXACT, "gpt2": EXACT, "llama": EXACT}),
+        ("hyperclone_diagonal", {"bert": EXACT, "gpt2": EXACT, "llama": EXACT}),
         ("net2net", {"bert": EXACT, "gpt2": EXACT, "llama": EXACT}),
         ("lemon", {"bert": APPROXIMATE, "gpt2": EXACT, "llama": EXACT}),
         ("bert2bert_fpi", dict.fromkeys(("bert", "gpt2", "llama"), APPROXIMATE)),

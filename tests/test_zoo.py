@@ -12,13 +12,12 @@ from safetensors.torch import load_file
 from zoo import cases
 
 from growkit import run
-from growkit.facts import APPROXIMATE, EPS, EXACT
+from growkit.facts import APPROXIMATE
 from growkit.family_file import family_names
 from growkit.model import read_model
 from growkit.recipe import parse_recipe
 from growkit.store import open_checkpoint
 
-LIMIT = {EXACT: 1e-9, EPS: 1e-3}
 DIFFERS = 1e-4
 MODELS = sorted(zoo.models())
 
@@ -54,8 +53,7 @@ def test_contract(saved: dict, tmp_path_factory: pytest.TempPathFactory, name: s
                 assert any({a, b} <= group for group in bound), f"{a} and {b}: {model.sizes[a]}"
 
 
-@pytest.mark.parametrize("growth", cases.NAMES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "growth"), zoo.by_speed(cases.NAMES))
 def test_claim_is_measurement(
     saved: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str, growth: str
 ) -> None:
@@ -75,10 +73,10 @@ def test_claim_is_measurement(
         assert cell.why
         assert cell.measured > DIFFERS
     else:
-        assert cell.measured <= LIMIT[cell.claim]
+        assert cell.measured <= cell.allowed
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", zoo.by_speed())
 def test_round_trip(
     saved: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str
 ) -> None:

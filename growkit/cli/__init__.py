@@ -191,6 +191,7 @@ def finish(out: Path, as_json: bool, quiet: bool) -> None:
 @app.command()
 @_growth
 @click.option("--tensor", metavar="NAME", help="Show what one output tensor is made of.")
+@click.option("--maps", type=_FILE, help="Write the maps as matrices that `learned` takes.")
 @_as_json
 def plan(
     source: str,
@@ -199,10 +200,13 @@ def plan(
     max_memory: str,
     workers: int,
     tensor: str | None,
+    maps: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Show what `grow` would do, from headers alone: sizes, claim, cost.
+
+    --maps writes matrices for an outside trainer to start from; null-space noise is left out.
 
     \b
     Examples:
@@ -218,9 +222,16 @@ def plan(
         run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory, workers=workers)
     )
     text = show.plan_text(planned, **cost) if tensor is None else show.explain(planned, tensor)
-    told = report.plan_json(planned, **cost)
+    told = report.plan_json(planned, **cost) | {"maps": show.maps_json(planned)}
+    for name, terms in show.terms_json(planned).items() if as_json else ():
+        told["tensors"][name]["terms"] = terms
     if tensor is not None:
         told = {"name": tensor, **told["tensors"][tensor], "text": text}
+    if maps is not None:
+        shapes = run.save_maps(planned, maps)
+        told["maps_file"] = {"path": str(maps), "matrices": shapes}
+        words = [f"{name} {show.shape_text(shape)}" for name, shape in shapes.items()]
+        text += f"\n\nmaps in {maps}\n" + "\n".join(f"  {word}" for word in words)
     print_json(told) if as_json else click.echo(text)
 
 
@@ -348,6 +359,8 @@ def _print_result(
         from growkit.store.summary import write_summary
 
         write_summary(summary, as_text(told) + "\n")
+    for name, count in told.get("nonfinite", {}).items():
+        click.echo(f"warning: tensor {name}: {count} values are NaN or infinite", err=True)
     if as_json:
         print_json(told)
     else:

@@ -99,6 +99,11 @@ def _sentence(error: Exception) -> tuple[str, str, int]:
 
 
 def _fail(ctx: click.Context, message: str, hint: str, exit_code: int) -> NoReturn:
+    from growkit.errors import shown
+
+    lines = message.split("\n  ")  # a list of problems; every other newline came with the input
+    message = "\n  ".join(shown(line, max(100, 1000 // len(lines))) for line in lines)
+    hint = shown(hint)
     click.echo(f"error: {message}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)

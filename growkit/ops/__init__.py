@@ -12,8 +12,9 @@ alike. A new operator is one file here, one line in `OPERATORS`, one recipe.
 from __future__ import annotations
 
 from growkit.ops.coalesce import Coalesce, Decoalesce
-from growkit.ops.contract import Blending, Growth, Layer, LayerMap, Noising, Operator
+from growkit.ops.contract import Arrays, Blending, Growth, Layer, LayerMap, Noising, Operator
 from growkit.ops.depth import Depth
+from growkit.ops.learned import Learned
 from growkit.ops.mix import BlendWith, Fuse
 from growkit.ops.noise import AddNoise
 from growkit.ops.resize import Resize
@@ -28,6 +29,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "fuse": Fuse,
     "blend": BlendWith,
     "resize": Resize,
+    "learned": Learned,
 }
 
-__all__ = ["OPERATORS", "Blending", "Growth", "Layer", "LayerMap", "Noising", "Operator"]
+__all__ = ["OPERATORS", "Arrays", "Blending", "Growth", "Layer", "LayerMap", "Noising", "Operator"]

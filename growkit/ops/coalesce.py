@@ -8,7 +8,7 @@ are averaged and consumers summed (eq. 1-7), and `coalesce` undoes `decoalesce` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +20,7 @@ from growkit.ops.maps import copies
 from growkit.ops.width import Width
 
 if TYPE_CHECKING:
-    from growkit.family import Family
+    from growkit.family import Attention, Family
 
 
 class Pairing(BaseModel):
@@ -83,12 +83,24 @@ class _Level(Operator):
                 continue
             index = _index(axis, groups, big[family.user_axes[axis][0]])
             maps |= {a: copies(index, len(groups)) for a in family.user_axes[axis]}
+        for attention in family.attentions:
+            if {attention.heads, attention.kv_heads} & self.groups.keys():
+                _check_together(attention, maps, big)
         for axis, leader in family.followers.items():
             if leader in maps and axis in small:
                 derived = family.derived.get(axis)
                 made = derived.map(maps, small) if derived else maps[leader]
                 maps |= {axis: made} if made else {}
         return maps
+
+    def _whole(self, family: Family, sizes: Mapping[str, int]) -> Self:
+        """With groups of kv heads like those of the heads, where there are as many."""
+        groups = dict(self.groups)
+        for attention in family.attentions:
+            heads, kv = attention.heads, attention.kv_heads
+            if heads in groups and kv in sizes and sizes[kv] == sizes[heads]:
+                groups.setdefault(kv, groups[heads])
+        return self.model_copy(update={"groups": groups})
 
     def _layer_groups(self, axis: str, few: int, many: int) -> list[tuple[int, ...]]:
         """The big layers that belong to each small one."""
@@ -104,6 +116,25 @@ class _Level(Operator):
         if self.pairing.depth == "adjacent":
             return [tuple(range(i * k, (i + 1) * k)) for i in range(few)]
         return [tuple(range(i, many, few)) for i in range(few)]
+
+
+def _check_together(
+    attention: Attention, maps: Mapping[str, AxisMap], big: Mapping[str, int]
+) -> None:
+    """Query heads that are merged must share a kv head, or kv heads that are merged too."""
+    names = attention.heads, attention.kv_heads
+    if names[1] not in big:
+        return
+    heads, kv = (maps.get(a) or AxisMap.identity(big[a]) for a in names)
+    if heads.new % kv.new == heads.old % kv.old == 0:
+        own = heads.write.index[:, 0] // (heads.old // kv.old)
+        meets = np.arange(heads.new) // (heads.new // kv.new)
+        if np.array_equal(own, kv.write.index[meets, 0]):
+            return
+    raise RecipeError(
+        f"groups.{names[0]}: query heads would meet the keys of another kv head",
+        hint=f"merge heads that share a kv head, or give groups for {names[1]} that fit",
+    )
 
 
 def _index(axis: str, groups: tuple[tuple[int, ...], ...], size: int) -> np.ndarray:
@@ -139,6 +170,7 @@ class Coalesce(_Level):
 
     def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         """The inverse of the maps that copy, and the means of layers."""
+        self = self._whole(family, sizes)
         target = self._targets(family, sizes) | {a: len(g) for a, g in self.groups.items()}
         for axis, size in target.items():
             if size > sizes[family.user_axes[axis][0]]:
@@ -159,6 +191,7 @@ class Decoalesce(_Level):
 
     def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         """The maps that copy."""
+        self = self._whole(family, sizes)
         counts = {a: sum(map(len, g)) for a, g in self.groups.items()}
         target = self._targets(family, sizes) | counts
         for axis, size in target.items():

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
-from growkit.axes import AxisMap
+from growkit.axes import AxisMap, FloatArray
 from growkit.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Layer:
         )
 
 
+Arrays = Mapping[str, FloatArray]  # what a file of maps holds, by name
 NoiseKind = Literal["null_space", "gaussian", "shrink_perturb"]
 LayerMap = tuple[Layer, ...]  # the new layers of one layer axis, in order
 
@@ -105,13 +107,25 @@ class Operator(BaseModel, ABC):
         """Names of further checkpoints that this step reads."""
         return ()
 
+    def files(self) -> tuple[str, ...]:
+        """Paths of files with maps that this step applies."""
+        return ()
+
+    def located(self, folder: Path) -> Self:
+        """The same step with relative paths made to start from the folder of the recipe."""
+        return self
+
+    def given(self, files: Mapping[str, Arrays]) -> Self:
+        """The same step with what its files hold."""
+        return self
+
 
 Size = (
     StrictInt | StrictStr
 )  # a target size: 1024, or a ratio of the present size such as "2x" or "4/3x"
 
 
-LARGEST = 10_000_000  # units of an axis; no model comes near, and a slip of the hand shows at once
+LARGEST = 1_000_000  # units of an axis; no model comes near, and a slip of the hand shows at once
 
 
 def target_size(axis: str, size: Size, now: int, largest: int = LARGEST) -> int:

@@ -50,7 +50,7 @@ def head_dim_maps(
     name = how.map
     centred = any(p.norm == "ln" and p.over == parse(query) for p in family.patterns.values())
     if name == "auto" and family.rope:
-        name = "ropestride" if whole else "ropetheta"
+        name = "ropestride" if whole and not family.rope.numbered else "ropetheta"
     elif name == "auto":
         name = "tile" if whole else "isometric"
     if name in ("ropestride", "ropetheta"):
@@ -63,14 +63,16 @@ def head_dim_maps(
             key: place(old, new, places, fresh_rest=False, mean=centred),
             value: tile(old, new) if whole else circular(old, new),
         }, power
+    check_map(axis, name, "head_dim")
+    rope = family.rope
+    still = name in ("pad", "fresh") and rope and rope.turns(old) == rope.turns(new)
+    if rope and rope.turns(old) and not still:
+        raise refuse(axis, name, "a rotary pair would turn at another frequency")
     if how.pairs:
         raise refuse(axis, "fresh in pairs", "twins are whole heads or neurons")
     if name in ("pad", "fresh"):  # zero keys silence the new query coordinates
         kept = fresh(old, new)
         return {query: kept, key: pad(old, new), value: kept}, 1.0
-    check_map(axis, name, "head_dim")
-    if name == "select" and family.rope:
-        raise refuse(axis, name, "a rotary pair would turn at another frequency")
     one = plain_map(name, how)(old, new)
     return {query: one, key: one, value: one}, 1.0
 

@@ -6,6 +6,7 @@ The law: a map that does not fit an axis is refused with the reason, never repla
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,6 +31,7 @@ MapName = Literal[
     "slopes",
     "fresh",
     "select",
+    "dense",
 ]
 OPTIONS: Mapping[str, str] = {  # option → the map that it belongs to
     "weights": "uneven",
@@ -37,6 +39,7 @@ OPTIONS: Mapping[str, str] = {  # option → the map that it belongs to
     "seed": "random",
     "index": "select",
     "pairs": "fresh",
+    "file": "dense",
 }
 
 
@@ -51,6 +54,7 @@ class MapOptions(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**64)
     index: tuple[int, ...] = ()  # the units that stay
     pairs: bool = False  # fresh units in twins whose consumers cancel
+    file: str = ""  # of matrices by the names of growkit.ops.matrices
 
     @model_validator(mode="after")
     def _own_options(self) -> MapOptions:
@@ -58,7 +62,13 @@ class MapOptions(BaseModel):
             given = getattr(self, option) != type(self).model_fields[option].default
             if given and self.map != name:
                 raise ValueError(f"{option} is an option of the map {name}, not of {self.map}")
+        if self.map == "dense" and not self.file:
+            raise ValueError("dense needs file, the safetensors file that holds its matrices")
         return self
+
+    def located(self, folder: Path) -> MapOptions:
+        """The file's path, if it is relative, from a folder."""
+        return self.model_copy(update={"file": str(folder / self.file)}) if self.file else self
 
 
 How = MapName | MapOptions
@@ -69,6 +79,7 @@ _IN_HEAD = dict.fromkeys(("ropestride", "ropetheta"), "it maps the coordinates i
 _NO_NORM = {"lemon": "no norm on it could carry the change of eps and gain"}
 _NO_GROUP = {"ingroup": "only query heads stand in groups"}
 _NO_SLOPES = {"slopes": "only heads have ALiBi slopes"}
+_BEHIND = "units behind a non-linearity or a softmax must be plain copies, or read by nobody"
 _READ = "every new coordinate of the stream is read by all layers"
 _SCORES = "attention scores need every coordinate copied equally often"
 REFUSED: Mapping[str, Mapping[str, str]] = {
@@ -77,9 +88,15 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         **_NO_GROUP,
         **_NO_SLOPES,
     },
-    "neurons": {**_NO_ROTARY, **_NO_NORM, **_NO_GROUP, **_NO_SLOPES},
-    "heads": {**_IN_HEAD, **_NO_NORM, "ingroup": "the family has no kv heads"},
-    "kv_heads": {**_IN_HEAD, **_NO_NORM, **_NO_GROUP, **_NO_SLOPES},
+    "neurons": {**_NO_ROTARY, **_NO_NORM, **_NO_GROUP, **_NO_SLOPES, "isometric": _BEHIND},
+    "heads": {
+        **_IN_HEAD,
+        **_NO_NORM,
+        "ingroup": "the family has no kv heads",
+        "slopes": "the family has no ALiBi slopes",
+        "isometric": _BEHIND,
+    },
+    "kv_heads": {**_IN_HEAD, **_NO_NORM, **_NO_GROUP, **_NO_SLOPES, "isometric": _BEHIND},
     "head_dim": {**_NO_NORM, **_NO_GROUP, **_NO_SLOPES, "random": _SCORES},
     "experts": dict.fromkeys(get_args(MapName)[2:], "routers need whole copies of all experts"),
 }

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from growkit.axes import AxisMap, Kernel
 from growkit.errors import RecipeError
-from growkit.ops.contract import Growth, Operator
+from growkit.ops.contract import LARGEST, Growth, Operator
 
 if TYPE_CHECKING:
     from growkit.family import Family
@@ -68,10 +68,10 @@ class Resize(Operator):
     """
 
     op: Literal["resize"] = "resize"
-    vocab: int | None = Field(default=None, ge=1)
-    multiple_of: int | None = Field(default=None, ge=1)
+    vocab: int | None = Field(default=None, ge=1, le=LARGEST)
+    multiple_of: int | None = Field(default=None, ge=1, le=LARGEST)
     new: Literal["mean", "zero"] = "mean"
-    positions: int | None = Field(default=None, ge=1)
+    positions: int | None = Field(default=None, ge=1, le=LARGEST)
     positions_how: Literal["copy", "interpolate"] = "copy"
 
     @model_validator(mode="after")

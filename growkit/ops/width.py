@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from pydantic import PrivateAttr
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError
-from growkit.ops.contract import Growth, Operator, Size, check_axis, target_size
+from growkit.ops.contract import Arrays, Growth, Operator, Size, check_axis, target_size
+from growkit.ops.followers import follow
 from growkit.ops.heads import head_dim_maps, head_maps
 from growkit.ops.maps import isometric, lemon, lemon_scale, pad, tile
+from growkit.ops.matrices import given_maps
 from growkit.ops.options import How, MapOptions, check_map, plain_map, refuse
 
 if TYPE_CHECKING:
-    from growkit.family import Family
+    from growkit.family import Attention, Family
 
 
 class Width(Operator):
@@ -33,6 +38,22 @@ class Width(Operator):
     to: dict[str, Size]
     how: How | dict[str, How] = "auto"
     new_rows: Literal["own", "above"] = "own"
+    _files: Mapping[str, Arrays] = PrivateAttr(default_factory=dict)
+
+    def files(self) -> tuple[str, ...]:
+        """The files of dense maps."""
+        return tuple(h.file for h in self._all.values() if isinstance(h, MapOptions) and h.file)
+
+    def located(self, folder: Path) -> Width:
+        """Relative paths of files from the folder of the recipe."""
+        found = {a: h if isinstance(h, str) else h.located(folder) for a, h in self._all.items()}
+        return self.model_copy(update={"how": found.get("", found)})
+
+    def given(self, files: Mapping[str, Arrays]) -> Width:
+        """With the matrices of the files."""
+        step = self.model_copy()
+        step._files = files
+        return step
 
     def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         """The axis maps from `sizes` to the sizes asked for."""
@@ -42,7 +63,9 @@ class Width(Operator):
         power = 1.0
         for axis, size in target.items():
             kind = family.axes[family.user_axes[axis][0]]
-            if kind in ("stream", "latent"):
+            if self._how(axis).map == "dense":
+                maps |= self._dense(family, axis, sizes, size)
+            elif kind in ("stream", "latent"):
                 maps[axis] = self._stream(family, axis, sizes[axis], size)
                 if self._how(axis).map == "lemon" and size % sizes[axis]:
                     scales[axis] = lemon_scale(sizes[axis], size)
@@ -51,24 +74,17 @@ class Width(Operator):
             elif kind == "experts":
                 maps |= self._experts(family, axis, sizes, size)
         for attention in family.attentions:
-            if attention.head_dim in target:
+            if attention.head_dim in target.keys() - maps.keys():
                 found, power = head_dim_maps(self._how, family, attention, sizes, target)
                 maps |= found
-            maps |= head_maps(self._how, family, attention, sizes, target)
-        after = {**sizes, **{a: m.new for a, m in maps.items()}}
-        for axis, leader in family.followers.items():
-            if leader in maps and axis in sizes:
-                like, led = family.like.get(axis), maps[leader]
-                derived = family.derived.get(axis)
-                if derived and led.new < led.old:
-                    maps[axis] = derived.map(maps, sizes) or AxisMap.identity(sizes[axis])
-                elif like or led.new < led.old:
-                    maps[axis] = maps[like or leader]
-                else:
-                    new = family.size_after(axis, after)
-                    maps[axis] = self._neurons("", sizes[axis], new)
-                if like in scales:
-                    scales[axis] = scales[like]
+            if not maps.keys() & {attention.heads, attention.kv_heads}:
+                maps |= head_maps(self._how, family, attention, sizes, target)
+            elif attention.kv_heads in target.keys() - maps.keys():
+                maps[attention.kv_heads] = self._with_heads(attention, sizes, maps)
+        followers = follow(family, sizes, maps)
+        scales |= {a: scales[like] for a, like in family.like.items()
+                   if a in followers and like in scales}  # fmt: skip
+        maps |= followers
         above = self.new_rows == "above"
         return Growth(maps=maps, theta_power=power, norm_scale=scales, above=above)
 
@@ -87,6 +103,8 @@ class Width(Operator):
             check_axis(family, axis, "how")
             if self._how(axis).map == "select":
                 wanted.setdefault(axis, len(self._how(axis).index))
+            elif self._how(axis).map == "dense" and axis not in self.to:
+                wanted[axis] = next(iter(self._dense(family, axis, sizes).values())).new
         leaders = {t.kv_heads: t.heads for t in family.attentions}
         for kv, heads in leaders.items():
             if kv in now and heads in wanted and now[kv] == now[heads]:
@@ -102,16 +120,21 @@ class Width(Operator):
                 )
             value = target_size(axis, size, now[axis])
             names = {self._how(axis).map, self._how(leaders.get(axis, axis)).map}
-            if value < now[axis] and "select" not in names:
+            if value < now[axis] and not names & {"select", "dense"}:
                 raise RecipeError(
                     f"to.{axis}: {now[axis]} → {value} shrinks the axis",
                     hint="only the map select leaves units out; coalesce merges them",
                 )
             if value >= now[axis] and self._how(axis).map == "select":
                 raise RecipeError(f"to.{axis}: {now[axis]} → {value}: select only shrinks")
-            if value != now[axis]:
+            if value != now[axis] or self._how(axis).map == "dense":
                 out[axis] = value
         return out
+
+    @property
+    def _all(self) -> dict[str, How]:
+        """`how` by axis; one for all of them stands at ""."""
+        return self.how if isinstance(self.how, dict) else {"": self.how}
 
     def _how(self, axis: str) -> MapOptions:
         how = self.how.get(axis, "auto") if isinstance(self.how, dict) else self.how
@@ -139,10 +162,29 @@ class Width(Operator):
         return plain_map(name, how)(old, new)
 
     def _neurons(self, axis: str, old: int, new: int) -> AxisMap:
-        how = self._how(axis) if axis else MapOptions(map="auto")
+        how = self._how(axis)
         name = how.map if how.map != "auto" else "circular" if new % old else "tile"
         check_map(axis, name, "neurons")
         return plain_map(name, how)(old, new)
+
+    def _dense(
+        self, family: Family, axis: str, sizes: Mapping[str, int], size: int = 0
+    ) -> dict[str, AxisMap]:
+        """The matrices of an axis, which must have this size unless it is 0."""
+        file = self._how(axis).file
+        try:
+            return given_maps(self._files[file], axis, family.user_axes[axis], sizes, size)
+        except RecipeError as error:
+            raise RecipeError(f"{file}: {error.message}", hint=error.hint) from None
+
+    def _with_heads(
+        self, attention: Attention, sizes: Mapping[str, int], maps: Mapping[str, AxisMap]
+    ) -> AxisMap:
+        """The map of kv heads that have none of their own, where that of the heads is dense."""
+        heads, kv = attention.heads, attention.kv_heads
+        if sizes[heads] != sizes[kv]:
+            raise refuse(kv, self._how(kv).map, f"{heads} have a dense map, give one for both")
+        return maps[heads]
 
     def _experts(
         self, family: Family, axis: str, sizes: Mapping[str, int], new: int

@@ -1,43 +1,70 @@
-"""A finished OUT against its own growkit.json: sizes, headers and the checksum of every tensor."""
+"""A finished OUT against its own growkit.json: sizes, headers, and a checksum of every byte.
+
+    files        name → bytes
+    checksums    name → crc32 of the file; of a weight file only what is before the data
+    tensors      name → file and crc32 of the data
+
+README.md is for people to edit and stands in none of them. growkit.json itself is sealed: its own
+entry in `checksums` is the crc32 of its text with zeros in that place. The law: what growkit.json
+says is believed no further than the folder it lies in.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from growkit.errors import CheckpointError
+from growkit.errors import CheckpointError, GrowkitError
 from growkit.formula import TensorInfo
 from growkit.store.faults import reading, writing
-from growkit.store.header import read_header
+from growkit.store.header import read_header, read_table
+from growkit.store.read import WEIGHTS, locate
 
 RECORD = "growkit.json"
+UNSEALED = "00000000"
+_SEAL = re.compile(rb'("growkit\.json": ")([0-9a-f]{8})"')
 _BLOCK = 8 << 20  # bytes
+
+Json = Mapping[str, Any]
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
     """The growkit.json of a folder, if there is one that can be read."""
+    path = out / RECORD
     try:
-        record = json.loads((out / RECORD).read_bytes())
-    except (OSError, ValueError):
+        return read_table(path, "record") if path.is_file() else None
+    except CheckpointError:
         return None
-    return record if isinstance(record, dict) else None
 
 
-def write_record(out: Path, record: Mapping[str, Any]) -> None:
+def write_record(out: Path, record: Json) -> None:
     """Replace the growkit.json of a finished folder in one step."""
     path = out / RECORD
     temporary = path.with_suffix(".tmp")
     with writing(path):
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_text(seal(json.dumps(record, indent=2, ensure_ascii=False) + "\n"), "utf-8")
         temporary.replace(path)
 
 
-def first_missing(out: Path, record: Mapping[str, Any]) -> str | None:
+def seal(text: str) -> str:
+    """The text of a growkit.json with its own checksum in it."""
+    bare = _SEAL.sub(rb"\g<1>" + UNSEALED.encode() + b'"', text.encode())
+    return _SEAL.sub(rb"\g<1>" + f"{zlib.crc32(bare):08x}".encode() + b'"', bare).decode()
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The crc32 of these files of a result, and of growkit.json, whose place is left open."""
+    with reading(folder):
+        return {name: _file_crc32(folder / name) for name in names} | {RECORD: UNSEALED}
+
+
+def first_missing(out: Path, record: Json) -> str | None:
     """What the first file that is not there in full lacks."""
-    return next(iter(_size_problems(out, record)), None)
+    return next(_size_problems(out, record), None)
 
 
 def check_files(out: str | Path) -> list[str]:
@@ -48,40 +75,72 @@ def check_files(out: str | Path) -> list[str]:
     record = read_record(folder)
     if record is None:
         return [f"{RECORD}: missing or not valid JSON"]
-    problems = _size_problems(folder, record)
+    found = [*_seal_problems(folder), *_size_problems(folder, record)]
+    damaged = {problem.partition(":")[0] for problem in found}
+    found += [p for p in _file_problems(folder, record) if p.partition(":")[0] not in damaged]
     listed = record.get("tensors")
     if not isinstance(listed, dict) or not all(isinstance(t, dict) for t in listed.values()):
-        return [*problems, f"{RECORD}: lists no tensors"]
-    here = {path.name for path in folder.glob("*.safetensors")}
+        return [*found, f"{RECORD}: lists no tensors"]
+    here = {path.name for path in folder.glob(f"*{WEIGHTS}")}
+    files = record.get("files")
     for name in sorted(here | {str(t.get("file")) for t in listed.values()}):
         if name in here:
-            problems += _tensor_problems(folder / name, listed)
-        elif name not in record.get("files", {}):
-            problems.append(f"{name}: missing")
-    return problems
+            found += _tensor_problems(folder / name, listed)
+        elif not isinstance(files, dict) or name not in files:
+            found.append(f"{name}: missing")
+    return found
 
 
-def _size_problems(out: Path, record: Mapping[str, Any]) -> list[str]:
+def _seal_problems(out: Path) -> Iterator[str]:
+    raw = (out / RECORD).read_bytes()
+    said = _SEAL.findall(raw)
+    if len(said) != 1:
+        yield f"{RECORD}: has no checksum of its own"
+    elif seal(raw.decode()).encode() != raw:
+        yield f"{RECORD}: changed since it was written"
+
+
+def _size_problems(out: Path, record: Json) -> Iterator[str]:
     files = record.get("files")
     if not isinstance(files, dict) or not files:
-        return [f"{RECORD}: lists no files"]
-    problems = []
+        yield f"{RECORD}: lists no files"
+        return
     for name, size in files.items():
-        path = out / name
-        found = path.stat().st_size if path.is_file() else None
+        try:
+            path = locate(out, name)
+            found = path.stat().st_size if path.is_file() else None
+        except (GrowkitError, OSError) as error:
+            yield f"{name}: {error}"
+            continue
         if found is None:
-            problems.append(f"{name}: missing")
+            yield f"{name}: missing"
         elif found != size:
-            problems.append(f"{name}: found {found} bytes, expected {size}")
-    return problems
+            yield f"{name}: found {found} bytes, expected {size}"
 
 
-def _tensor_problems(path: Path, listed: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _file_problems(out: Path, record: Json) -> Iterator[str]:
+    """Files whose bytes are others; of weight files only what is before the data."""
+    files, listed = record.get("files"), record.get("checksums")
+    if not isinstance(listed, dict):
+        yield f"{RECORD}: lists no checksums"
+        return
+    for name in files if isinstance(files, dict) else ():
+        try:
+            with reading(out / name):
+                found = _file_crc32(locate(out, name))
+        except GrowkitError as error:
+            yield f"{name}: {error.message}"
+            continue
+        if found != listed.get(name):
+            yield f"{name}: checksum {found}, expected {listed.get(name, 'none')}"
+
+
+def _tensor_problems(path: Path, listed: Mapping[str, Json]) -> list[str]:
     wanted = {name: t.get("crc32") for name, t in listed.items() if t.get("file") == path.name}
     try:
         _, tensors, _ = read_header(path, path.name)
         with reading(path), path.open("rb") as file:
-            found = {name: _crc32(file, info) for name, info in tensors.items()}
+            found = {name: _tensor_crc32(file, info) for name, info in tensors.items()}
     except CheckpointError as error:
         return [error.message]
     return [
@@ -92,9 +151,21 @@ def _tensor_problems(path: Path, listed: Mapping[str, Mapping[str, Any]]) -> lis
     ]
 
 
-def _crc32(file: BinaryIO, info: TensorInfo) -> str:
+def _file_crc32(path: Path) -> str:
+    with path.open("rb") as file:
+        if path.suffix != WEIGHTS:
+            return _crc32(file, path.stat().st_size)
+        prefix = file.read(8)
+        return _crc32(file, int.from_bytes(prefix, "little"), zlib.crc32(prefix))
+
+
+def _tensor_crc32(file: BinaryIO, info: TensorInfo) -> str:
     file.seek(info.start)
-    crc, left = 0, info.stop - info.start
+    return _crc32(file, info.stop - info.start)
+
+
+def _crc32(file: BinaryIO, left: int, crc: int = 0) -> str:
+    """The crc32 of the next `left` bytes, or of what is there of them."""
     while left and (block := file.read(min(left, _BLOCK))):
         crc = zlib.crc32(block, crc)
         left -= len(block)

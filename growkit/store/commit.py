@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -152,7 +153,7 @@ class Workspace:
                 return
             try:
                 value = json.load(file)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise CheckpointError(
                     f"{source}: not valid JSON: {error}", hint="mend or remove the file"
                 ) from error
@@ -259,8 +260,7 @@ class Workspace:
             (folder_of(c) / name).stat().st_size for c in self._sources for name in c.side_files
         )
         need = self._layout.total_bytes + side + MARGIN
-        ours = [p.stat().st_blocks * 512 for p in self.partial.rglob("*") if p.is_file()]
-        free = free_bytes(self.out.parent) + sum(ours)
+        free = free_bytes(self.out.parent) + _used_bytes(self.partial)
         if need > free:
             raise ResourceError(
                 f"{self.out}: needs {format_size(need)} of disk, {format_size(free)} free",
@@ -362,6 +362,16 @@ def read_result(out: Path) -> dict[str, Any] | None:
 
 def _partial(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial") if out.name else out
+
+
+def _used_bytes(folder: Path) -> int:
+    """What is on disk below a folder, in which others may be at work."""
+    used = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                used += Path(parent, name).lstat().st_blocks * 512
+    return used
 
 
 def _remove(path: Path) -> None:

@@ -10,15 +10,22 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from growkit.errors import CheckpointError
+from growkit.errors import CheckpointError, shown
 from growkit.formula import ITEM_BYTES, FileIdentity, TensorInfo
 from growkit.store.faults import reading
 
-MAX_HEADER = 100_000_000  # bytes; the reference reader's limit
+# Limits of what is parsed: JSON takes up to 300 bytes of memory per value and four per byte of
+# text, and whoever sends more has no model in mind. 80,000 tensors fit in one file.
+MAX_JSON = 25_000_000  # bytes
+MAX_VALUES = 1_000_000
+MAX_DEPTH = 50  # lists and tables inside one another
+MAX_NAME = 1000  # characters of a tensor's name
+MAX_DIMS = 64
 
 # dtypes of quantised weights, which are recognised in order to be refused by name
 QUANTISED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | dict.fromkeys(
@@ -35,7 +42,7 @@ def read_header(
     with reading(path), path.open("rb") as file:
         stat = os.fstat(file.fileno())
         raw = _header_bytes(file, stat.st_size, path)
-    entries = parse_json(raw[8:], path, "header")
+    entries = _table(_parsed(raw[8:], path, "header"), path, "header")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _damaged(path, "__metadata__ is not a table of texts")
@@ -49,24 +56,55 @@ def read_header(
     return identity, {t.name: t for t in tensors}, metadata
 
 
-def parse_json(raw: bytes, path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in `raw`; a key that appears twice is an error, for one hides the other."""
+def read_json(path: Path, what: str) -> Any:
+    """Any JSON value, from a file that somebody else wrote."""
+    with reading(path), path.open("rb") as file:
+        raw = file.read(MAX_JSON + 1)
+    value = _parsed(raw, path, what)
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if v and _is_node(v)]
+        level = [v for values in inner for v in values]
+        if not level:
+            return value
+    raise _damaged(path, f"{what} is nested more than {MAX_DEPTH} deep")
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def read_table(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file that somebody else wrote."""
+    return _table(read_json(path, what), path, what)
+
+
+def _table(value: Any, path: Path, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _damaged(path, f"{what} is not a JSON object: found {type(value).__name__}")
+    return value
+
+
+def _parsed(raw: bytes, path: Path, what: str) -> Any:
+    """The JSON value in `raw`; a key that appears twice is an error, for one hides the other."""
+    if len(raw) > MAX_JSON:
+        raise _damaged(path, f"{what} has more than {MAX_JSON} bytes")
+    if sum(map(raw.count, (b"[", b"{", b","))) > MAX_VALUES:
+        raise _damaged(path, f"{what} holds more than {MAX_VALUES} values")
     try:
         value = json.loads(raw.decode(), object_pairs_hook=_unique)
         if b"\\u" in raw:  # half a surrogate pair is no text: it cannot be written again
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"{what} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise _damaged(path, f"{what} is not a JSON object: found {type(value).__name__}")
     return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f'"{next(k for k in keys if keys.count(k) > 1)}" appears twice')
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f'"{twice}" appears twice')
     return found
 
 
@@ -80,10 +118,10 @@ def _header_bytes(file: BinaryIO, size: int, path: Path) -> bytes:
     if len(prefix) < 8:
         raise _damaged(path, f"truncated: found {size} bytes, expected at least 8")
     length = int.from_bytes(prefix, "little")
-    if length > MAX_HEADER:
+    if length > MAX_JSON:
         raise CheckpointError(
             f"{path}: not a safetensors file: "
-            f"header of {length} bytes, expected at most {MAX_HEADER}",
+            f"header of {length} bytes, expected at most {MAX_JSON}",
             hint="it is damaged or of another kind: download or copy it anew",
         )
     if 8 + length > size:
@@ -92,6 +130,8 @@ def _header_bytes(file: BinaryIO, size: int, path: Path) -> bytes:
 
 
 def _tensor(key: str, entry: Any, file: str, base: int, path: Path) -> TensorInfo:
+    if not key.isprintable() or len(key) > MAX_NAME:
+        raise _damaged(path, f"{shown(key, 100)!r} is not the name of a tensor")
     where = f"tensor {key}"
     if not isinstance(entry, dict) or set(entry) != _KEYS:
         raise _damaged(path, f"{where}: expected dtype, shape and data_offsets, found {entry!r}")
@@ -104,6 +144,8 @@ def _tensor(key: str, entry: Any, file: str, base: int, path: Path) -> TensorInf
         raise _damaged(path, f"{where}: shape {shape!r} is not a list of whole numbers from 0")
     if not _counts(offsets) or len(offsets) != 2:
         raise _damaged(path, f"{where}: data_offsets {offsets!r} is not a pair of numbers from 0")
+    if len(shape) > MAX_DIMS:
+        raise _damaged(path, f"{where}: {len(shape)} dims, expected at most {MAX_DIMS}")
     bits, found = math.prod(shape) * _BITS[dtype], offsets[1] - offsets[0]
     if bits % 8 or bits // 8 != found:
         raise _damaged(

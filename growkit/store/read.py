@@ -10,19 +10,21 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from growkit.errors import CheckpointError
 from growkit.formula import Checkpoint, FileIdentity, TensorInfo
 from growkit.store.faults import reading
-from growkit.store.header import QUANTISED_BITS, parse_json, read_header
+from growkit.store.header import QUANTISED_BITS, read_header, read_json, read_table
 from growkit.store.side_files import beside_file, in_folder
 
 WEIGHTS = ".safetensors"
 INDEX = ".safetensors.index.json"
 VOCABULARY = {"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"}
-_SHARD = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})\.safetensors")
+_SHARD = re.compile(r"(.+)-([0-9]{5,})-of-([0-9]{5,})\.safetensors")
+_BLOCK = 1 << 20  # bytes
 
 _QUANTISED_NAME = re.compile(
     r"\.(qweight|qzeros|scales|absmax|SCB|weight_scale_inv|weight_packed)$|quant_state"
@@ -83,7 +85,9 @@ def open_checkpoint(path: str | Path, *, config: Path | None = None) -> Checkpoi
     with reading(folder):
         side_files = beside_file(folder) if single else in_folder(folder)
         for name in side_files:
-            locate(folder, name)
+            path = locate(folder, name)
+            if path.name == "config.json":  # of a module; its sizes will be edited
+                read_json(path, "config")
     return Checkpoint(
         path=str(given if single else folder),
         config=settings,
@@ -102,8 +106,9 @@ def _vocabulary(folder: Path, side_files: Iterable[str]) -> str | None:
         return None
     sha = hashlib.sha256()
     for name in sorted(known):
-        with reading(folder / name):
-            sha.update((folder / name).read_bytes())
+        with reading(folder / name), (folder / name).open("rb") as file:
+            while block := file.read(_BLOCK):
+                sha.update(block)
     return sha.hexdigest()
 
 
@@ -182,11 +187,13 @@ def _in_folder(folder: Path) -> tuple[list[str], Mapping[str, str] | None]:
     shards = [m for m in map(_SHARD.fullmatch, weights) if m]
     if len(shards) == len(weights) and len({(m[1], m[3]) for m in shards}) == 1:
         stem, count = shards[0][1], shards[0][3]
-        wanted = [
-            f"{stem}-{i:0{len(count)}d}-of-{count}{WEIGHTS}" for i in range(1, int(count) + 1)
-        ]
-        _refuse_missing(folder, wanted)
-        return wanted, None
+        wanted = (f"{stem}-{i + 1:0{len(count)}d}-of-{count}{WEIGHTS}" for i in range(int(count)))
+        present = {*weights}
+        found = [*takewhile(present.__contains__, wanted)]  # the count may be anything
+        if len(found) < int(count):
+            first = f"{stem}-{len(found) + 1:0{len(count)}d}-of-{count}{WEIGHTS}"
+            raise _shards_missing(folder, int(count) - len(weights), int(count), first)
+        return found, None
     if len(weights) > 1:
         raise CheckpointError(
             f"{folder}: several safetensors files and no index: {', '.join(weights)}",
@@ -197,7 +204,7 @@ def _in_folder(folder: Path) -> tuple[list[str], Mapping[str, str] | None]:
 
 def _from_index(folder: Path, name: str) -> tuple[list[str], Mapping[str, str]]:
     path = locate(folder, name)
-    weight_map = parse_json(path.read_bytes(), path, "index").get("weight_map")
+    weight_map = read_table(path, "index").get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError(
             f'{path}: "weight_map" is not a table of tensor and file names',
@@ -213,10 +220,14 @@ def _from_index(folder: Path, name: str) -> tuple[list[str], Mapping[str, str]]:
 def _refuse_missing(folder: Path, wanted: list[str]) -> None:
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(
-            f"{folder}: {len(missing)} of {len(wanted)} shards missing, the first is {missing[0]}",
-            hint="download or copy the missing files",
-        )
+        raise _shards_missing(folder, len(missing), len(wanted), missing[0])
+
+
+def _shards_missing(folder: Path, missing: int, count: int, first: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: {missing} of {count} shards missing, the first is {first}",
+        hint="download or copy the missing files",
+    )
 
 
 def _read_headers(
@@ -266,7 +277,7 @@ def read_config(path: Path, given: Path | None = None) -> dict[str, Any]:
             hint="put the model's config.json beside the weights, or name it with --config",
         )
     try:
-        return parse_json(path.read_bytes(), path, "config")
+        return read_table(path, "config")
     except CheckpointError as error:
         error.hint = "mend the file, or name another one with --config"
         raise

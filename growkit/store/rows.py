@@ -67,6 +67,12 @@ class SourceRows:
                 raise _changed(path, f"{identity.size} bytes planned, {stat.st_size} found")
             if stat.st_mtime_ns != identity.mtime_ns:
                 raise _changed(path, "its modification time is another")
+            try:
+                named = path.stat()
+            except FileNotFoundError:
+                raise _changed(path, "it is no longer there") from None
+            if (named.st_dev, named.st_ino) != (stat.st_dev, stat.st_ino):
+                raise _changed(path, "another file has its name now")
 
     def close(self) -> None:
         """Close all files; may be called again."""

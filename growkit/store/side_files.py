@@ -7,9 +7,11 @@ well-known names beside it do.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+
+from growkit.errors import GrowkitError
+from growkit.store.header import read_json
 
 # written by growkit, or weights, or left over from training; matched against the whole file name
 _LEFT_OUT = re.compile(
@@ -63,7 +65,9 @@ def _files(folder: Path, *, module: bool = False) -> list[str]:
 def _modules(path: Path) -> list[str]:
     """Folder names in a sentence-transformers modules.json; none where it is not one."""
     try:
-        listed = json.loads(path.read_bytes())
-        return [entry["path"] for entry in listed if entry["path"]]
-    except (OSError, ValueError, TypeError, KeyError):
+        listed = read_json(path, "list of modules") if path.is_file() else []
+    except GrowkitError:
         return []
+    entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    named = [e.get("path") for e in entries]
+    return [name for name in named if name and isinstance(name, str) and "\0" not in name]

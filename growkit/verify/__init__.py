@@ -13,11 +13,13 @@ No file is opened here except by transformers and tokenizers, and nothing is pri
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from growkit.axes import Kernel
@@ -241,6 +243,14 @@ def verify(
     )
 
 
+def _kernel(old: int, *, matrix: str = "", index: Any = (), coef: Any = ()) -> Kernel:
+    """A map as growkit.json holds it: sparse, or the bytes of a matrix."""
+    if not matrix:
+        return Kernel.gather(index, coef, old=old)
+    values = np.frombuffer(base64.b64decode(matrix), "<f8")
+    return Kernel.from_matrix(values.reshape(-1, old))
+
+
 def _read(growth: Mapping[str, Any]) -> tuple[Claim, float | None, Kernel | None]:
     """The claim of a growkit.json, the error it allows, and the map for reading back."""
     try:
@@ -251,7 +261,7 @@ def _read(growth: Mapping[str, Any]) -> tuple[Claim, float | None, Kernel | None
         allowed = tolerance(claim.claim, said["storage"]["dtype"], claim.eps, claim.passes)
         axis = growth["readback"]
         stored = None if axis is None else growth["maps"][axis]
-        readback = stored and Kernel.gather(**stored["read"], old=stored["old"])
+        readback = stored and _kernel(stored["old"], **stored["read"])
     except (KeyError, TypeError, ValueError) as error:
         raise VerifyError(
             f"growkit.json: not readable as written by growkit ({type(error).__name__}: {error})",

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -52,6 +53,29 @@ def models() -> dict[str, Tiny]:
     return out
 
 
+def by_speed(growths: tuple[str, ...] = ()) -> list[Any]:
+    """Parameters for a test over all models, or models × growths: the first quick, the rest slow.
+
+    Quick is one model of each family, with the growths that find most mistakes.
+    """
+    seen: set[str] = set()
+    out = []
+    for name in sorted(models(), key=lambda n: (n.partition("/")[2] not in LEADERS, n)):
+        family = name.partition("/")[0]
+        leads = family not in seen
+        seen.add(family)
+        for growth in growths or ("",):
+            quick = leads and (not growth or growth in QUICK)
+            marks = () if quick else (pytest.mark.slow,)
+            values = (name, growth) if growth else (name,)
+            out.append(pytest.param(*values, marks=marks, id=" ".join(values)))
+    return out
+
+
+LEADERS = ("causal", "masked_lm", "seq2seq", "image_classifier")  # heads that say most of a family
+QUICK = ("width 2x", "width 3/2x", "silent depth", "width, depth, noise")
+
+
 def build(tiny: Tiny, seed: int = 3, dtype: torch.dtype = torch.float64) -> Any:
     """The model in evaluation mode, every parameter drawn at a size where mistakes show."""
     cls = getattr(transformers, tiny.cls)
@@ -67,6 +91,10 @@ def build(tiny: Tiny, seed: int = 3, dtype: torch.dtype = torch.float64) -> Any:
                     done.add(id(parameter))
                     normal = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.copy_(_drawn(module, name, normal))
+            for name, buffer in module.named_buffers(recurse=False):
+                if name.endswith("_bias"):  # a router's, which is learned without a gradient
+                    normal = torch.randn(buffer.shape, generator=generator, dtype=torch.float64)
+                    buffer.copy_(0.3 * normal)
     return model
 
 
@@ -118,6 +146,8 @@ def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
         out["input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
         if getattr(config, "is_encoder_decoder", False):
             out["decoder_input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
+    if "MultipleChoice" in type(model).__name__:
+        out["input_ids"] = out["input_ids"][None]
     size = getattr(vision, "image_size", None)
     if size:
         channels = getattr(vision, "num_channels", 3)

@@ -19,7 +19,7 @@ from growkit.family import Family
 from growkit.model import Model, read_model
 from growkit.recipe import parse_recipe
 from growkit.store import open_checkpoint
-from growkit.verify import full_precision
+from growkit.verify import full_precision, tolerance
 
 Steps = list[dict[str, Any]]
 NOISE: dict[str, Any] = {"op": "noise", "snr_db": 0}
@@ -38,6 +38,7 @@ class Cell:
     claim: str  # exact | exact up to norm eps | approximate | refused
     why: str  # reasons, or the error
     measured: float | None  # largest relative difference; None if refused
+    allowed: float = 0.0  # what the claim allows, where it is exact
 
 
 def width(**to: Any) -> dict[str, Any]:
@@ -124,4 +125,6 @@ def measure(small: Path, name: str, out: Path, tiny: zoo.Tiny, model: Any) -> Ce
     readback = result.plan.maps.get(result.plan.readback or "")
     matrix = torch.from_numpy(readback.read.matrix()) if readback else None
     claim = result.plan.claim
-    return Cell(claim.claim, "; ".join(claim.reasons), zoo.difference(want, have, matrix))
+    allowed = tolerance(claim.claim, "float64", claim.eps, claim.passes) or 0.0
+    error = zoo.difference(want, have, matrix)
+    return Cell(claim.claim, "; ".join(claim.reasons), error, max(allowed, 1e-9))

@@ -1,0 +1,145 @@
+"""The page on workers and clusters: its commands run as they stand, with what they need around."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ENV, files, growkit_in, until
+from tiny import build, save
+
+PAGE = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [re.findall(r"^\$ (.*)$", body, flags=re.M) for kind, body in BLOCKS if kind != "bash"]
+(SCRIPT,) = [body for kind, body in BLOCKS if kind == "bash"]
+WORKERS, SLURM, TORCHRUN, DASK, GROW = COMMANDS
+
+SHARDS = "--max-shard-size 2kB"  # for a tiny model as many files as for a large one
+
+# what Slurm does with a script or a command: every task of an array in a process of its own
+SBATCH = """#!/bin/bash
+for word; do case $word in --wrap=*) exec bash -c "${word#--wrap=}" >&2;; esac; done
+script=${!#}
+last=$(sed -n 's/^#SBATCH --array=0-//p' $script)
+for id in $(seq $last -1 0); do
+  SLURM_ARRAY_TASK_ID=$id SLURM_ARRAY_TASK_MIN=0 SLURM_ARRAY_TASK_MAX=$last \
+  SLURM_ARRAY_TASK_COUNT=$((last + 1)) SLURM_PROCID=0 SLURM_NTASKS=1 bash $script >&2 &
+  tasks+=" $!"
+done
+for task in $tasks; do wait $task || exit 1; done
+echo 1234
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with a tiny decoder, `small`, and it grown by one process, `whole`."""
+    save(build("llama", "causal", dtype=torch.float32), tmp_path / "small")
+    growkit_in(tmp_path, f"grow small --recipe double_depth {SHARDS} -o whole")
+    return tmp_path
+
+
+def run(home: Path, *lines: str) -> str:
+    """What a shell prints for these lines, after `growkit` and what else is installed."""
+    (home / "bin").mkdir(exist_ok=True)
+    growkit = home / "bin" / "growkit"
+    growkit.write_text(f'#!/bin/sh\nexec {sys.executable} -m growkit "$@"\n')
+    sbatch = home / "bin" / "sbatch"
+    sbatch.write_text(SBATCH)
+    for program in (growkit, sbatch):
+        program.chmod(0o755)
+    path = f"{home / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", small("\n".join(lines))],
+        cwd=home,
+        env=ENV | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def small(text: str) -> str:
+    """The same for a tiny model."""
+    return text.replace("--max-shard-size 500MB", SHARDS)
+
+
+def test_workers(home: Path) -> None:
+    """The first example."""
+    assert "written in" in run(home, *WORKERS)
+    assert files(home / "deep") == files(home / "whole")
+
+
+def test_slurm(home: Path) -> None:
+    """The script runs once per task of the array, at the same time; then the last step."""
+    (home / "grow.sh").write_text(small(SCRIPT))
+    run(home, *SLURM)
+    assert files(home / "big") == files(home / "whole")
+
+
+@pytest.mark.slow
+def test_torchrun(home: Path) -> None:
+    """The example, by the torchrun of this environment."""
+    run(home, *TORCHRUN)
+    assert files(home / "big") == files(home / "whole")
+
+
+@contextmanager
+def running(home: Path, *lines: str) -> Iterator[None]:
+    """Inside, each of these commands runs in the background."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
+    with (home / "dask.log").open("w") as log:
+        children = [
+            subprocess.Popen(line.split(), cwd=home, env=ENV | {"PATH": path}, stderr=log)
+            for line in lines
+        ]
+        try:
+            yield
+        finally:
+            for child in reversed(children):
+                child.terminate()
+            for child in children:
+                child.wait(30)
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+def test_dask(home: Path) -> None:
+    """Scheduler, workers and growkit as three commands, on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    here = [
+        line.replace("--host head", f"--host 127.0.0.1 --port {port} --no-dashboard")
+        .replace("head:8786", f"127.0.0.1:{port}")
+        .replace("--nworkers", "--no-dashboard --nworkers")
+        for line in (*DASK, *GROW)
+    ]
+    with running(home, *here[:1]):
+        until(lambda: answers(port) or time.sleep(0.1))
+        with running(home, *here[1:2]):
+            run(home, here[2])
+    assert files(home / "big") == files(home / "whole")
+
+
+def test_every_way_is_named() -> None:
+    """The page names each option that it is about."""
+    options = ("--workers N", "--cluster tcp", "--rank R --world W", "--rank auto", "--overwrite")
+    assert [option for option in options if option not in PAGE] == []
