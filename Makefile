@@ -13,7 +13,7 @@ export GROWKIT_CHECKPOINT := $(abspath $(SMALL))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch test slow families-table lint demo clean
+.PHONY: help setup fetch test slow families-table lint demo bench clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
