@@ -16,7 +16,8 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     formula      what an output tensor is made of: nouns only
     family       which tensors a kind of model has on disk, on which axes
     user_family  a user's own family file, which may hold anything
-    family_file  YAML as a family, checked; the shipped ones are in families/
+    grammar      the words of family files, checked
+    family_file  YAML as a family; the shipped ones are in families/
     ops          the growth operators, one idea per file
     recipe       what the user wants, checked before anything is planned
     config       the numbers of config.json that a family names, before and after
@@ -40,6 +41,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     engine       evaluates one formula, block of rows by block of rows; torch starts here
     report       what happened: growkit.json, the model card
     share        the files that one of several independent processes writes
+    words        formulas and maps in words
     show         a plan in words, for a terminal
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?

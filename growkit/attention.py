@@ -17,7 +17,7 @@ from growkit.axes import AxisMap, Kernel
 from growkit.expression import Expression
 from growkit.facts import NEAR, Facts
 from growkit.family import Attention, Family
-from growkit.family_file import get
+from growkit.grammar import get
 from growkit.positions import SLOPES, frequencies, rotary_pairs
 
 

@@ -94,7 +94,8 @@ def carry(plan: Plan, work: Workspace) -> None:
 
     def edit(value: Any) -> Any:
         for key, axis in SIDE_SIZES.items():
-            if isinstance(value, dict) and value.get(key) == plan.sizes_before.get(axis):
+            size = plan.sizes_before.get(axis)
+            if size and isinstance(value, dict) and value.get(key) == size:
                 value = {**value, key: plan.sizes_after[axis]}
         return value
 

@@ -164,7 +164,7 @@ def factor(term: Term) -> float:
 
 def moves(term: Term) -> bool:
     """Whether every new element is zero or one source element times the same factor."""
-    return all(
+    return (not isinstance(term.source, Stored) or term.source.by is None) and all(
         k is None or (k.is_gather and k.index.shape[1] <= 1 and common(k) != 0)
         for k in term.kernels
     )
@@ -228,7 +228,7 @@ def _kind(terms: Iterable[Term]) -> Hashable:
         (
             type(t.source),
             t.source.shape,
-            t.source.dtype if isinstance(t.source, Stored) else "",
+            (t.source.dtype, t.source.by is None) if isinstance(t.source, Stored) else "",
             _kind(t.source.signal) if isinstance(t.source, Noise) else t.scale,
             t.kernels,
         )
@@ -304,7 +304,9 @@ def chunk_rows(shape: tuple[int, ...], least: int = 1) -> int:
 
 def item_bytes(source: Source) -> int:
     """Bytes per element as read; what is generated comes as float32."""
-    return ITEM_BYTES[source.dtype] if isinstance(source, Stored) else 4
+    if not isinstance(source, Stored):
+        return 4
+    return ITEM_BYTES[source.dtype] if source.by is None else 8
 
 
 def _rows(shape: tuple[int, ...]) -> int:

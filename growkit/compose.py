@@ -17,7 +17,7 @@ from growkit.axes import AxisMap, BoolArray, Kernel
 from growkit.errors import RecipeError
 from growkit.expression import Expression
 from growkit.family import Family, Pattern
-from growkit.formula import Noise, Ones, Shape, Term
+from growkit.formula import Noise, Ones, Shape, Stored, Term
 from growkit.kernel import TOLERANCE
 from growkit.model import spell
 
@@ -137,16 +137,16 @@ def grow_axes(
     composer: Composer,
     random: Callable[[Part, Shape], Noise],
     sizes_after: Mapping[str, int],
-    above: str = "",
+    above: tuple[str, ...] = (),
 ) -> dict[str, Part]:
     """Every tensor with the step's kernels on its dims.
 
-    `above` is a layer axis: copied rows of a layer are then made of the next layer's tensor.
+    `above` are layer axes: copied rows of a layer are then made of the next layer's tensor.
     """
     grown = {k: _grow_part(p, composer, random, sizes_after) for k, p in parts.items()}
     for key, part in parts.items() if above else ():
-        if above in part.pattern.slots and not part.zeroed:
-            slot = part.pattern.slots.index(above)
+        slot = next((i for i, s in enumerate(part.pattern.slots) if s in above), None)
+        if slot is not None and not part.zeroed:
             upper = parts.get(part.renumbered(slot, part.numbers[slot] + 1).key, part)
             grown[key] = _from_above(part, upper, composer, grown[key])
     return grown
@@ -234,14 +234,72 @@ def as_stored(part: Part, shape: Shape) -> tuple[Term, ...]:
 
 
 def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[str, Part]:
-    """All tensors of these modules times a factor; only weights of modules that consume."""
-    chosen = set(modules)
-    return {
-        k: p.scaled(factor)
-        if p.pattern.module in chosen and (p.pattern.norm or p.pattern.consumed)
-        else p
-        for k, p in parts.items()
+    """All tensors of these modules times a factor; only weights of modules that consume.
+
+    Of a module that every layer has, the last layer's is meant.
+    """
+    mine = [
+        p
+        for p in parts.values()
+        if p.pattern.module in set(modules) and (p.pattern.norm or p.pattern.consumed)
+    ]
+    last: dict[str, tuple[int, ...]] = {}
+    for part in mine:
+        last[part.pattern.name] = max(part.numbers, last.get(part.pattern.name, ()))
+    return dict(parts) | {
+        p.key: p.scaled(factor) for p in mine if p.numbers == last[p.pattern.name]
     }
+
+
+def fold_factors(
+    parts: Parts, family: Family, sizes: Mapping[str, int], folds: Callable[[Expression], bool]
+) -> dict[str, Part]:
+    """Factors per coordinate (LayerScale) moved into the projections before them, and become 1.
+
+    `folds` says on which axes. A factor acts on what the modules before it in its layer put out;
+    it stays where these are no longer plain enough for it.
+    """
+    order = {name: place for place, name in enumerate(family.patterns)}
+    out, before = dict(parts), list[Part]()
+    for part in sorted(parts.values(), key=lambda p: (p.numbers, order[p.pattern.name])):
+        before = [p for p in before if p.numbers == part.numbers]
+        over = part.pattern.dims[-1][0] if part.pattern.is_factor else None
+        if over is None:
+            before.append(part)
+            continue
+        makers = [p for p in before if p.pattern.dims[0] == (over, "+")] if folds(over) else []
+        folded = [_times(p, part) for p in makers]
+        if folded and all(folded):
+            out |= {p.key: p for p in folded if p}
+            out[part.key] = replace(part, terms=ones(part.shape(sizes), 1.0), zeroed=False)
+        before = []
+    return out
+
+
+def _times(part: Part, factors: Part) -> Part | None:
+    """A tensor with its rows multiplied; None if that is no product of stored tensors."""
+    if not factors.terms:
+        return replace(part, terms=(), zeroed=True)
+    factor = factors.terms[0]
+    if len(factors.terms) > 1 or not isinstance(factor.source, Stored):
+        return None
+    terms = []
+    for term in part.terms:
+        source = term.source
+        if not isinstance(source, Stored) or source.by or not _same_rows(term, factor):
+            return None
+        times = replace(source, by=factor.source)
+        terms.append(replace(term, source=times, scale=term.scale * factor.scale))
+    return replace(part, terms=tuple(terms))
+
+
+def _same_rows(term: Term, factor: Term) -> bool:
+    """Whether each new row comes from the one source row that its factor comes from."""
+    a, b = term.kernels[0], factor.kernels[0]
+    if a is None or b is None:
+        return a is b
+    single = a.is_gather and b.is_gather and a.index.shape[1] == b.index.shape[1] == 1
+    return single and bool(b.unit_rows.all()) and np.array_equal(a.index, b.index)
 
 
 def scale_norms(parts: Parts, factors: Mapping[str, float], roles: str = "*") -> dict[str, Part]:

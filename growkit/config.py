@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from growkit.errors import CheckpointError, RecipeError
-from growkit.expression import parse
+from growkit.expression import Expression
 from growkit.family import Family
-from growkit.family_file import get
+from growkit.grammar import get
 from growkit.ops.contract import LayerMap
 
 
@@ -74,7 +74,7 @@ def default(family: Family, config: Mapping[str, Any], key: str) -> int | None:
 
 def check_sizes(family: Family, sizes: Mapping[str, int]) -> None:
     """Refuse sizes that no config of this family can express, with the repair in the hint."""
-    derived = [(parse(a), e) for a, e in family.derived.items() if a in sizes]
+    derived = [(Expression("axis", a), e) for a, e in family.derived.items() if a in sizes]
     for expressions in (*family.config.values(), *derived):
         known = [e for e in expressions if e.axes <= sizes.keys()]
         if len({e.size(sizes) for e in known}) > 1:

@@ -58,10 +58,7 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def _keep_freed_memory() -> None:
-    """Let the allocator keep what a block frees for the next one, instead of asking the system.
-
-    A page that is new costs more than the arithmetic on it. glibc only; nothing happens elsewhere.
-    """
+    """Let glibc keep what a block frees for the next one: a new page costs more than its sums."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
@@ -202,7 +199,11 @@ class _Piece:
             data = self.rows(source, start, stop)
             writable = bytearray(data) if data.readonly else data  # what torch insists on
             values = torch.frombuffer(writable, dtype=DTYPES[source.dtype])
-            return values.reshape(stop - start, *source.shape[1:])
+            values = values.reshape(stop - start, *source.shape[1:])
+            if source.by is None:
+                return values
+            by = replace(self, source=source.by, shape=source.by.shape)._span(start, stop)
+            return values.double() * by.double().reshape(-1, *[1] * (values.ndim - 1))
         if isinstance(source, Noise):
             return torch.from_numpy(noise.steps(source, start, stop))
         return torch.ones(stop - start, *source.shape[1:])
@@ -341,7 +342,7 @@ def _squares(source: Noise, rows: Rows, convert: Convert) -> Iterator[float]:
     """Sums of the squares of a noise's signal in float64, chunk by chunk."""
     first, *more = source.signal
     single = all(k is None or (k.is_gather and k.index.shape[1] <= 1) for k in first.kernels)
-    if more or not isinstance(first.source, Stored) or not single:
+    if more or not single or not isinstance(first.source, Stored) or first.source.by:
         pieces = [_Piece.of(t, rows, convert) for t in source.signal]
         for start, stop in _chunks(source.shape or (1,)):
             yield _square_sum(_sum(pieces, start, stop, convert), [])
@@ -370,8 +371,7 @@ def _squared_weight(kernel: Kernel) -> FloatArray:
 
 def _square_sum(x: torch.Tensor, weights: list[FloatArray | None]) -> float:
     """The sum of the squares of x, with a weight for each place on each dim."""
-    wide = x.to(torch.float64)
-    wide = wide * wide
+    wide = x.to(torch.float64).square()
     for dim, weight in enumerate(weights):
         if weight is not None:
             wide.mul_(_along(weight, dim, wide))

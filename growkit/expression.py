@@ -7,6 +7,7 @@
     kv_heads:(heads.q|kv_heads.k)   blocks: every part is cut into as many pieces as there are
                           kv heads, and the pieces of one kv head stand together
     2                     a plain number
+    2.hidden/3^8          a third, rounded up to a multiple of 8: for sizes that code derives
 
 The size of an expression, and the map that grows it, follow from those of its axes: Kronecker
 products for `.`, direct sums for `|`.
@@ -16,24 +17,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 
 import numpy as np
 
-from growkit.axes import AxisMap, IntArray
+from growkit.axes import AxisMap, IntArray, Kernel
 from growkit.errors import FamilyError
 
 MAX_TOKENS = 200
-_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|():]")
+_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|():/^]")
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
     """A parsed axis expression; hashable, so maps of one expression are built once."""
 
-    kind: str  # "axis" | "number" | "product" | "sum" | "blocks"
+    kind: str  # "axis" | "number" | "product" | "sum" | "blocks" | "divided" | "rounded"
     name: str = ""
     number: int = 0
     parts: tuple[Expression, ...] = ()
@@ -54,6 +55,10 @@ class Expression:
         values = [p.size(sizes) for p in self.parts]
         if self.kind == "blocks":
             return values[1]
+        if self.kind == "divided":
+            return values[0] // self.number
+        if self.kind == "rounded":
+            return -(-values[0] // self.number) * self.number
         return prod(values) if self.kind == "product" else sum(values)
 
     def solve(self, value: int, sizes: Mapping[str, int]) -> tuple[str, int] | None:
@@ -66,6 +71,8 @@ class Expression:
             return None
         name = unknown[0]
         at_one, at_two = (self.size({**sizes, name: n}) for n in (1, 2))
+        if at_one == at_two:
+            return None
         count, rest = divmod(value - at_one, at_two - at_one)
         return (name, count + 1) if rest == 0 and count >= 0 else None
 
@@ -75,6 +82,12 @@ class Expression:
             return None
         if self.kind == "axis":
             return maps[self.name]
+        if self.kind in ("divided", "rounded"):  # no longer made of the axes: copies in turn
+            new = self.size({**sizes, **{a: m.new for a, m in maps.items()}})
+            index = np.arange(new) % self.size(sizes)
+            share = 1.0 / np.bincount(index)[index]
+            write, read = (Kernel.gather(index, c, old=self.size(sizes)) for c in (1.0, share))
+            return AxisMap.of(write, read)
         grown = [p.map(maps, sizes) or AxisMap.identity(p.size(sizes)) for p in self.parts]
         if self.kind == "blocks":
             after = {a: m.new for a, m in maps.items()}
@@ -118,12 +131,20 @@ class Expression:
             start += size
         return np.concatenate(pieces, axis=1).ravel()
 
+    def renamed(self, names: Mapping[str, str]) -> Expression:
+        """The same expression with other names for some axes."""
+        if self.kind == "axis":
+            return Expression("axis", names.get(self.name, self.name))
+        return replace(self, parts=tuple(p.renamed(names) for p in self.parts))
+
     def __str__(self) -> str:
         if self.kind == "axis":
             return self.name
         if self.kind == "number":
             return str(self.number)
         inner = [f"({p})" if p.kind == "sum" else str(p) for p in self.parts]
+        if self.kind in ("divided", "rounded"):
+            return inner[0] + (" / " if self.kind == "divided" else " up to ") + str(self.number)
         return {"product": " × ", "sum": " | ", "blocks": ": "}[self.kind].join(inner)
 
 
@@ -161,7 +182,11 @@ def _product(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
     while rest and rest[0] == ".":
         part, rest = _atom(rest[1:], text)
         parts.append(part)
-    return (parts[0] if len(parts) == 1 else Expression("product", parts=tuple(parts))), rest
+    whole = parts[0] if len(parts) == 1 else Expression("product", parts=tuple(parts))
+    while len(rest) > 1 and rest[0] in "/^" and rest[1].isdigit():
+        kind = "divided" if rest[0] == "/" else "rounded"
+        whole, rest = Expression(kind, number=int(rest[1]), parts=(whole,)), rest[2:]
+    return whole, rest
 
 
 def _atom(tokens: list[str], text: str) -> tuple[Expression, list[str]]:

@@ -45,8 +45,10 @@ class Facts:
     sizes: Mapping[str, int]  # before the step
     norms: Mapping[Expression, frozenset[tuple[str, str]]]  # over what → (kind, where it goes)
     factors: frozenset[Expression] = frozenset()  # what is multiplied elementwise (LayerScale)
+    bent: frozenset[Expression] = frozenset()  # what passes a non-linearity on its way
     read_axis: str = ""  # the axis that a tied head reads; empty if no head is tied
     write_axis: str = ""  # the axis that its embedding writes
+    headed: bool = False  # there is a head: logits come out
     carrier: bool = False  # a norm that feeds the tied head, and only it, can carry a factor
     thetas: tuple[float, ...] = ()  # RoPE bases, before
     thetas_after: tuple[float, ...] = ()

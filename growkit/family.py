@@ -7,12 +7,16 @@ One YAML per family. A line of `modules` names a module and what it is:
     emb TABLE AXIS      table: weight [TABLE, AXIS]
     rms AXIS, ln AXIS   norm: gain [AXIS], for ln also shift [AXIS]; `per UNITS`: gain [UNITS, AXIS]
     rms1 AXIS           the same, stored as gain - 1
-    gain AXIS           elementwise factor without statistics (LayerScale)
+    gain AXIS           elementwise factor without statistics (LayerScale), on what the modules
+                        listed before it in its layer put out
     raw DIM DIM …       dims with roles: + produced, - consumed, * gain, ~ shift, # table, = kept
 
 `> stream` after a norm says that its output is the stream itself, `> branch` that it is what a
-branch adds to the stream. `?` after a name makes the module optional, `??` optional in every layer
+branch adds to the stream; `> activation` after a module that a non-linearity stands between what it
+puts out and the stream. `?` after a name makes the module optional, `??` optional in every layer
 by itself; `{axis}` in a name is an axis like any other, `{layers:1}` one that starts at layer 1.
+An axis of one stack or tower has its name before a dot, `encoder.layers`: recipes call it so, and
+with `layers` mean all stacks'; where a dot means something else it is written `encoder_layers`.
 `axes` says what each axis is (see `KINDS`): what may pass through it, and so what the plan can
 prove, follows from that and from the norms; it is never looked up by family name.
 """
@@ -49,6 +53,8 @@ MAX_NAME = 10_000  # characters that aliases may make of a name
 _NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 _SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 
+_COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}
+
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
@@ -60,11 +66,17 @@ class Pattern:
     dims: tuple[tuple[Expression, str], ...]  # (axes, role) of each dim
     norm: str = ""  # "rms" | "ln"
     to_stream: bool = False  # what this norm puts out is the stream itself
+    bent: bool = False  # what this puts out passes a non-linearity
     branch: bool = False  # what this norm or gain puts out is added to the stream
     offset: float = 0.0  # gains are stored minus this
     optional: bool = False
     by_layer: bool = False  # optional in every layer by itself
     first: int = 0  # the lowest layer that has it
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether it multiplies elementwise, without statistics (LayerScale)."""
+        return not self.norm and self.dims[-1:] != () and self.dims[-1][1] == "*"
 
     @property
     def consumed(self) -> Expression | None:
@@ -282,3 +294,25 @@ class Family:
         spellings = self._spellings(shape)
         ignored = any(s in self.ignore for s in spellings)
         return ignored, [p for s in spellings for p in self._shapes.get(s, ())]
+
+
+def module_tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:
+    """Suffix → dims with roles of a module kind; None if there is no such kind."""
+    if word == "raw" and all(a[-1] in "+-*~#=" for a in args):
+        return {"": args}
+    if len(args) == 3 and args[1] == "per" and word in ("rms", "ln"):
+        axis, units = args[0], args[2]
+        return {".weight": [units + "*", axis + "*"], ".bias": [units + "~", axis + "~"]}
+    if (word, len(args)) not in _COUNTS:
+        return None
+    one, *two = args
+    other = two[0] if two else ""
+    return {
+        "lin": {".weight": [one + "+", other + "-"], ".bias": [one + "+"]},
+        "lint": {".weight": [other + "-", one + "+"], ".bias": [one + "+"]},
+        "emb": {".weight": [one + "#", other + "+"]},
+        "rms": {".weight": [one + "*"]},
+        "rms1": {".weight": [one + "*"]},
+        "ln": {".weight": [one + "*"], ".bias": [one + "~"]},
+        "gain": {"": [one + "*"]},
+    }[word]

@@ -1,13 +1,14 @@
-"""YAML → `Family`: the shipped files and the user's own, read, extended and checked.
+"""Family files: the shipped ones and the user's own, found, extended and varied by config.
 
-The law: a mistake in a family file is said with its line and the nearest known word, before any
-checkpoint is touched. This room reads its own YAML and opens nothing else.
+The law: a file is right or refused before any checkpoint is touched. This room reads its own YAML
+and opens nothing else.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,17 @@ from typing import Any
 import yaml
 
 from growkit.errors import FamilyError, did_you_mean
-from growkit.expression import parse
-from growkit.family import KINDS, Alibi, Family, Head, Pattern, Period, Rope
-from growkit.positions import PAIRS, SLOPES
+from growkit.family import Family
+from growkit.grammar import check_names, get, known_words, listed, parse_family
 from growkit.user_family import read_family
 
 FOLDER = Path(__file__).parent / "families"
 KEYS = (
-    "family", "about", "model_type", "extends", "prefix", "alias", "ignore", "axes", "like",
-    "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
+    "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes",
+    "like", "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
     "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
     "alibi", "head", "modules", "variants", "refused",
 )  # fmt: skip
-SCORES = ("power", "unless", "unless_false", "by_layer", "clip")
-_SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
-_DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
-_TYPES = re.compile(r"^model_type: \[(.*?)\]", re.M)
-_RULE = re.compile(r"\w+ % \w+")
 
 
 def family_names() -> list[str]:
@@ -47,12 +42,12 @@ def family_text(name: str) -> str:
 
 
 @cache
-def model_types() -> Mapping[str, str]:
+def model_types(key: str = "model_type") -> Mapping[str, str]:
     """model_type → shipped family. Read off one line of each file: parsing all of them is slow."""
     out: dict[str, str] = {}
     for name in family_names():
-        line = _TYPES.search(family_text(name))
-        out |= dict.fromkeys(re.findall(r"[\w-]+", line[1] if line else ""), name)
+        line = re.search(rf"^{key}: \[(.*?)\]", family_text(name), re.M)
+        out |= dict.fromkeys(re.findall(r"[\w*-]+", line[1] if line else ""), name)
     return out
 
 
@@ -77,8 +72,12 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
     """The family file for a config: `file` if given, else the shipped one of its model_type."""
     if file is not None:
         return read_family(file)
-    model_type = config.get("model_type")
+    model_type, built = config.get("model_type"), config.get("architecture")
     known = model_types()
+    if model_type is None and isinstance(built, str):  # how timm says what a model is
+        for pattern, name in model_types("architecture").items():
+            if fnmatchcase(built, pattern):
+                return _shipped(name)
     if not isinstance(model_type, str):
         raise FamilyError(
             'config.json: no "model_type", so the family is unknown',
@@ -111,9 +110,9 @@ def build_family(
                 f"family {merged['family']}: cannot be grown: {merged['refused']}",
                 hint="growkit families lists what can",
             )
-        _known(merged, KEYS, where, "key")
-        family = _parse(merged, config, where)
-        _check(family, where)
+        known_words(merged, KEYS, where, "key")
+        family = parse_family(merged, config, where)
+        check_names(family, where)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FamilyError(
             f"{where}: {type(error).__name__}: {error}",
@@ -123,90 +122,23 @@ def build_family(
 
 
 def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None) -> bool:
-    """Whether config and tensors are what a variant asks for; a list gives alternatives."""
+    """Whether config and tensors are what a variant asks for: one of a list, `*` for any text."""
     for key, want in when.items():
         if key in ("absent", "present"):
             if (names is None or want in names) is (key == "absent"):
                 return False
             continue
         negated = isinstance(want, Mapping)  # {not: …}
-        if (get(config, key) in _listed(want["not"] if negated else want)) is negated:
+        words = listed(want["not"] if negated else want)
+        if any(_fits(get(config, key), one) for one in words) is negated:
             return False
     return True
 
 
-def get(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of a config, or None."""
-    value: Any = config
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _known(words: Iterable[str], known: Iterable[str], where: str, what: str) -> None:
-    """Refuse words that are not known."""
-    for word in words:
-        if word not in known:
-            raise FamilyError(
-                f"{where}: unknown {what} {word}", hint=did_you_mean(str(word), known)
-            )
-
-
-def _check(family: Family, where: str) -> None:
-    """Everything that a file names exists in it."""
-    axes, layers = family.axes, family.of_kind("layers")
-    modules = {p.module for p in family.patterns.values()}
-    tensors = {p.name for p in family.patterns.values()}
-    for key, expressions in (
-        *((f"config.{k}", e) for k, e in family.config.items()),
-        ("mirrors", family.mirrors.values()),
-        ("derived", family.derived.values()),
-        ("bare_norms", family.bare_norms),
-    ):
-        _known(sorted({a for e in expressions for a in e.axes}), axes, f"{where}: {key}", "axis")
-    for key, named in (
-        ("lists", family.lists.values()),
-        ("thresholds", family.thresholds.values()),
-        ("indices", family.indices.values()),
-        ("periods", [p.axis for p in family.periods.values()]),
-        ("joins", family.joins),
-    ):
-        _known(named, layers, f"{where}: {key}", "layer axis")
-    others: Mapping[str, Iterable[str]] = {
-        "derived": family.derived,
-        "like": [*family.like, *family.like.values()],
-        "multipliers": [a for a, _ in family.multipliers.values()],
-        "head.power": family.head.power if family.head else (),
-    }
-    for key, words in others.items():
-        _known(words, axes, f"{where}: {key}", "axis")
-    _known(family.multipliers, modules, f"{where}: multipliers", "module")
-    _known(family.joins.values(), modules, f"{where}: joins", "module")
-    _known(family.scores, SCORES, f"{where}: scores", "key")
-    if family.rope:
-        _known([family.rope.pairs], PAIRS, f"{where}: rope.pairs", "layout")
-    if family.alibi:
-        _known([family.alibi.slopes], SLOPES, f"{where}: alibi.slopes", "formula")
-    if head := family.head:
-        _known(filter(None, [*head.ties, *head.ties.values()]), tensors, f"{where}: head", "tensor")
-        _known(filter(None, [head.scale_at, *head.also]), modules, f"{where}: head", "module")
-    for key, rules, form in (
-        ("defaults", family.defaults.values(), _DEFAULT),
-        ("require", family.require, _RULE),
-    ):
-        for rule in rules:
-            if not form.fullmatch(rule):
-                raise FamilyError(
-                    f'{where}: {key}: "{rule}" is not well formed',
-                    hint="defaults: 4 * KEY, KEY // KEY or KEY; require: AXIS % AXIS",
-                )
-    if not isinstance(family.eps, str | float):
-        raise FamilyError(f"{where}: eps: expected a config key or a number, found {family.eps!r}")
-
-
-def _types(data: Mapping[str, Any]) -> list[str]:
-    value = data.get("model_type", [])
-    return [value] if isinstance(value, str) else list(value)
+def _fits(value: Any, want: Any) -> bool:
+    """Whether a config value is the one wanted; `*` in a text stands for any text."""
+    texts = isinstance(value, str) and isinstance(want, str)
+    return fnmatchcase(value, want) if texts else value == want
 
 
 def _extend(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -214,7 +146,7 @@ def _extend(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     base = data.pop("extends", None)
     if base is None:
         return data
-    _known([base], family_names(), f"{where}: extends", "family")
+    known_words([base], family_names(), f"{where}: extends", "family")
     return _merge(_extend(_shipped(base), where), data)
 
 
@@ -241,174 +173,3 @@ def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[prefix + name] = value
     return out
-
-
-def _parse(data: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Family:
-    axes = dict(data["axes"])
-    for axis, kind in axes.items():
-        if kind not in KINDS:
-            raise FamilyError(
-                f'{where}: axis {axis}: unknown kind "{kind}"', hint=did_you_mean(kind, KINDS)
-            )
-    residual = data.get("residual", "pre")
-    if residual not in ("pre", "post"):
-        raise FamilyError(f'{where}: residual: expected pre or post, found "{residual}"')
-    patterns: dict[str, Pattern] = {}
-    for line, kind in data["modules"].items():
-        for pattern in _patterns(line, str(kind), axes, residual, where):
-            if pattern.name in patterns:
-                raise FamilyError(f"{where}: {line}: {pattern.name} is described twice")
-            patterns[pattern.name] = pattern
-    return Family(
-        name=data["family"],
-        about=data.get("about", ""),
-        model_types=tuple(_types(data)),
-        axes=axes,
-        config={k: tuple(parse(str(e)) for e in _listed(v)) for k, v in data["config"].items()},
-        patterns=patterns,
-        residual=residual,
-        eps=data.get("eps", ""),
-        prefixes=_many(data.get("prefix")),
-        alias=data.get("alias", {}),
-        ignore=frozenset(_SLOT.sub("#", i) for i in data.get("ignore", ())),
-        like=data.get("like", {}),
-        defaults={k: str(v) for k, v in data.get("defaults", {}).items()},
-        require=_many(data.get("require")),
-        lists=data.get("lists", {}),
-        thresholds=data.get("thresholds", {}),
-        indices=data.get("indices", {}),
-        periods={
-            k: Period(p, "") if isinstance(p, str) else Period(**p)
-            for k, p in data.get("periods", {}).items()
-        },
-        mirrors={k: parse(str(e)) for k, e in data.get("mirrors", {}).items()},
-        derived={a: parse(str(e)) for a, e in data.get("derived", {}).items()},
-        limits=data.get("limits", {}),
-        joins=data.get("joins", {}),
-        bare_norms={parse(e): k for e, k in data.get("bare_norms", {}).items()},
-        multipliers={
-            m: (v["axis"], float(v["power"])) for m, v in data.get("multipliers", {}).items()
-        },
-        scores=data.get("scores", {}),
-        rope=_rope(data.get("rope"), config),
-        alibi=Alibi(**data["alibi"]) if data.get("alibi") else None,
-        head=_head(data.get("head")),
-    )
-
-
-def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | None:
-    """Rotary positions as this config has them: `part` of a head turns, or `dims` coordinates."""
-    if not rope:
-        return None
-    theta, base = rope.get("theta") or [], rope.get("base", 10000)
-    theta = theta if any(isinstance(t, list) for t in theta) else [theta]
-    turned = get(config, rope.get("dims", ""))
-    parts = [get(config, key) for key in _many(rope.get("partial"))]
-    return Rope(
-        rope["pairs"],
-        tuple(map(_many, theta)),
-        tuple(map(float, base if isinstance(base, list) else [base] * len(theta))),
-        _many(rope.get("type")),
-        _many(rope.get("refuse")),
-        any(get(config, key) in rope.get("numbered", ()) for key in _many(rope.get("type"))),
-        float(next((p for p in parts if p is not None), rope.get("part", 1.0))),
-        turned if isinstance(turned, int) else None,
-    )
-
-
-def _head(head: Mapping[str, Any] | None) -> Head | None:
-    if not head:
-        return None
-    return Head(
-        head["weight"],
-        head.get("tied") or "",
-        head.get("scale_at") or "",
-        _many(head["classes"]),
-        bool(head["default"]),
-        _many(head.get("also")),
-        {head["weight"]: head.get("tied") or "", **(head.get("ties") or {})},
-        {axis: float(p) for axis, p in (head.get("power") or {}).items()},
-    )
-
-
-def _many(value: Any) -> tuple[str, ...]:
-    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
-
-
-def _listed(value: Any) -> list[Any]:
-    """A YAML value that may be one thing or a list of them, as a list."""
-    return list(value) if isinstance(value, list) else [value]
-
-
-def _patterns(
-    line: str, kind: str, axes: Mapping[str, str], residual: str, where: str
-) -> list[Pattern]:
-    """The tensors that one module line describes."""
-    module, marks = line.rstrip("?"), len(line) - len(line.rstrip("?"))
-    found = _SLOT.findall(module)
-    slots = tuple(axis or int(number) for axis, _, number in found)
-    first = max((int(start) for _, start, _ in found if start), default=0)
-    module = re.sub(r"\{(\w+):\d+\}", r"{\1}", module)
-    body, _, target = kind.partition(">")
-    word, *args = body.split()
-    tensors = _tensors(word, args)
-    if tensors is None or target.strip() not in ("", "stream", "branch"):
-        raise FamilyError(
-            f'{where}: {line}: "{kind}" is not a module kind',
-            hint="lin OUT IN, lint OUT IN, emb TABLE AXIS, rms AXIS, ln AXIS, gain AXIS, raw DIM…",
-        )
-    norm = {"rms": "rms", "ln": "ln", "rms1": "rms"}.get(word, "")
-    in_layer = any(isinstance(s, str) and axes.get(s) == "layers" for s in slots)
-    on_stream = norm and axes.get(args[0]) == "stream"
-    to_stream = target.strip() == "stream" or bool(on_stream and residual == "post" and in_layer)
-    out = []
-    for suffix, dims in tensors.items():
-        parsed = tuple((parse(d[:-1]), d[-1]) for d in dims)
-        for axis in {a for e, _ in parsed for a in e.axes} | {
-            s for s in slots if isinstance(s, str)
-        }:
-            if axis not in axes:
-                raise FamilyError(
-                    f"{where}: {line}: unknown axis {axis}", hint=did_you_mean(axis, axes)
-                )
-        out.append(
-            Pattern(
-                module + suffix,
-                module,
-                slots,
-                parsed,
-                norm=norm,
-                to_stream=to_stream,
-                branch=target.strip() == "branch",
-                offset=1.0 if word == "rms1" and suffix == ".weight" else 0.0,
-                optional=marks > 0 or suffix == ".bias",
-                by_layer=marks > 1,
-                first=first,
-            )
-        )
-    return out
-
-
-def _tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:
-    """Suffix → dims with roles of a module kind; None if there is no such kind."""
-    if word == "raw" and all(a[-1] in "+-*~#=" for a in args):
-        return {"": args}
-    if len(args) == 3 and args[1] == "per" and word in ("rms", "ln"):
-        axis, units = args[0], args[2]
-        return {".weight": [units + "*", axis + "*"], ".bias": [units + "~", axis + "~"]}
-    if (word, len(args)) not in _COUNTS:
-        return None
-    one, *two = args
-    other = two[0] if two else ""
-    return {
-        "lin": {".weight": [one + "+", other + "-"], ".bias": [one + "+"]},
-        "lint": {".weight": [other + "-", one + "+"], ".bias": [one + "+"]},
-        "emb": {".weight": [one + "#", other + "+"]},
-        "rms": {".weight": [one + "*"]},
-        "rms1": {".weight": [one + "*"]},
-        "ln": {".weight": [one + "*"], ".bias": [one + "~"]},
-        "gain": {"": [one + "*"]},
-    }[word]
-
-
-_COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}

@@ -80,6 +80,7 @@ class Stored:
     name: str
     shape: Shape
     dtype: str
+    by: Stored | None = None  # a vector, by whose entries the rows are multiplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class Term:
         """The source tensor itself, unchanged."""
         return (
             isinstance(self.source, Stored)
+            and self.source.by is None
             and self.scale == 1.0
             and all(k is None or k.is_identity for k in self.kernels)
         )

@@ -133,10 +133,11 @@ def check_fusable(
         for axis in sizes
         if axis not in grown and sizes[axis] != other.sizes.get(axis)
     ]
-    if "kv_heads" in sizes:
-        groups = [s["heads"] // s["kv_heads"] for s in (sizes, other.sizes)]
-        if groups[0] != groups[1]:
-            differing.append(f"query heads per kv head {groups[0]} and {groups[1]}")
+    for t in family.attentions:
+        if t.kv_heads in sizes:
+            groups = [s[t.heads] // s[t.kv_heads] for s in (sizes, other.sizes)]
+            if groups[0] != groups[1]:
+                differing.append(f"query heads per kv head {groups[0]} and {groups[1]}")
     sized = {k for names in (*family.config, *family.mirrors) for k in names.split("|")}
     for key in sorted((config.keys() | other.config.keys()) - PASSING - sized):
         if config.get(key) != other.config.get(key):

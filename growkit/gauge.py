@@ -16,7 +16,7 @@ import numpy as np
 from growkit.axes import AxisMap, IntArray, Kernel
 from growkit.facts import Claim
 from growkit.family import Attention, Family
-from growkit.family_file import get
+from growkit.grammar import get
 from growkit.model import Model
 from growkit.ops.contract import Growth
 from growkit.plan import Plan, finish
@@ -46,7 +46,7 @@ def gauges(model: Model) -> dict[str, Maps]:
         clip = family.scores.get("clip")
         if clip and get(model.config, clip):  # what is clamped may only change places
             out[attention.value] = {attention.value: _permutation(sizes[attention.value])}
-    return out
+    return {what: maps for what, maps in out.items() if maps.keys() & there}
 
 
 def _head_gauges(family: Family, attention: Attention, sizes: Mapping[str, int]) -> dict[str, Maps]:

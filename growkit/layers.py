@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from growkit.axes import AxisMap
-from growkit.compose import Part, Parts, ones
+from growkit.axes import AxisMap, Kernel
+from growkit.compose import Composer, Part, Parts, grow_axes, ones
 from growkit.errors import RecipeError
 from growkit.family import Family
 from growkit.formula import Noise, Shape, Term
@@ -152,6 +152,35 @@ def _move_norms(
                 out[new] = replace(parts[new], terms=parts[old].terms)
                 out[old] = _unit(parts[old], sizes)
     return out
+
+
+def rescale_scores(
+    parts: Mapping[str, Part], family: Family, axis: str, layers: LayerMap, sizes: Mapping[str, int]
+) -> dict[str, Part]:
+    """Queries times (new layer + 1) / (old layer + 1)."""
+    out = dict(parts)
+    for new, old in enumerate(n.source for n in layers):
+        if new == old:
+            continue
+        factor = (new + 1) / (old + 1)
+        scaled = {
+            t.query: AxisMap.of(
+                Kernel.identity(sizes[t.query], factor), Kernel.identity(sizes[t.query], 1.0)
+            )
+            for t in family.attentions
+        }
+        composer = Composer(scaled, sizes)
+        here = {
+            k: p
+            for k, p in parts.items()
+            if axis in p.pattern.slots and p.numbers[p.pattern.slots.index(axis)] == new
+        }
+        out |= grow_axes(here, composer, _no_random, sizes)
+    return out
+
+
+def _no_random(part: Part, shape: Shape) -> Noise:
+    raise AssertionError("scaling makes no new rows")
 
 
 def grow_numbered(

@@ -24,7 +24,8 @@ from growkit.family import Family
 from growkit.formula import Noise, Stored
 
 KINDS = ("stream", "neurons", "heads", "value")  # kv heads are told apart by query heads
-Place = tuple[str, tuple[int, ...]]  # an axis, and the layer that it lies in
+Layers = tuple[tuple[str, int], ...]  # which layer of which stack; empty outside of all
+Place = tuple[str, Layers]  # an axis, and the layer that it lies in
 
 
 def lints(
@@ -85,10 +86,15 @@ def _places(family: Family, parts: Mapping[str, Part]) -> dict[Place, list[Part]
         everywhere = family.axes[axis] == "stream"
         for part in parts.values():
             if any(axis in e.axes for e, _ in part.pattern.dims):
-                slots = zip(part.pattern.slots, part.numbers, strict=True)
-                layer = () if everywhere else tuple(n for s, n in slots if isinstance(s, str))
-                out[axis, layer].append(part)
-    return out
+                out[axis, () if everywhere else _layer(part)].append(part)
+    inside = {axis for axis, layer in out if layer}  # what lies outside serves these layers
+    return {place: found for place, found in out.items() if place[1] or place[0] not in inside}
+
+
+def _layer(part: Part) -> Layers:
+    """Which layer a tensor belongs to."""
+    slots = zip(part.pattern.slots, part.numbers, strict=True)
+    return tuple((s, n) for s, n in slots if isinstance(s, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +169,8 @@ def _side_by_side(units: _Units, family: Family, parts: Mapping[str, Part]) -> b
 
     Then no two units of an axis are alike, only whole blocks are.
     """
-    stream = family.of_kind("stream")[0]
-    if units.on(stream, parts.values(), "+-*~#=") is None:
+    streams = family.of_kind("stream")
+    if any(units.on(a, parts.values(), "+-*~#=") is None for a in streams):
         return False
     sources = [[t.source for t in part.terms] for part in parts.values()]
     names = [[s.name for s in found if isinstance(s, Stored)] for found in sources]
@@ -177,15 +183,15 @@ def _dead_layers(family: Family, parts: Mapping[str, Part]) -> Iterator[str]:
 
     Either alone gets a gradient from the first step on; both together never.
     """
-    zero: dict[tuple[int, ...], set[str]] = defaultdict(set)
+    zero: dict[Layers, set[str]] = defaultdict(set)
     loud, streams = set(), set(family.of_kind("stream"))
     for part in parts.values():
-        if any(isinstance(s, str) for s in part.pattern.slots):
+        if layer := _layer(part):
             if part.pattern.norm and part.pattern.dims[0][1] == "*" and not part.terms:
-                zero[part.numbers].add(part.pattern.module)
+                zero[layer].add(part.pattern.module)
             elif part.terms and any(r == "+" and e.axes & streams for e, r in part.pattern.dims):
-                loud.add(part.numbers)
-    dead = [numbers for numbers in zero if numbers not in loud]
+                loud.add(layer)
+    dead = [layer for layer in zero if layer not in loud]
     if dead:
         yield (
             f"{len(dead)} layers have a norm with gain zero and add zero to the stream: "

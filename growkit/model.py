@@ -20,8 +20,9 @@ from typing import Any
 from growkit.config import default, spelling, whole
 from growkit.errors import CheckpointError
 from growkit.family import Family, Pattern
-from growkit.family_file import build_family, find_family, get
+from growkit.family_file import build_family, find_family
 from growkit.formula import FLOATS, Checkpoint, TensorInfo
+from growkit.grammar import get
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -161,7 +162,9 @@ def solve_sizes(
                 f"found {value} ({bound})",
                 hint="config.json and the tensors must belong together",
             )
-    return sizes
+    named = {s for entry in entries.values() for s in entry.pattern.slots}
+    absent = {*family.of_kind("layers")} - named  # a stack that this class does not have
+    return {axis: size for axis, size in sizes.items() if axis not in absent}
 
 
 def _refuse_unknown_sizes(

@@ -103,6 +103,8 @@ def override(data: dict[str, Any], change: str, keys: Iterable[str]) -> dict[str
             f"{where}: {first} is a step, and a step has keys",
             hint=f"for example --set {first}.KEY=VALUE",
         )
+    if rest[:1] == ["to"] and len(rest) > 2:  # an axis of one stack has a dot in its name
+        rest = ["to", ".".join(rest[1:])]
     changed: dict[str, Any] = _changed(data, [*(steps or [first]), *rest], value, where)
     return changed
 

@@ -141,7 +141,7 @@ def finish(
         storage=proof.storage(dtype, formulas),
         maps=state.maps,
         layers=state.layers,
-        readback=next(iter(family.of_kind("stream")), None),
+        readback=next((a for a in family.of_kind("stream") if a in state.sizes), None),
         dropped=tuple(d for m in models.values() for d in m.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
         lints=tuple(lints(family, state.parts, state.sizes, state.claim, filled=state.filled)),

@@ -89,6 +89,10 @@ def _norms(facts: Facts, maps: Mapping[str, AxisMap], norm_scale: Mapping[str, f
         m = over.map(maps, facts.sizes)
         if m and not m.is_identity and m.new >= m.old and not one_source(m.write):
             out.append(f"{over} {m.old} → {m.new}: mean rows do not pass a factor per coordinate")
+    for over in sorted(facts.bent, key=str):
+        m = over.map(maps, facts.sizes)
+        if m and not m.is_identity and m.new >= m.old and not m.selective:
+            out.append(f"{over} {m.old} → {m.new}: a non-linearity puts it out: only plain copies")
     return out
 
 
@@ -164,7 +168,7 @@ _NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}
 
 def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     """Embeddings that are also the head: writeᵀ·write_normed = ρ·I, and a norm carries 1/ρ."""
-    if facts.untold_tie and facts.family.of_kind("stream")[0] in maps:
+    if facts.untold_tie and maps.keys() & {*facts.family.of_kind("stream")}:
         return [
             "config.json ties the head to the embedding, but the family file names no tied head"
         ]
@@ -209,6 +213,8 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
     the model's own size on embeddings, which the embedding has to undo; and on logits.
     """
     after = {a: m.new for a, m in maps.items()}
+    if not facts.headed:
+        return 1.0
     factor = level_factor(facts.family, facts.sizes, after, tied=bool(facts.read_axis))
     if not facts.read_axis:
         return factor
@@ -335,7 +341,8 @@ def _rounded(formulas: Iterable[Formula]) -> bool:
             narrower = wide[formula.dtype] < wide[term.source.dtype]
             both_short = {formula.dtype, term.source.dtype} == {"F16", "BF16"}
             if (
-                narrower
+                term.source.by
+                or narrower
                 or both_short
                 or frexp(term.scale)[0] != 0.5
                 or not all(map(plain, term.kernels))

@@ -55,7 +55,7 @@ def origin(formula: Formula) -> Origin:
         return Origin("new", (), rows)
     sources = dict.fromkeys(t.source for t in stored) if len(stored) > 1 else (stored[0].source,)
     made = tuple(t.kernels for t in formula.terms if not isinstance(t.source, Stored))
-    unscaled = all(t.scale == 1.0 for t in stored)
+    unscaled = all(t.scale == 1.0 and getattr(t.source, "by", None) is None for t in stored)
     kind, reached = _made_of(tuple(t.kernels for t in stored), made, unscaled)
     new_rows = 0 if reached is None else rows - reached
     return Origin(kind, tuple(s for s in sources if isinstance(s, Stored)), new_rows)

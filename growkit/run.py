@@ -307,6 +307,7 @@ def list_families() -> list[dict[str, Any]]:
     found = []
     for name in family_names():
         data = yaml.safe_load(family_text(name))
-        types = data["model_type"]
-        found.append({"name": name, "model_types": types, "about": data.get("about", "")})
+        types = data.get("model_type") or data["architecture"]
+        about = data.get("about", "") + (": cannot be grown" if "refused" in data else "")
+        found.append({"name": name, "model_types": types, "about": about})
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from growkit import proof
-from growkit.attention import fit_scores
+from growkit.attention import fit_scores, one_source
 from growkit.axes import AxisMap, Kernel
 from growkit.compose import (
     Composer,
@@ -20,6 +20,7 @@ from growkit.compose import (
     add_noise,
     blend,
     check_only,
+    fold_factors,
     grow_axes,
     ones,
     scale_embeddings,
@@ -38,10 +39,10 @@ from growkit.config import (
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.facts import Claim, Facts, approximate
-from growkit.family_file import get
-from growkit.formula import Noise, Shape, Stored, Term
+from growkit.formula import Noise, Ones, Shape, Stored, Term
 from growkit.fusion import check_fusable, fuse_parts, injections
-from growkit.layers import grow_layers, grow_numbered
+from growkit.grammar import get
+from growkit.layers import grow_layers, grow_numbered, rescale_scores
 from growkit.model import Model, user_sizes
 from growkit.ops import Blending, Growth, LayerMap, Noising
 from growkit.ops.maps import tile
@@ -86,7 +87,9 @@ def begin(source: str, model: Model, tied: str) -> State:
             if twin in parts:
                 parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
         config["tie_word_embeddings"] = is_tied = False
-    layers = {a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers")}
+    layers = {
+        a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers") if a in model.sizes
+    }
     rule = "embedding" if tied == "embedding" else "final_norm"
     return State(model, model.sizes, config, parts, {}, layers, is_tied, rule, Claim())
 
@@ -116,14 +119,15 @@ def apply(
 def _facts(state: State, growth: Growth) -> Facts:
     family, config = state.model.family, state.config
     norms: dict[Expression, set[tuple[str, str]]] = {}
-    factors = set()
+    factors, bent = set(), set()
     for part in state.parts.values():
         pattern = part.pattern
         target = "stream" if pattern.to_stream else "branch" if pattern.branch else ""
         if pattern.over:
             norms.setdefault(pattern.over, set()).add((pattern.norm, target))
-        elif not pattern.norm and pattern.dims[-1:] and pattern.dims[-1][1] == "*":
+        elif pattern.is_factor and not all(isinstance(t.source, Ones) for t in part.terms):
             factors.add(pattern.dims[-1][0])
+        bent |= {e for e, role in pattern.dims if pattern.bent and role == "+"}
     for over, norm in family.bare_norms.items():
         norms.setdefault(over, set()).add((norm, ""))
     head, read_axis, write_axis = family.head, "", ""
@@ -139,8 +143,10 @@ def _facts(state: State, growth: Growth) -> Facts:
         sizes=state.sizes,
         norms={e: frozenset(n) for e, n in norms.items()},
         factors=frozenset(factors),
+        bent=frozenset(bent),
         read_axis=read_axis,
         write_axis=write_axis,
+        headed=bool(head and (state.tied or head.weight in state.parts)),
         carrier=any(head and p.pattern.module == head.scale_at for p in state.parts.values()),
         thetas=thetas,
         thetas_after=tuple(t**growth.theta_power for t in thetas),
@@ -163,6 +169,12 @@ def _thetas(state: State) -> tuple[float, ...]:
 
 def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[State, Claim]:
     family = state.model.family
+
+    def folds(over: Expression) -> bool:
+        m = over.map(growth.maps, state.sizes)
+        return m is not None and m.new >= m.old and not one_source(m.write)
+
+    state = replace(state, parts=fold_factors(state.parts, family, state.sizes, folds))
     facts = _facts(state, growth)
     there = {a for p in state.parts.values() for e, _ in p.pattern.dims for a in e.axes}
     there |= {s for p in state.parts.values() for s in p.pattern.slots if isinstance(s, str)}
@@ -172,8 +184,9 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
     check_sizes(family, sizes)
     claim = proof.prove_width(facts, maps, growth.norm_scale)
-    above = next(iter(family.of_kind("layers")), "") if growth.above else ""
-    claim = claim.also(proof.prove_above(facts, above, maps))
+    above = family.of_kind("layers") if growth.above else ()
+    for axis in above:
+        claim = claim.also(proof.prove_above(facts, axis, maps))
     random = _random(state, number, seed)
     parts = grow_axes(state.parts, Composer(maps, state.sizes, still=still), random, sizes, above)
     for axis in family.of_kind(*NUMBERED):
@@ -237,40 +250,13 @@ def _grow_depth(
     parts = grow_layers(state.parts, family, axis, layers, state.sizes, random)
     by_layer = family.scores.get("by_layer")
     if by_layer and state.config.get(by_layer):  # scores are divided by the layer's number
-        parts = _rescale_scores(parts, family, axis, layers, state.sizes)
+        parts = rescale_scores(parts, family, axis, layers, state.sizes)
     config = remap_layers(family, resize_config(family, state.config, sizes), {axis: layers})
     origin = tuple(state.layers[axis][n.source] for n in layers)
     state = replace(
         state, sizes=sizes, config=config, parts=parts, layers={**state.layers, axis: origin}
     )
     return state, claim
-
-
-def _rescale_scores(
-    parts: Mapping[str, Part], family: Any, axis: str, layers: LayerMap, sizes: Mapping[str, int]
-) -> dict[str, Part]:
-    """Queries times (new layer + 1) / (old layer + 1)."""
-    out = dict(parts)
-    query = family.attentions[0].query
-    for new, old in enumerate(n.source for n in layers):
-        if new == old:
-            continue
-        factor = (new + 1) / (old + 1)
-        scaled = AxisMap.of(
-            Kernel.identity(sizes[query], factor), Kernel.identity(sizes[query], 1.0)
-        )
-        composer = Composer({query: scaled}, sizes)
-        here = {
-            k: p
-            for k, p in parts.items()
-            if axis in p.pattern.slots and p.numbers[p.pattern.slots.index(axis)] == new
-        }
-        out |= grow_axes(here, composer, _no_random, sizes)
-    return out
-
-
-def _no_random(part: Part, shape: Shape) -> Noise:
-    raise AssertionError("scaling makes no new rows")
 
 
 def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
@@ -327,8 +313,10 @@ def _fuse(
             mine = scale_embeddings(mine, family, factor, module)
         models_parts.append(mine)
     parts = fuse_parts(models_parts, sizes, maps)
-    rho = proof.level_factor(family, state.sizes, after, tied=state.tied)
-    rho *= len(every) if state.tied else 1
+    rho = 1.0
+    if _facts(state, growth).headed:
+        rho = proof.level_factor(family, state.sizes, after, tied=state.tied)
+        rho *= len(every) if state.tied else 1
     if state.tied and state.tie_rule == "embedding":
         parts = scale_embeddings(parts, family, 1 / rho)
     elif rho != 1.0 and family.head:

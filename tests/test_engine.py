@@ -6,6 +6,7 @@ import math
 import string
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class World:
     def rows(self, stored, start, stop):
         """Raw bytes of rows, read-only, and the whole of a tensor without dims."""
         self.reads.append((stored.name, start, stop))
-        tensor = self.tensors[stored]
+        tensor = self.tensors[replace(stored, by=None)]
         part = tensor.reshape(1) if tensor.ndim == 0 else tensor[start:stop]
         return memoryview(part.reshape(-1).view(torch.uint8).numpy().tobytes())
 
@@ -81,7 +82,10 @@ class World:
         for term in terms:
             source, scale = term.source, term.scale
             if isinstance(source, Stored):
-                x = self.tensors[source].to(torch.float64).numpy()
+                x = self.tensors[replace(source, by=None)].to(torch.float64).numpy()
+                if source.by:
+                    by = self.tensors[source.by].to(torch.float64).numpy()
+                    x = x * by.reshape(-1, *[1] * (x.ndim - 1))
             elif isinstance(source, Ones):
                 x = np.ones(source.shape)
             else:
@@ -345,6 +349,21 @@ def test_bad_numbers_stay_in_their_rows():
 
 
 # -- reading ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tile", "scaled", "several", "mean", "dense", "nothing"])
+@pytest.mark.parametrize("shape", [(6,), (6, 4)])
+def test_rows_times_a_stored_vector(kind, shape):
+    """Rows are multiplied before the kernels act, whatever these are, in any blocks."""
+    world, kernel = World(), growths(6, 9)[kind]
+    weight, by = world.add(random(*shape)), world.add(random(6, seed=1))
+    kernels = (kernel, *(None,) * (len(shape) - 1))
+    formula = Formula("w", (9, *shape[1:]), "F32", (Term(replace(weight, by=by), kernels),))
+    world.check(formula)
+    world.check(formula, rows=2)
+    plain = Formula("w", shape, "F32", (Term(replace(weight, by=by), (None,) * len(shape)),))
+    world.check(plain)
+    assert plain.copied is None
 
 
 def test_only_needed_rows_are_read():

@@ -265,6 +265,43 @@ def test_layer_lists(function: Any, old: int, new: int, expected: list[int]) -> 
     assert function(old, new) == expected
 
 
+TWO = {
+    "hidden": 24,
+    "encoder.heads": 4,
+    "decoder.heads": 3,
+    "encoder.layers": 3,
+    "decoder.layers": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({"to": {"layers": "2x"}}, {"encoder.layers": 6, "decoder.layers": 4}),
+        ({"to": {"decoder.layers": 3}}, {"decoder.layers": 3}),
+        (
+            {"to": {"decoder.layers": 5, "layers": "2x"}},
+            {"encoder.layers": 6, "decoder.layers": 5},
+        ),
+        ({"to": {"decoder.layers": 3}, "layers": [0, 1, 1]}, {"decoder.layers": 3}),
+        ({"layers": [0, 1, 1]}, {"encoder.layers": 3, "decoder.layers": 3}),
+    ],
+)
+def test_layers_of_two_stacks(options: dict[str, Any], lengths: dict[str, int]) -> None:
+    """`layers` means every stack, a full name that one alone."""
+    layers = OPERATORS["depth"].model_validate({"op": "depth", **options}).grow(family("bart"), TWO)
+    assert {axis: len(found) for axis, found in layers.layers.items()} == lengths
+
+
+def test_axes_of_two_stacks() -> None:
+    """A plain name means the axis of every stack, in `to` and in `how`."""
+    options = {"to": {"heads": "2x"}, "how": {"heads": "repeat", "decoder.heads": "tile"}}
+    width = OPERATORS["width"].model_validate({"op": "width", **options})
+    maps = width.grow(family("bart"), TWO).maps
+    assert maps["encoder.heads"].write.index[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert maps["decoder.heads"].write.index[:, 0].tolist() == [0, 1, 2, 0, 1, 2]
+
+
 def test_insert_makes_repeats_silent() -> None:
     """The first of each layer is the original, its repeats add nothing."""
     layers = grow("llama", "depth", to={"layers": 5}).layers["layers"]

@@ -13,7 +13,8 @@ from growkit.errors import UsageError
 from growkit.ops.maps import circular, isometric, pad, repeat, tile, uneven
 from growkit.plan import Plan
 from growkit.run import plan_growth
-from growkit.show import explain, first_rows, in_bytes, in_words, plan_text, verification_text
+from growkit.show import in_bytes, plan_text, verification_text
+from growkit.words import explain, first_rows, in_words
 
 COST = {"output_bytes": 437_951_328, "disk_bytes": 437_955_000, "peak_bytes": 310_000_000}
 HEADS = AxisMap.identity(3).kron(tile(4, 8))
@@ -159,6 +160,7 @@ def test_verification_text() -> None:
             "error": 0.5,
             "rms": 0.25,
             "tokens": 8,
+            "inputs": "8 tokens",
             "kl": 0.125,
             "top1": 0.75,
         },

@@ -12,17 +12,21 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import zoo
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from growkit import run
 from growkit.axes import Kernel
 from growkit.errors import UsageError, VerifyError
 from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.formula import Checkpoint
+from growkit.recipe import parse_recipe
 from growkit.verify import compare, full_precision, load, tolerance, verify
-from growkit.verify.model import TEXT_TOKENS, random_tokens
+from growkit.verify.inputs import random_inputs
+from growkit.verify.model import TEXT_TOKENS
 
 MLP = tiny.SIZES["mlp"]
 
@@ -432,7 +436,7 @@ def test_without_a_class_name_the_base_model_runs(small: Path) -> None:
     [
         ({"intermediate_size": 19}, "small: transformers .* cannot load it: .*size"),
         ({"architectures": ["No"], "model_type": "no"}, "cannot load it: KeyError: 'no'"),
-        ({"architectures": ["ViTModel"], "model_type": "vit"}, "ViTModel has no table of tokens"),
+        ({"architectures": ["PatchTSTModel"], "model_type": "patchtst"}, "takes neither tokens"),
     ],
     ids=["other sizes", "unknown class", "no token model"],
 )  # fmt: skip
@@ -495,7 +499,7 @@ def test_text_is_compared_too(small: Path, big: Path) -> None:
 
 def test_text_finds_what_random_tokens_miss(small: Path, big: Path) -> None:
     """The tokens of the text are really run: a wrong embedding of one of them shows."""
-    drawn = torch.cat(random_tokens(load(checkpoint(small)), 0), 1)
+    drawn = torch.cat([i["input_ids"] for i in random_inputs(load(checkpoint(small)), 0)], 1)
     never = min({*range(tiny.SIZES["vocab"])} - {*drawn.flatten().tolist()})
     embedding = load_file(big / "model.safetensors")["model.embed_tokens.weight"]
     embedding[never] += 0.1
@@ -525,8 +529,37 @@ def test_text_without_a_tokenizer(small: Path) -> None:
 def test_a_tokenizer_of_another_model(small: Path) -> None:
     """A token that the model does not know is an error that names the model."""
     add_tokenizer(small, 40)
-    with pytest.raises(VerifyError, match="small: LlamaForCausalLM does not run on tokens"):
+    with pytest.raises(VerifyError, match="small: LlamaForCausalLM does not run: "):
         compare(checkpoint(small), checkpoint(small), text="w39")
+
+
+# -- other inputs than tokens --------------------------------------------------------------------
+
+TAKES = {
+    "t5/generation": "logits of 168 tokens and 168 decoder tokens",
+    "bart/model": "hidden of 31 tokens and 31 decoder tokens",
+    "whisper/generation": "logits of 2 spectrograms and 31 decoder tokens",
+    "vit/image": "logits of 1 image",
+    "vit/masked": "outputs of 1 image",
+    "clip/both": "logits of 2 images and 31 tokens",
+    "clip_text/projection": "outputs of 31 tokens",
+}
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_the_class_gets_what_it_takes(tmp_path: Path, name: str) -> None:
+    """Images, spectrograms and decoders are fed; a row that is altered is found out."""
+    small = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
+    recipe = parse_recipe({"steps": [{"op": "width", "to": {"axes": "2x"}}]})
+    out = run.grow(small, recipe, out=tmp_path / "big").out
+    found = run.verify_growth(small, out)
+    assert found.passed, found.failures
+    assert f"{found.measurement.kind} of {found.measurement.inputs}" == TAKES[name]
+    weights = load_file(out / "model.safetensors")
+    altered = next(k for k in reversed(weights) if weights[k].ndim > 1)
+    weights[altered][0] += 1.0
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    assert not run.verify_growth(small, out).passed
 
 
 # -- the extra -----------------------------------------------------------------------------------

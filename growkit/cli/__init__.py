@@ -215,23 +215,23 @@ def plan(
     """
     from dataclasses import asdict
 
-    from growkit import report, run, show
+    from growkit import report, run, show, words
 
     planned = run.plan_growth(source, recipe, **options)
     cost = asdict(
         run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory, workers=workers)
     )
-    text = show.plan_text(planned, **cost) if tensor is None else show.explain(planned, tensor)
-    told = report.plan_json(planned, **cost) | {"maps": show.maps_json(planned)}
-    for name, terms in show.terms_json(planned).items() if as_json else ():
+    text = show.plan_text(planned, **cost) if tensor is None else words.explain(planned, tensor)
+    told = report.plan_json(planned, **cost) | {"maps": words.maps_json(planned)}
+    for name, terms in words.terms_json(planned).items() if as_json else ():
         told["tensors"][name]["terms"] = terms
     if tensor is not None:
         told = {"name": tensor, **told["tensors"][tensor], "text": text}
     if maps is not None:
         shapes = run.save_maps(planned, maps)
         told["maps_file"] = {"path": str(maps), "matrices": shapes}
-        words = [f"{name} {show.shape_text(shape)}" for name, shape in shapes.items()]
-        text += f"\n\nmaps in {maps}\n" + "\n".join(f"  {word}" for word in words)
+        lines = [f"  {name} {words.shape_text(shape)}" for name, shape in shapes.items()]
+        text += "\n".join([f"\n\nmaps in {maps}", *lines])
     print_json(told) if as_json else click.echo(text)
 
 

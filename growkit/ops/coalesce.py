@@ -15,7 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError
-from growkit.ops.contract import Growth, Layer, LayerMap, Operator, Size, check_axis, target_size
+from growkit.ops.contract import (
+    Growth,
+    Layer,
+    LayerMap,
+    Operator,
+    Size,
+    check_axis,
+    spread,
+    target_size,
+)
 from growkit.ops.maps import copies
 from growkit.ops.width import Width
 
@@ -43,16 +52,16 @@ class _Level(Operator):
         """New sizes by user axis, those of the groups left out."""
         now = {u: sizes[axes[0]] for u, axes in family.user_axes.items() if axes[0] in sizes}
         wanted: dict[str, Size] = {}
+        to = spread(family, sizes, {a: size for a, size in self.to.items() if a != "axes"})
         if "axes" in self.to:
-            for axis in ("hidden", "heads", "kv_heads", "mlp"):
-                if axis in now:
-                    wanted[axis] = self.to["axes"]
-        for axis in (*self.to, *self.groups):
-            if axis != "axes":
-                check_axis(family, axis)
-        wanted |= {a: size for a, size in self.to.items() if a != "axes"}
-        if "kv_heads" in now and "heads" in wanted and now["kv_heads"] == now["heads"]:
-            wanted.setdefault("kv_heads", wanted["heads"])
+            wide = family.of_kind("stream", "latent", "heads", "kv_heads", "neurons")
+            wanted = {a: self.to["axes"] for a in wide if a in now and a not in family.limits}
+        for axis in (*to, *self.groups):
+            check_axis(family, axis)
+        wanted |= to
+        for t in family.attentions:
+            if t.kv_heads in now and t.heads in wanted and now[t.kv_heads] == now[t.heads]:
+                wanted.setdefault(t.kv_heads, wanted[t.heads])
         if not wanted and not self.groups:
             raise RecipeError(f"{self.op}: no target", hint="give to: {axes: 1/2x, layers: 1/2x}")
         out = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
@@ -161,6 +161,27 @@ def _bounded(axis: str, size: int, largest: int) -> int:
             hint="give the size that the axis is to have",
         )
     return size
+
+
+Given = TypeVar("Given")
+
+
+def spread(
+    family: Family, sizes: Mapping[str, int], given: Mapping[str, Given]
+) -> dict[str, Given]:
+    """What a recipe gives by axis, with `layers` meant for the layers of every stack there is.
+
+    An axis that is named in full keeps what it is given.
+    """
+    out: dict[str, Given] = {}
+    for axis, value in given.items():
+        each = [
+            u
+            for u, members in family.user_axes.items()
+            if u.endswith("." + axis) and members[0] in sizes and u not in given
+        ]
+        out |= dict.fromkeys([axis] if axis in family.user_axes else each or [axis], value)
+    return out
 
 
 def check_axis(family: Family, axis: str, where: str = "to") -> None:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from growkit.errors import RecipeError
-from growkit.ops.contract import Growth, Layer, LayerMap, Operator, Size, check_axis, target_size
+from growkit.ops.contract import (
+    Growth,
+    Layer,
+    LayerMap,
+    Operator,
+    Size,
+    check_axis,
+    spread,
+    target_size,
+)
 
 if TYPE_CHECKING:
     from growkit.family import Family
@@ -111,19 +120,17 @@ class Depth(Operator):
     out_scale: float = Field(default=1.0, gt=0, le=10)
 
     def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
-        """The layer map of every layer axis."""
-        axes = family.of_kind("layers")
-        for axis in self.to:
+        """The layer maps of the stacks that are named; `layers` names them all."""
+        axes = [a for a in family.of_kind("layers") if a in sizes]
+        to = spread(family, sizes, self.to)
+        for axis in to:
             check_axis(family, axis)
-            if axis not in axes:
+            if family.axes[family.user_axes[axis][0]] != "layers":
                 raise RecipeError(f"to.{axis}: depth only grows layers", hint="use the op width")
         if not axes or not (self.to or self.layers):
             raise RecipeError("depth: no target", hint="give to: {layers: N}, or a list of layers")
-        return Growth(
-            layers={
-                a: self._map(sizes[a], self.to.get(a, len(self.layers) or sizes[a])) for a in axes
-            }
-        )
+        target = to or dict.fromkeys(axes, len(self.layers))
+        return Growth(layers={a: self._map(sizes[a], size) for a, size in target.items()})
 
     def _map(self, old: int, size: Size) -> LayerMap:
         source = self._source(old, target_size("layers", size, old, MOST_LAYERS))

@@ -14,7 +14,7 @@ import numpy as np
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError
-from growkit.expression import parse
+from growkit.expression import Expression
 from growkit.ops.maps import (
     circular,
     fresh,
@@ -48,7 +48,8 @@ def head_dim_maps(
     old = sizes[query]
     whole = new % old == 0
     name = how.map
-    centred = any(p.norm == "ln" and p.over == parse(query) for p in family.patterns.values())
+    own = Expression("axis", query)
+    centred = any(p.norm == "ln" and p.over == own for p in family.patterns.values())
     if name == "auto" and family.rope:
         name = "ropestride" if whole and not family.rope.numbered else "ropetheta"
     elif name == "auto":

@@ -15,7 +15,7 @@ from pydantic import PrivateAttr
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError
-from growkit.ops.contract import Arrays, Growth, Operator, Size, check_axis, target_size
+from growkit.ops.contract import Arrays, Growth, Operator, Size, check_axis, spread, target_size
 from growkit.ops.followers import follow
 from growkit.ops.heads import head_dim_maps, head_maps
 from growkit.ops.maps import isometric, lemon, lemon_scale, pad, tile
@@ -95,11 +95,11 @@ class Width(Operator):
         if "axes" in self.to:
             wide = family.of_kind("stream", "latent", "heads", "kv_heads", "neurons")
             wanted = {a: self.to["axes"] for a in wide if a in now and a not in family.limits}
-        for axis, size in self.to.items():
+        for axis, size in spread(family, sizes, self.to).items():
             if axis != "axes":
                 check_axis(family, axis)
                 wanted[axis] = size
-        for axis in self.how if isinstance(self.how, dict) else ():
+        for axis in spread(family, sizes, self.how) if isinstance(self.how, dict) else ():
             check_axis(family, axis, "how")
             if self._how(axis).map == "select":
                 wanted.setdefault(axis, len(self._how(axis).index))
@@ -137,7 +137,9 @@ class Width(Operator):
         return self.how if isinstance(self.how, dict) else {"": self.how}
 
     def _how(self, axis: str) -> MapOptions:
-        how = self.how.get(axis, "auto") if isinstance(self.how, dict) else self.how
+        how = self.how
+        if isinstance(how, dict):
+            how = how.get(axis) or how.get(axis.rpartition(".")[2], "auto")
         return how if isinstance(how, MapOptions) else MapOptions(map=how)
 
     def _stream(self, family: Family, axis: str, old: int, new: int) -> AxisMap:

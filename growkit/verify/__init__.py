@@ -1,11 +1,12 @@
 """Does the big model compute the small one's function? This room runs both and measures.
 
-Both models run in float64 on the same tokens; what they compute is compared, and the difference is
+Both models run in float64 on the same inputs; what they compute is compared, and the difference is
 held against what `growkit.json` claims. The law: the arithmetic of the measurement is always finer
 than the claim.
 
     precision    float64 where modules ask for float32
-    model        one model, loaded and run on tokens
+    model        one model, loaded and run
+    inputs       what it takes, drawn at random
     here         two models compared, and the verdict
 
 No file is opened here except by transformers and tokenizers, and nothing is printed.
@@ -26,7 +27,8 @@ from growkit.axes import Kernel
 from growkit.errors import VerifyError
 from growkit.facts import APPROXIMATE, EPS, EXACT, Claim
 from growkit.formula import Checkpoint
-from growkit.verify.model import HIDDEN, Loaded, load, outputs, random_tokens, text_tokens
+from growkit.verify.inputs import described, random_inputs, with_ids
+from growkit.verify.model import HIDDEN, Loaded, load, outputs, text_tokens
 from growkit.verify.precision import full_precision
 
 __all__ = [
@@ -54,12 +56,13 @@ EPS_FACTOR = 10.0
 class Measurement:
     """How far the big model's outputs are from the small one's, over all tokens."""
 
-    kind: str  # "logits" | "hidden"
+    kind: str  # "logits" | "hidden" | "outputs" (embeddings, images)
     error: float | None  # max |Δ| / max |small|; None if not finite, or nothing is comparable
     rms: float | None  # rms(Δ) / rms(small)
     kl: float | None  # mean KL(small ‖ big) of the predictions, in nats; logits only
     top1: float | None  # share of predictions with the same first choice; logits only
     tokens: int
+    inputs: str  # "168 tokens and 3 images"
     finite: bool  # of the big model's outputs
     strays: tuple[str, ...]  # where BIG's files and class disagree, and SMALL's do not
     notes: tuple[str, ...]
@@ -73,7 +76,7 @@ def compare(
     text: str | None = None,
     seed: int = 0,
 ) -> Measurement:
-    """Run both models in float64 on random tokens, and on those of `text`.
+    """Run both models in float64 on random tokens and images, and on the tokens of `text`.
 
     `readback` is the `read` of the stream's axis map, (hidden of BIG, hidden of SMALL), for models
     without a head: small = readᵀ · big. One model is in memory at a time.
@@ -81,10 +84,10 @@ def compare(
     notes: list[str] = []
     with full_precision():
         first = load(small)
-        batches = random_tokens(first, seed)
+        batches = random_inputs(first, seed)
         if text is not None:
             lines, notes = text_tokens(first, text)
-            batches += lines
+            batches += with_ids(first, lines, torch.Generator().manual_seed(seed))
         y = outputs(first, batches)
         if not _finite(y):
             raise VerifyError(
@@ -99,16 +102,18 @@ def compare(
     pairs = _pairs(y, z, notes)
     error = rms = kl = top1 = None
     if pairs and _finite(z):
-        error = max(_ratio((b - a).abs().max(), a.abs().max()) for a, b in pairs)
-        rms = max(_ratio((b - a).norm(), a.norm()) for a, b in pairs)
-        kl, top1 = (None, None) if HIDDEN in y else _predictions(pairs)
+        error = max(_ratio((b - a).abs().max(), a.abs().max()) for a, b in pairs.values())
+        rms = max(_ratio((b - a).norm(), a.norm()) for a, b in pairs.values())
+        choices = [pair for name, pair in pairs.items() if "logits" in name]
+        kl, top1 = _predictions(choices) if choices else (None, None)
     return Measurement(
-        kind="hidden" if HIDDEN in y else "logits",
+        kind="hidden" if HIDDEN in y else "logits" if any("logits" in k for k in y) else "outputs",
         error=error,
         rms=rms,
         kl=kl,
         top1=top1,
-        tokens=sum(batch.numel() for batch in batches),
+        tokens=sum(v.numel() for batch in batches for k, v in batch.items() if "ids" in k),
+        inputs=described(batches),
         finite=_finite(z),
         strays=_strays(first, second),
         notes=tuple(notes),
@@ -121,9 +126,9 @@ def _finite(values: Mapping[str, torch.Tensor]) -> bool:
 
 def _pairs(
     y: Mapping[str, torch.Tensor], z: Mapping[str, torch.Tensor], notes: list[str]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """What can be compared, as (small, big); what cannot goes to `notes`."""
-    pairs = []
+    pairs = {}
     for name, a in y.items():
         b = z.get(name)
         if b is None:
@@ -133,7 +138,7 @@ def _pairs(
             notes.append(f"compared: the first {a.shape[1]} of {b.shape[1]} {name}")
             b = b[:, : a.shape[1]]
         if a.shape == b.shape:
-            pairs.append((a, b))
+            pairs[name] = (a, b)
         else:
             sizes = f"{a.shape[1]} and {b.shape[1]}"
             notes.append(f"not compared: {name}, of sizes {sizes} with no axis map between them")

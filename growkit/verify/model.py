@@ -1,4 +1,4 @@
-"""One model, loaded by transformers and run on tokens.
+"""One model, loaded by transformers and run on what it takes.
 
 The law: only what lies beside the weights is read, no code of a checkpoint is run, and nothing that
 is missing is made up: a parameter that no file holds is NaN, so that it shows where it matters.
@@ -6,6 +6,7 @@ is missing is made up: a parameter that no file holds is NaN, so that it shows w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ except ImportError as error:
 LENGTHS = (8, 32, 128)  # tokens of the random sequences, cut to the model's positions
 TEXT_TOKENS = 1024  # of a given text, at most: one model's outputs for them are held in memory
 HIDDEN = "last_hidden_state"
-RUNS = "verify runs models that read token ids and give logits or a last hidden state"
+RUNS = "verify runs models of tokens, images or spectrograms that give logits or hidden states"
+HEADS = re.compile(r"logits|_embeds$|^reconstruction$")  # what heads give, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +109,6 @@ def silence() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def random_tokens(loaded: Loaded, seed: int) -> list[torch.Tensor]:
-    """Sequences of random tokens that the model can read, each (1, length)."""
-    generator = torch.Generator().manual_seed(seed)
-    vocab = getattr(loaded.model.get_input_embeddings(), "num_embeddings", None)
-    if vocab is None:
-        raise VerifyError(
-            f"{loaded.path}: {type(loaded.model).__name__} has no table of tokens",
-            hint=RUNS,
-        )
-    lengths = sorted({min(length, _longest(loaded.model)) for length in LENGTHS})
-    return [torch.randint(vocab, (1, length), generator=generator) for length in lengths]
-
-
 def text_tokens(loaded: Loaded, text: str) -> tuple[list[torch.Tensor], list[str]]:
     """The tokens of each line of `text` by the tokenizer beside it, each (1, length); and notes."""
     file = _folder(loaded.path) / "tokenizer.json"
@@ -132,24 +121,28 @@ def text_tokens(loaded: Loaded, text: str) -> tuple[list[torch.Tensor], list[str
     tokenizer.no_padding()
     tokenizer.no_truncation()
     batches: list[torch.Tensor] = []
-    room, longest = TEXT_TOKENS, _longest(loaded.model)
+    room, most = TEXT_TOKENS, longest(loaded.model)
     for line in filter(None, map(str.strip, text.splitlines())):
         ids = tokenizer.encode(line).ids
         used = ids[:room]
         room -= len(used)
-        batches += [torch.tensor([used[i : i + longest]]) for i in range(0, len(used), longest)]
+        batches += [torch.tensor([used[i : i + most]]) for i in range(0, len(used), most)]
         if len(used) < len(ids):
             return batches, [f"text: only its first {TEXT_TOKENS} tokens were used"]
     return batches, []
 
 
-def _longest(model: Any) -> int:
+def longest(model: Any) -> int:
     """How many tokens a model is given at once."""
-    return min(getattr(model.config, "max_position_embeddings", None) or LENGTHS[-1], LENGTHS[-1])
+    config = model.config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "max_target_positions")
+    return min(LENGTHS[-1], *(int(getattr(config, n, None) or LENGTHS[-1]) for n in names))
 
 
-def outputs(loaded: Loaded, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All logits that the class gives, else the last hidden state, by name.
+def outputs(
+    loaded: Loaded, batches: Sequence[Mapping[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """All that the heads of the class give, else the last hidden state, by name.
 
     Each is (predictions, classes) or (tokens, hidden), over all batches.
     """
@@ -157,13 +150,12 @@ def outputs(loaded: Loaded, batches: Sequence[torch.Tensor]) -> dict[str, torch.
     for batch in batches:
         try:
             with torch.no_grad():
-                result = loaded.model(input_ids=batch)
-            logits = {name: value for name, value in result.items() if name.endswith("logits")}
-            named = logits or {HIDDEN: result[HIDDEN]}
+                result = loaded.model(**batch)
+            heads = {name: value for name, value in result.items() if HEADS.search(name)}
+            named = heads or {HIDDEN: result[HIDDEN]}
         except Exception as error:  # as in `load`
             raise VerifyError(
-                f"{loaded.path}: {type(loaded.model).__name__} does not run on tokens: "
-                + _reason(error),
+                f"{loaded.path}: {type(loaded.model).__name__} does not run: " + _reason(error),
                 hint=RUNS,
             ) from error
         for name, value in named.items():

@@ -9,6 +9,7 @@ that were measured to be exact there must be exact here.
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import pkgutil
 from collections.abc import Mapping
@@ -145,6 +146,7 @@ def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
     if vocab:
         out["input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
         if getattr(config, "is_encoder_decoder", False):
+            out["input_ids"][:, -1] = config.eos_token_id  # classifiers read what stands there
             out["decoder_input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
     if "MultipleChoice" in type(model).__name__:
         out["input_ids"] = out["input_ids"][None]
@@ -153,14 +155,23 @@ def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
         channels = getattr(vision, "num_channels", 3)
         shape = (2, channels, size, size)
         out["pixel_values"] = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return out
+    if bins := getattr(config, "num_mel_bins", None):
+        shape = (2, bins, 2 * config.max_source_positions)
+        out["input_features"] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    takes = inspect.signature(model.forward).parameters
+    return {name: value for name, value in out.items() if name in takes}
 
 
 def answer(model: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All logits of the class, else its last hidden state, by name."""
+    """All that heads of the class give, else its last hidden state, by name."""
     with full_precision(), torch.no_grad():
         result = model(**given)
-    logits = {k: v for k, v in result.items() if "logits" in k and isinstance(v, torch.Tensor)}
+    heads = ("logits", "embeds", "reconstruction")
+    logits = {
+        k: v
+        for k, v in result.items()
+        if any(h in k for h in heads) and isinstance(v, torch.Tensor)
+    }
     return logits or {"last_hidden_state": result["last_hidden_state"]}
 
 
