@@ -13,7 +13,7 @@ export GROWKIT_CHECKPOINT := $(abspath $(SMALL))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch test slow families-table lint demo clean
+.PHONY: help setup fetch test slow families-table lint demo bench clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -54,6 +54,18 @@ lint: setup ## check format, style and types
 
 demo: setup fetch ## grow a trained BERT to two sizes, verify both
 	@PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh $(dir $(SMALL)) build/demo
+
+MERGEKIT := build/mergekit
+
+bench: setup $(MERGEKIT)/.ready ## measure speed and memory beside cp, dd and mergekit (ten minutes, 25 GB)
+	@$(BIN)/python -m benchmarks --mergekit $(MERGEKIT)/bin/mergekit-yaml --out docs
+
+$(MERGEKIT)/.ready: constraints.txt
+	@echo "setting up mergekit in $(@D), to be measured beside growkit" >&2
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+		--constraint constraints.txt 'mergekit==0.1.5'
+	@touch $@
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

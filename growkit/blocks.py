@@ -8,7 +8,7 @@ only: planning asks for memory, and a growth of copied and constant tensors neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from growkit.kernel import IntArray, Kernel
 
 Rows = Callable[[Stored, int, int], memoryview]  # raw bytes of rows [start, stop) of dim 0
 
-TARGET = 4 << 20  # bytes of output in a block, at most; larger ones fall out of the caches
+TARGET = 2 << 20  # bytes of output in a block, at most; larger ones fall out of the caches
 CHUNK = 1 << 17  # elements in a float64 sum over a whole tensor (1 MiB), whatever the block
 TILE = 64  # rows per matrix product of a dense kernel, whatever the block
 SLACK = 16 << 20  # bytes that the allocator keeps, or that are used where they cannot be seen
@@ -212,6 +212,28 @@ def working_bytes(formula: Formula, rows: int) -> int:
     moved = len(formula.terms) == 1 and moves(formula.terms[0])
     item = ITEM_BYTES[formula.dtype] if moved else compute
     return SLACK + 2 * stored + _sum_bytes(formula.terms, rows, item, compute)
+
+
+def one_of_each(formulas: Iterable[Formula]) -> list[Formula]:
+    """Of the formulas that cost the same memory, the first: a model has few kinds of tensors."""
+    found: dict[Hashable, Formula] = {}
+    for formula in formulas:
+        found.setdefault((formula.shape, formula.dtype, _kind(formula.terms)), formula)
+    return list(found.values())
+
+
+def _kind(terms: Iterable[Term]) -> Hashable:
+    """All that memory depends on; kernels are looked at once, and known by which they are."""
+    return tuple(
+        (
+            type(t.source),
+            t.source.shape,
+            (t.source.dtype, t.source.by is None) if isinstance(t.source, Stored) else "",
+            _kind(t.source.signal) if isinstance(t.source, Noise) else t.scale,
+            t.kernels,
+        )
+        for t in terms
+    )
 
 
 def dense_bytes(formulas: Iterable[Formula]) -> int:

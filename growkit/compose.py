@@ -343,7 +343,7 @@ def add_noise(
         if kernel is None:
             continue
         kernels = tuple(kernel if role == "-" else None for _, role in part.pattern.dims)
-        noise = make(part, kernel.square_norm() / kernel.new)
+        noise = make(part, kernel.square_norm / kernel.new)
         out[key] = replace(part, terms=(*part.terms, Term(noise, kernels)))
     return out
 

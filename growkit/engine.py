@@ -13,10 +13,12 @@ is only moved, or scaled by one number and moved, is rounded first and moved in 
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -35,7 +37,8 @@ DTYPES = {
 }
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-Convert = Callable[[torch.Tensor, float], torch.Tensor]  # (values as read, factor) → fresh values
+Convert = Callable[[torch.Tensor, float, bool], torch.Tensor]
+"""(values, factor, whether these values are ours to change) → values that are."""
 
 
 @contextmanager
@@ -44,12 +47,22 @@ def one_thread() -> Iterator[None]:
 
     Measured on two shared cores: 3.4 GB of bf16 by one thread 5 s of CPU, by two 33 s.
     """
+    _keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a block frees for the next one: a new page costs more than its sums."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
 
 
 def evaluate(formula: Formula, rows: Rows, *, budget: int) -> Iterator[Block]:
@@ -65,10 +78,15 @@ def evaluate(formula: Formula, rows: Rows, *, budget: int) -> Iterator[Block]:
     exact = _converter(torch.float64 if blocks.compute_bytes(formula) == 8 else torch.float32)
     only_moved = len(formula.terms) == 1 and blocks.moves(formula.terms[0])
     pieces = [_Piece.of(t, rows, exact) for t in formula.terms]
+    finite = only_moved  # all that was moved so far
 
-    def rounded(x: torch.Tensor, factor: float) -> torch.Tensor:
-        if x.dtype != dtype or factor != 1.0:
-            x = _rounded(exact(x, factor), dtype)
+    def rounded(x: torch.Tensor, factor: float, ours: bool) -> torch.Tensor:
+        nonlocal finite
+        if x.dtype != dtype:
+            x = _rounded(exact(x, factor, ours), dtype)
+        elif factor != 1.0:
+            x = x.mul(factor)  # one pass, in float32 inside where the dtype is smaller
+        finite = finite and not blocks.nonfinite(_memory(x), formula.dtype)
         return x.view(_BITS[x.element_size()])
 
     for start, stop in blocks.ranges(formula, budget):
@@ -76,17 +94,22 @@ def evaluate(formula: Formula, rows: Rows, *, budget: int) -> Iterator[Block]:
             out = pieces[0].block(start, stop, rounded)
         else:
             out = _rounded(_sum(pieces, start, stop, exact), dtype)
-        data = out.reshape(-1).view(torch.uint8).numpy().data
-        bad = overflowed = blocks.nonfinite(data, formula.dtype)
+        data = _memory(out)
+        bad = overflowed = 0 if finite else blocks.nonfinite(data, formula.dtype)
         if bad:  # rare enough to compute the block again
             overflowed -= int((~_sum(pieces, start, stop, exact).isfinite()).sum())
         yield Block(start, stop, data, bad, overflowed)
         del out, data
 
 
+def _memory(x: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor."""
+    return x.reshape(-1).view(torch.uint8).numpy().data
+
+
 def _converter(compute: torch.dtype) -> Convert:
-    def exact(x: torch.Tensor, factor: float) -> torch.Tensor:
-        x = x.to(compute, copy=True)
+    def exact(x: torch.Tensor, factor: float, ours: bool) -> torch.Tensor:
+        x = x.to(compute, copy=not ours)
         return x if factor == 1.0 else x.mul_(factor)
 
     return exact
@@ -120,7 +143,7 @@ class _Piece:
         if head is None or not head.share.shape[1]:
             return piece
         sums = piece._tail(piece._shared_sums(head))
-        return replace(piece, shared=convert(sums.mul_(factor), 1.0))
+        return replace(piece, shared=convert(sums.mul_(factor), 1.0, True))
 
     def block(self, start: int, stop: int, convert: Convert) -> torch.Tensor:
         """New rows [start, stop) of this term; the caller's to change if `convert` makes copies."""
@@ -128,12 +151,13 @@ class _Piece:
         if head is not None and head.dense is not None:
             first = start // blocks.TILE * blocks.TILE
             last = min(head.new, -(-stop // blocks.TILE) * blocks.TILE)
-            x = self._tail(convert(self._dense_rows(head.dense, first, last), self.factor))
+            x = self._tail(convert(self._dense_rows(head.dense, first, last), self.factor, True))
             return x[start - first : stop - first]
         needed = head.gathered_rows(start, stop) if head else np.arange(start, stop)
         if any(k is not None and k.dense is not None for k in self.kernels[1:]):
             needed = blocks.whole_tiles(needed, self.shape[0])
-        x = self._tail(convert(self._read(needed), self.factor))
+        made = not isinstance(self.source, Stored)  # what is stored may be a caller's own memory
+        x = self._tail(convert(self._read(needed), self.factor, made))
         if head is None:
             first = start - int(needed[0])
             return x[first : first + stop - start]
@@ -186,12 +210,10 @@ class _Piece:
 
     def _shared_sums(self, head: Kernel) -> torch.Tensor:
         """head.rows · source in float64, shape (shared rows, …)."""
-        shape = self.shape
-        sums = torch.zeros(len(head.rows), *shape[1:], dtype=torch.float64)
-        step = blocks.chunk_rows(shape)
-        for start in range(0, shape[0], step):
-            x = self._span(start, min(start + step, shape[0])).to(torch.float64)
-            for total, weight in zip(sums, head.rows[:, start : start + step], strict=True):
+        sums = torch.zeros(len(head.rows), *self.shape[1:], dtype=torch.float64)
+        for start, stop in _chunks(self.shape):
+            x = self._span(start, stop).to(torch.float64)
+            for total, weight in zip(sums, head.rows[:, start:stop], strict=True):
                 total.add_(_fold(x * _along(weight, 0, x), 0)[0])
         return sums
 
@@ -246,7 +268,8 @@ def _picked(x: torch.Tensor, dim: int, index: IntArray, used: BoolArray) -> torc
     """x[index] along `dim` in fresh memory; 0 where not used."""
     if not used.any():
         return x.new_zeros(*x.shape[:dim], len(index), *x.shape[dim + 1 :])
-    ends = np.flatnonzero((np.diff(index) != 1) | (used[1:] != used[:-1])) + 1
+    jumps = used[1:] & (np.diff(index) != 1)
+    ends = np.flatnonzero(jumps | (used[1:] != used[:-1])) + 1
     if dim and 16 * len(ends) < len(index):  # few long stretches, as in a tiling: much the fastest
         out = x.new_empty(*x.shape[:dim], len(index), *x.shape[dim + 1 :])
         for a, b in pairwise([0, *ends.tolist(), len(index)]):
@@ -311,15 +334,51 @@ def _std(source: Noise, rows: Rows, convert: Convert) -> float:
         return source.std
     if not source.signal or not source.spread > 0:
         return 0.0
-    pieces = [_Piece.of(t, rows, convert) for t in source.signal]
-    shape, total = source.shape or (1,), 0.0
+    mean_square = sum(_squares(source, rows, convert)) / math.prod(source.shape)
+    return math.sqrt(mean_square / 10.0 ** (source.snr_db / 10.0) / source.spread)
+
+
+def _squares(source: Noise, rows: Rows, convert: Convert) -> Iterator[float]:
+    """Sums of the squares of a noise's signal in float64, chunk by chunk."""
+    first, *more = source.signal
+    single = all(k is None or (k.is_gather and k.index.shape[1] <= 1) for k in first.kernels)
+    if more or not single or not isinstance(first.source, Stored) or first.source.by:
+        pieces = [_Piece.of(t, rows, convert) for t in source.signal]
+        for start, stop in _chunks(source.shape or (1,)):
+            yield _square_sum(_sum(pieces, start, stop, convert), [])
+        return
+    # every element is one stored element times a factor: squared where it is stored
+    stored = _Piece.of(first, rows, convert)
+    head, *tail = [None if k is None else _squared_weight(k) for k in stored.kernels]
+    for start, stop in _chunks(stored.shape):
+        weights = [None if head is None else head[start:stop], *tail]
+        yield first.scale**2 * _square_sum(stored._span(start, stop), weights)
+
+
+def _chunks(shape: Shape) -> Iterator[tuple[int, int]]:
+    """Ranges of rows for a pass over a whole tensor."""
     step = blocks.chunk_rows(shape)
     for start in range(0, shape[0], step):
-        x = _sum(pieces, start, min(start + step, shape[0]), convert).to(torch.float64)
-        x = x.nan_to_num(0.0, 0.0, 0.0)  # one NaN that is carried over must not spread
-        total += _fold((x * x).reshape(-1), 0).item()
-    mean_square = total / math.prod(shape)
-    return math.sqrt(mean_square / 10.0 ** (source.snr_db / 10.0) / source.spread)
+        yield start, min(start + step, shape[0])
+
+
+def _squared_weight(kernel: Kernel) -> FloatArray:
+    """What the square of each old element counts in the sum of the squares of the new ones."""
+    coef = kernel.coef.ravel()
+    taken = np.bincount(kernel.index.ravel(), weights=coef * coef, minlength=kernel.old)
+    return taken.astype(np.float64)  # whole numbers where there is nothing to count
+
+
+def _square_sum(x: torch.Tensor, weights: list[FloatArray | None]) -> float:
+    """The sum of the squares of x, with a weight for each place on each dim."""
+    wide = x.to(torch.float64).square()
+    for dim, weight in enumerate(weights):
+        if weight is not None:
+            wide.mul_(_along(weight, dim, wide))
+    total = _fold(wide.reshape(-1), 0).item()
+    if math.isfinite(total):
+        return total
+    return _square_sum(x.nan_to_num(0.0, 0.0, 0.0), weights)  # carried over, NaN must not spread
 
 
 def _rounded(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

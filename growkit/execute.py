@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from growkit import beside
-from growkit.blocks import block_rows, dense_bytes, is_plain, working_bytes
+from growkit.blocks import block_rows, dense_bytes, is_plain, one_of_each, working_bytes
 from growkit.digest import digest
 from growkit.errors import CheckpointError, ResourceError, UsageError, VerifyError
 from growkit.formula import ITEM_BYTES, Stored
@@ -28,13 +28,14 @@ from growkit.share import Share
 from growkit.store import SourceRows, Workspace
 from growkit.store.check import read_record
 from growkit.store.commit import read_result
-from growkit.store.memory import peak_bytes
+from growkit.store.memory import available_bytes, peak_bytes
+from growkit.store.stream import BUFFER, BUFFERS
 from growkit.task import Written, in_this_process, peak_of, tasks
 
 # what the interpreter takes before any weight is read, in bytes, with room for allocators
 BASE_BYTES = 60_000_000
 TORCH_BYTES = 220_000_000
-WRITER_BYTES = 16_000_000
+WRITER_BYTES = BUFFERS * BUFFER
 MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -139,24 +140,38 @@ class _Job:
 
 def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
-    torch = 0 if all(map(is_plain, plan.formulas)) else TORCH_BYTES
-    fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(plan.formulas)
+    kinds = one_of_each(plan.formulas)
+    torch = 0 if all(map(is_plain, kinds)) else TORCH_BYTES
+    fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
     count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
     outside = BASE_BYTES if count > 1 else 0  # the process that waits for the workers
-    allowed = (parse_size(how.max_memory) - outside) // count
-    largest = max(plan.formulas, key=lambda f: working_bytes(f, 1))
+    asked, free = parse_size(how.max_memory), available_bytes()
+    # on a cluster, the memory is that of other machines
+    whole = asked if free is None or how.cluster else min(asked, free)
+    allowed = (whole - outside) // count
+    largest = max(kinds, key=lambda f: working_bytes(f, 1))
     least = fixed + working_bytes(largest, 1)
     if least > allowed:
         whose = f" for {count} workers" if count > 1 else ""
         fewer = ", or use fewer --workers" if count > 1 else ""
+        enough = f"{-(-(outside + count * least) // 1_000_000)}MB"
+        limit, hint = (
+            f"--max-memory {format_size(asked)}",
+            f"--max-memory {enough} is enough{fewer}",
+        )
+        if whole < asked:
+            limit, hint = (
+                f"memory: {format_size(whole)} free",
+                f"free some: {enough} is enough{fewer}",
+            )
         raise ResourceError(
-            f"--max-memory {format_size(parse_size(how.max_memory))}{whose}: one row of "
+            f"{limit}{whose}: one row of "
             f"{largest.name} {list(largest.shape)} {largest.dtype} and the program itself take "
             f"{format_size(least)}{' each' if count > 1 else ''}",
-            hint=f"--max-memory {-(-(outside + count * least) // 1_000_000)}MB is enough{fewer}",
+            hint=hint,
         )
     budget = allowed - fixed
-    work = max(working_bytes(f, block_rows(f, budget)) for f in plan.formulas)
+    work = max(working_bytes(f, block_rows(f, budget)) for f in kinds)
     known = Estimate(
         output_bytes=sum(f.nbytes for f in plan.formulas),
         disk_bytes=layout.total_bytes,

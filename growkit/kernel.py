@@ -187,6 +187,7 @@ class Kernel:
         """1ᵀ · kernel, shape (old,)."""
         return self.transpose().row_sums()
 
+    @cached_property
     def square_norm(self) -> float:
         """Sum of the squares of all entries."""
         if self.dense is not None:

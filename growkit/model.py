@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -79,8 +80,14 @@ def spell(name: str, numbers: Sequence[int]) -> str:
     >>> spell("layers.{layers}.norm.weight", [3])
     'layers.3.norm.weight'
     """
-    fresh = iter(numbers)
-    return re.sub(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", lambda _: str(next(fresh)), name)
+    first, *texts = _texts(name)
+    return first + "".join([f"{n}{text}" for n, text in zip(numbers, texts, strict=False)])
+
+
+@cache
+def _texts(name: str) -> list[str]:
+    """What stands around the numbers of a pattern's name."""
+    return re.split(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", name)
 
 
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
@@ -88,10 +95,8 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     config = checkpoint.config
     data = find_family(config, family_file)
     where = str(family_file) if family_file else ""
-    first = build_family(data, config, None, where)
-    found = {n: first.match(n) for n in checkpoint.tensors}
-    modules = {m[0].module for m in found.values() if m}
-    family = build_family(data, config, modules, where)  # now with the variants for what is there
+    modules = _modules(data, config, checkpoint.tensors, where)
+    family = build_family(data, config, modules, where)  # with the variants for what is there
     entries: dict[str, Entry] = {}
     dropped = []
     for name, info in checkpoint.tensors.items():
@@ -100,12 +105,12 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
             dropped.append(f"{name}: a buffer that the model makes anew")
             continue
         entry = Entry(info, *match)
-        if entry.key in entries:
+        other = entries.setdefault(entry.key, entry)
+        if other is not entry:
             raise CheckpointError(
-                f"{checkpoint.path}: {name} and {entries[entry.key].info.name} are the same tensor",
+                f"{checkpoint.path}: {name} and {other.info.name} are the same tensor",
                 hint="keep one of the two spellings",
             )
-        entries[entry.key] = entry
     sizes = solve_sizes(family, config, entries)
     _complete(family, checkpoint, entries, sizes)
     tied, same = _tie(family, checkpoint, entries)
@@ -114,6 +119,31 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
         del entries[key]
         dropped.append(f"{name}: a second copy of {twin}, to which config.json ties it")
     return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
+
+
+def _modules(
+    data: Mapping[str, Any], config: Mapping[str, Any], names: Iterable[str], where: str
+) -> set[str]:
+    """The modules that tensors are of, whichever variants of the file describe them.
+
+    Of names that differ in numbers alone the first one is enough, and those with zeros: a pattern
+    may be for layer 0.
+    """
+    kinds: dict[str, str] = {}
+    for name in names:
+        kinds.setdefault(_NUMBER.sub("#", name), name)
+    zeros = {shape.replace("#", "0") for shape in kinds} & set(names)
+    out = set()
+    for present in (set[str](), None):
+        family = build_family(data, config, present, where)
+        for name in (*kinds.values(), *zeros):
+            try:
+                match = family.match(name)
+            except CheckpointError:
+                continue  # the family as it is in the end will say so
+            if match:
+                out.add(match[0].module)
+    return out
 
 
 def solve_sizes(

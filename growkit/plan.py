@@ -108,7 +108,8 @@ def finish(
     want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
     formulas = []
     for part in state.parts.values():
-        shape, terms = part.shape(state.sizes), as_stored(part, part.shape(state.sizes))
+        shape = part.shape(state.sizes)
+        terms = as_stored(part, shape)
         for term in terms:
             for kernel, size in zip(term.kernels, shape, strict=True):
                 assert kernel is None or kernel.new == size, (

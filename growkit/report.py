@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -20,13 +21,14 @@ import numpy as np
 import yaml
 
 from growkit.facts import APPROXIMATE
-from growkit.formula import Formula, Stored, Term
+from growkit.formula import Formula, Stored
 from growkit.kernel import BoolArray, Kernel
 from growkit.plan import Plan
 from growkit.recipe import resolved
 
 Kind = Literal["copied", "scaled", "mixed", "new"]
 Json = dict[str, Any]
+Kernels = tuple[Kernel | None, ...]
 
 
 # -- where a tensor comes from -------------------------------------------------------------------
@@ -50,27 +52,34 @@ def origin(formula: Formula) -> Origin:
     stored = [t for t in formula.terms if isinstance(t.source, Stored)]
     if not stored:
         return Origin("new", (), rows)
-    sources = tuple(dict.fromkeys(t.source for t in stored if isinstance(t.source, Stored)))
-    masks = [_reached(t.kernels[0]) for t in stored if t.kernels]
-    reached = [m for m in masks if m is not None]
-    covered = not masks or len(reached) < len(masks)  # some term reaches every row
-    new_rows = 0 if covered else rows - int(np.logical_or.reduce(reached).sum())
-    return Origin(_kind(stored, formula.terms), sources, new_rows)
+    sources = dict.fromkeys(t.source for t in stored) if len(stored) > 1 else (stored[0].source,)
+    made = tuple(t.kernels for t in formula.terms if not isinstance(t.source, Stored))
+    unscaled = all(t.scale == 1.0 and getattr(t.source, "by", None) is None for t in stored)
+    kind, reached = _made_of(tuple(t.kernels for t in stored), made, unscaled)
+    new_rows = 0 if reached is None else rows - reached
+    return Origin(kind, tuple(s for s in sources if isinstance(s, Stored)), new_rows)
 
 
-def _kind(stored: Sequence[Term], terms: Sequence[Term]) -> Kind:
-    kernels = [k for t in stored for k in t.kernels if k is not None]
+@lru_cache(maxsize=1024)
+def _made_of(
+    stored: tuple[Kernels, ...], made: tuple[Kernels, ...], unscaled: bool
+) -> tuple[Kind, int | None]:
+    """Kind by the kernels of the terms, which many tensors share; rows reached, None for all."""
+    masks = [_reached(kernels[0]) for kernels in stored if kernels]
+    partial = [m for m in masks if m is not None]
+    all_rows = not masks or len(partial) < len(masks)  # some term reaches every row
+    reached = None if all_rows else int(np.logical_or.reduce(partial).sum())
+    kernels = [k for term in stored for k in term if k is not None]
     several = any(not k.is_gather or k.index.shape[1] > 1 for k in kernels)
-    if several or any(_overlap(a, b) for a, b in combinations(terms, 2)):
-        return "mixed"
+    if several or any(_overlap(a, b) for a, b in combinations((*stored, *made), 2)):
+        return "mixed", reached
     units = all((k.unit_rows | k.zero_rows).all() for k in kernels)
-    bare = all(t.scale == 1.0 and getattr(t.source, "by", None) is None for t in stored)
-    return "copied" if units and bare else "scaled"
+    return "copied" if units and unscaled else "scaled", reached
 
 
-def _overlap(a: Term, b: Term) -> bool:
+def _overlap(a: Kernels, b: Kernels) -> bool:
     """Some element takes from both terms."""
-    for left, right in zip(a.kernels, b.kernels, strict=True):
+    for left, right in zip(a, b, strict=True):
         x, y = _reached(left), _reached(right)
         if x is not None and y is not None and not (x & y).any():
             return False

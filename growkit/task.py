@@ -133,7 +133,6 @@ def peak_of(written: Sequence[Written]) -> int:
 
 def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], dict[str, int]]:
     """By tensor the checksum; and where there are any, how many values are NaN or infinite."""
-    checksums: dict[str, str] = {}
     nonfinite: dict[str, int] = {}
     marks, shard = task.marks, task.shard
     with ShardWriter(marks.folder, shard, temporary=marks.temporary(shard.name)) as writer:
@@ -149,9 +148,8 @@ def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], di
                 _refuse_values(placed.formula, bad, overflowed)
             if bad:
                 nonfinite[placed.formula.name] = bad
-            checksums[placed.formula.name] = writer.end()
-        writer.finish()
-    return checksums, nonfinite
+            writer.end()
+        return writer.finish(), nonfinite
 
 
 def _blocks(formula: Formula, rows: SourceRows, budget: int) -> Iterator[Block]:

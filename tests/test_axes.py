@@ -105,7 +105,7 @@ def test_sums_norms_and_traces(data: st.DataObject) -> None:
     np.testing.assert_allclose(a.plus(b).matrix(), a.matrix() + b.matrix(), **NEAR)
     np.testing.assert_allclose(a.row_sums(), a.matrix().sum(axis=1), **NEAR)
     np.testing.assert_allclose(a.column_sums(), a.matrix().sum(axis=0), **NEAR)
-    np.testing.assert_allclose(a.square_norm(), (a.matrix() ** 2).sum(), atol=1e-9)
+    np.testing.assert_allclose(a.square_norm, (a.matrix() ** 2).sum(), atol=1e-9)
     square = data.draw(kernels(new=a.old, old=a.old))
     np.testing.assert_allclose(square.trace(), np.trace(square.matrix()), **NEAR)
 

@@ -459,7 +459,7 @@ def test_noise_lies_as_far_below_the_signal_as_asked(snr_db):
     axis = AxisMap.of(tile, tile.scaled(0.5))
     null = axis.null_space(behind_norm=False)
     grown = Term(world.add(random(300, 200) * 0.02), (None, axis.read))
-    spread = null.square_norm() / null.new
+    spread = null.square_norm / null.new
     noisy = Noise(0, 1, "w", (300, 400), snr_db=snr_db, signal=(grown,), spread=spread)
     total = world.values(Formula("w", (300, 400), "F64", (grown, Term(noisy, (None, null)))))
     signal = world.values(Formula("w", (300, 400), "F64", (grown,)))
@@ -489,3 +489,21 @@ def test_noise_on_noise():
     formula = Formula("w", (40, 40), "F32", (grown, first, Term(second, (None, None))))
     world.check(formula)
     assert world.run(formula, 1)[0] == world.run(formula)[0]
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.parametrize("factor", [0.5, 0.5**0.5, 1 / 3, -0.7, 3e-6, 1e30])
+def test_scaling_in_one_pass_rounds_once(dtype, factor):
+    """Every value of 16 bits, scaled while it is moved: as in float32, rounded at the end."""
+    stored = World().add(np.zeros(1 << 16), dtype, name="w")
+    values = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(DTYPES[dtype])
+    kernel = Kernel.gather(np.arange(1 << 16), factor, old=1 << 16)
+    formula = Formula("w", (1 << 16,), dtype, (Term(stored, (kernel,)),))
+
+    def rows(_: Stored, start: int, stop: int) -> memoryview:
+        return memoryview(bytearray(values[start:stop].view(torch.uint8).numpy()))
+
+    (block,) = evaluate(formula, rows, budget=PLENTY)
+    want = values.to(torch.float32).mul(factor).to(DTYPES[dtype])
+    assert bytes(block.data) == want.view(torch.uint8).numpy().tobytes()
+    assert block.nonfinite == int((~want.isfinite()).sum())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from growkit.errors import ResourceError
 from growkit.formula import ITEM_BYTES, Formula
 from growkit.layout import Shard, lay_out
 from growkit.store import ShardWriter
-from growkit.store import write as write_room
+from growkit.store import stream as stream_room
 
 FORMULAS = [
     Formula("b", (5, 3), "F32"),
@@ -35,16 +38,38 @@ def content(formula: Formula) -> bytes:
 
 def write_shard(folder: Path, shard: Shard, step: int = 1 << 20) -> dict[str, str]:
     """Write a shard in blocks of `step` bytes."""
-    checksums = {}
     with ShardWriter(folder, shard) as writer:
         for placed in shard.tensors:
             data = content(placed.formula)
             writer.begin(placed)
             for at in range(0, len(data), step):
                 writer.write(data[at : at + step])
-            checksums[placed.formula.name] = writer.end()
-        writer.finish()
-    return checksums
+            writer.end()
+        return writer.finish()
+
+
+def refuse_direct(pwrite: Callable[..., int], after: int = 40_000) -> Callable[..., int]:
+    """A system that takes direct writes at first, and then no more."""
+
+    def refusing(fd: int, data: memoryview, offset: int) -> int:
+        if offset > after and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return pwrite(fd, data, offset)
+
+    return refusing
+
+
+def test_errors_of_the_thread_are_told(tmp_path, monkeypatch):
+    """A disk that fills up behind our back: told at the latest when the file is finished."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    (shard,) = lay_out(FORMULAS, max_shard_bytes=10**9).shards
+    with pytest.raises(ResourceError, match=r"No space left on device: needs 4.31 kB"):
+        write_shard(tmp_path, shard)
+    assert not [*tmp_path.iterdir()]
 
 
 def expected(shard: Shard) -> bytes:
@@ -81,12 +106,16 @@ def test_reference_reader_gets_what_was_written(tmp_path_factory, formulas, step
             assert checksums[formula.name] == f"{zlib.crc32(raw):08x}"
 
 
-@pytest.mark.parametrize("missing", [False, True])
-def test_many_windows_of_write_back(tmp_path, monkeypatch, missing):
-    """Several buffers and windows, with and without the system calls for them."""
-    monkeypatch.setattr(write_room, "BUFFER", 1 << 12)
-    monkeypatch.setattr(write_room, "WINDOW", 1 << 14)
-    if missing:
+@pytest.mark.parametrize("way", ["direct", "refused", "windows", "plain"])
+def test_every_way_to_the_disk(tmp_path, monkeypatch, way):
+    """Many buffers: past the cache, refused on the way, by windows, and without any such call."""
+    monkeypatch.setattr(stream_room, "BUFFER", 1 << 12)
+    monkeypatch.setattr(stream_room, "WINDOW", 1 << 14)
+    if way == "refused":
+        monkeypatch.setattr(os, "pwrite", refuse_direct(os.pwrite))
+    if way in ("windows", "plain"):
+        monkeypatch.delattr(os, "O_DIRECT")
+    if way == "plain":
         monkeypatch.delattr(os, "posix_fadvise")
         monkeypatch.delattr(os, "posix_fallocate")
     (shard,) = lay_out([Formula("w", (100, 333), "F32"), *FORMULAS], max_shard_bytes=10**9).shards

@@ -6,7 +6,8 @@
     side_files what travels with the weights: tokenizer, processor, custom code
     maps       files of dense maps, read and written whole
     rows       rows of a stored tensor, by pread
-    write      one output file as a byte stream
+    write      one output file: header, tensors, checksums
+    stream     bytes to an open file, as fast as the disk takes them
     locks      one process at a time, or several that agree
     marks      done-marks: which files are complete, whoever wrote them
     commit     OUT.partial, and the rename to OUT
