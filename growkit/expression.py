@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 
@@ -38,10 +38,12 @@ class Expression:
     name: str = ""
     number: int = 0
     parts: tuple[Expression, ...] = ()
+    axes: frozenset[str] = field(init=False, compare=False, repr=False)  # the names of all in it
 
-    @property
-    def axes(self) -> frozenset[str]:
-        """The names of all axes in it."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", self._axes())
+
+    def _axes(self) -> frozenset[str]:
         if self.kind == "axis":
             return frozenset([self.name])
         return frozenset().union(*(p.axes for p in self.parts))

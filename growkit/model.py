@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from growkit.config import default, spelling, whole
-from growkit.errors import CheckpointError
+from growkit.errors import CheckpointError, FamilyError
 from growkit.family import Family, Pattern
 from growkit.family_file import build_family, find_family
 from growkit.formula import FLOATS, Checkpoint, TensorInfo
@@ -135,7 +135,12 @@ def _modules(
     zeros = {shape.replace("#", "0") for shape in kinds} & set(names)
     out = set()
     for present in (set[str](), None):
-        family = build_family(data, config, present, where)
+        try:
+            family = build_family(data, config, present, where)
+        except FamilyError:
+            if present is None:  # one of the variants refuses the model; is it this one's?
+                continue
+            raise
         for name in (*kinds.values(), *zeros):
             try:
                 match = family.match(name)
