@@ -82,6 +82,7 @@ def _stored(terms: Iterable[Term]) -> Iterator[Stored]:
     for term in terms:
         if isinstance(term.source, Stored):
             yield term.source
+            yield from [term.source.by] if term.source.by else []
         elif isinstance(term.source, Noise):
             yield from _stored(term.source.signal)
 

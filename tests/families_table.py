@@ -7,7 +7,9 @@ against what the plan claims.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import conftest  # noqa: F401  (one thread, no network)
@@ -34,15 +36,16 @@ to the places of these slopes. `make families-table` measures all of this anew.
 """
 
 
-def cells(names: list[str]) -> Iterator[tuple[str, str, Cell | None]]:
-    """Every cell, measured: model, growth, what it is."""
-    for name in names:
-        tiny = zoo.models()[name]
-        with tempfile.TemporaryDirectory() as folder:
-            model = zoo.build(tiny)
-            small = zoo.save(model, Path(folder) / "small")
-            for number, growth in enumerate(NAMES):
-                yield name, growth, measure(small, growth, Path(folder) / f"{number}", tiny, model)
+def cells(name: str) -> list[tuple[str, Cell | None]]:
+    """Every cell of one model, measured: growth, what it is."""
+    tiny = zoo.models()[name]
+    with tempfile.TemporaryDirectory() as folder:
+        model = zoo.build(tiny)
+        small = zoo.save(model, Path(folder) / "small")
+        return [
+            (growth, measure(small, growth, Path(folder) / f"{number}", tiny, model))
+            for number, growth in enumerate(NAMES)
+        ]
 
 
 def text_of(cell: Cell | None, notes: dict[str, int]) -> str:
@@ -83,8 +86,9 @@ def told() -> dict[tuple[str, str], str]:
 if __name__ == "__main__":
     every = sorted(zoo.models())
     found = {}
-    for name, growth, cell in cells(every):
-        found[name, growth] = cell
-        print(f"{name:36} {growth:24} {text_of(cell, {})}", flush=True)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for name, row in zip(every, pool.map(cells, every), strict=True):
+            print(f"{name:36}", *(text_of(cell, {}).split()[0] for _, cell in row), flush=True)
+            found |= {(name, growth): cell for growth, cell in row}
     FILE.write_text(table(found, every), encoding="utf-8")
     print(f"{FILE} written")
