@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -253,12 +253,13 @@ def test_help_is_light() -> None:
 
 
 def test_help_is_quick() -> None:
-    """`growkit --help` answers in under 0.3 s (the best of three: the machine may be busy)."""
+    """`growkit --help` takes less than 0.3 s of processor time, however busy the machine is."""
 
     def seconds() -> float:
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "growkit", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - start
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])  # of children, user and system
 
     assert min(seconds() for _ in range(3)) < 0.3
 
