@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,10 +90,10 @@ def infer_family(config: Mapping[str, Any]) -> Draft:
     built = _build(base)
     changed = {}
     for key in axes:
-        value = _get(base, key)
+        value = int(base[key])
         for more in (value, 1, 2, 6):  # some numbers must stay even, or divide others
             other = copy.deepcopy(base)
-            _put(other, key, value + more)
+            other[key] = value + more
             try:
                 again = _build(other)
             except FamilyError:
@@ -114,14 +114,6 @@ def _axes(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
                     out[key] = (axis or key, kind)
                     break
     return out
-
-
-def _get(config: Mapping[str, Any], key: str) -> int:
-    return int(config[key])
-
-
-def _put(config: dict[str, Any], key: str, value: int) -> None:
-    config[key] = value
 
 
 def _with_sizes(config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
@@ -172,12 +164,21 @@ def _build(config: Mapping[str, Any]) -> _Built:
         return next((n for n, m in model.named_modules() if module is not None and m is module), "")
 
     shapes = {k: tuple(v.shape) for k, v in state.items()}
-    table, head = name_of(model.get_input_embeddings()), name_of(model.get_output_embeddings())
+    asked = (model.get_input_embeddings, model.get_output_embeddings)
+    table, head = (name_of(_asked(ask)) for ask in asked)
     if head and f"{head}.weight" not in shapes:  # it has another name on disk
         shape = tuple(model.get_output_embeddings().weight.shape)
         named = (n for n, s in shapes.items() if s == shape and n != f"{table}.weight")
         head = next(named, "").removesuffix(".weight")
     return _Built(shapes, kinds, table, head)
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    """What a model answers; None where its class has no answer, as with two towers."""
+    try:
+        return ask()
+    except NotImplementedError:
+        return None
 
 
 # -- from shapes to dims ---------------------------------------------------------------------------
@@ -260,10 +261,9 @@ def _write(
 ) -> Draft:
     lines = []
     candidates = _candidates(axes)
-    for module, members in _modules(built.shapes).items():
+    for module, members in _modules(built.shapes, axes).items():
         kind, sure = _line(module, members, base, axes, built, changed, candidates)
-        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", lambda m: "{layers}", module, count=1)
-        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", lambda m: "{experts}", pattern)
+        pattern = _numbered(module, axes)
         lines.append(f"  {pattern}: {kind}" + ("" if sure else "    # ?"))
     text = "\n".join(lines)
     multiple = re.search(r"\b(\d\.hidden)\b", text)  # units that no config key counts
@@ -275,11 +275,23 @@ def _write(
     return Draft(text, text.count("# ?"))
 
 
-def _modules(shapes: Shapes) -> dict[str, dict[str, str]]:
+def _numbered(module: str, axes: Mapping[str, tuple[str, str]]) -> str:
+    """A module's name with the axes that its numbers count: a stack's layers, then experts."""
+    stacks = [axis for axis, kind in axes.values() if kind == "layers"]
+    own = [a for a in stacks if a.partition("_")[0] in module.split(".")]
+    slots = [*(own or [a for a in stacks if "_" not in a] or stacks)[:1]]
+    slots += ["experts"] if ("experts", "experts") in axes.values() else []
+    for slot in slots:
+        module = re.sub(r"(?<=\.)\d+(?=\.|$)", f"{{{slot}}}", module, count=1)
+    return module
+
+
+def _modules(shapes: Shapes, axes: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
     """Module of layer 0 (and expert 0), and modules outside layers → {suffix: tensor}."""
     out: dict[str, dict[str, str]] = {}
+    counted = 1 + (("experts", "experts") in axes.values())
     for name in shapes:
-        if all(n == "0" for n in re.findall(r"(?<=\.)\d+(?=\.|$)", name)):
+        if all(n == "0" for n in re.findall(r"(?<=\.)\d+(?=\.|$)", name)[:counted]):
             module, dot, suffix = name.rpartition(".")
             if suffix not in ("weight", "bias"):
                 module, dot, suffix = name, "", ""
@@ -371,7 +383,7 @@ def _head(
 
 def _last_norm(built: _Built) -> str:
     """The last norm outside the layers."""
-    norms = [n for n in _modules(built.shapes) if "norm" in built.kinds.get(n, "").lower()]
+    norms = [n for n in _modules(built.shapes, {}) if "norm" in built.kinds.get(n, "").lower()]
     return next((n for n in reversed(norms) if not re.search(r"\.\d+\.", n)), "null")
 
 

@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
     "wrong rotary layout": (
         "gpt_neox", lambda d: d["rope"].update(pairs="adjacent"), "axis q"
     ),
-    "a forgotten factor": ("gemma2", lambda d: d.pop("multipliers"), "growth: width 2x"),
+    "a forgotten factor": ("gemma", lambda d: d.pop("multipliers"), "growth: width 2x"),
     "gains without their 1": (
         "gemma2",
         lambda d: d["modules"].update(norm="rms hidden"),

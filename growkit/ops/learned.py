@@ -63,7 +63,11 @@ class Learned(Operator):
 
     def _growth(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         self._check_names(family, sizes)
-        layers = {a: given_layers(self._arrays, a, sizes[a]) for a in family.of_kind("layers")}
+        layers = {
+            a: given_layers(self._arrays, a, sizes[a])
+            for a in family.of_kind("layers")
+            if a in sizes
+        }
         maps: dict[str, AxisMap] = {}
         users = {axis: user for user, axes in family.user_axes.items() for axis in axes}
         for axis in family.axes:

@@ -22,7 +22,7 @@ GPT_OSS = {
 }  # fmt: skip
 DEEPSEEK = {
     **SIZES, "num_key_value_heads": 6, "kv_lora_rank": 16, "q_lora_rank": 22,
-    "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10, "moe_intermediate_size": 18,
+    "qk_nope_head_dim": 8, "qk_rope_head_dim": 14, "v_head_dim": 10, "moe_intermediate_size": 18,
     "n_routed_experts": 12, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2,
     "n_shared_experts": 3, "first_k_dense_replace": 1,
 }  # fmt: skip
