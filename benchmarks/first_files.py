@@ -11,8 +11,7 @@ from pathlib import Path
 from growkit.layout import lay_out, parse_size
 from growkit.run import plan_growth
 from growkit.store import Marks
-from growkit.task import tasks
-from growkit.workers import in_this_process
+from growkit.task import in_this_process, tasks
 
 
 def main(source: str, recipe: str, folder: str) -> None:

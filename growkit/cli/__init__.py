@@ -234,17 +234,19 @@ def plan(
         run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory, workers=workers)
     )
     text = show.plan_text(planned, **cost) if tensor is None else words.explain(planned, tensor)
+    shapes = {} if maps is None else run.save_maps(planned, maps)
+    if not as_json:
+        lines = [f"  {name} {words.shape_text(shape)}" for name, shape in shapes.items()]
+        click.echo("\n".join([text, *([f"\nmaps in {maps}", *lines] if lines else [])]))
+        return
     told = report.plan_json(planned, **cost) | {"maps": words.maps_json(planned)}
-    for name, terms in words.terms_json(planned).items() if as_json else ():
+    for name, terms in words.terms_json(planned).items():
         told["tensors"][name]["terms"] = terms
     if tensor is not None:
         told = {"name": tensor, **told["tensors"][tensor], "text": text}
     if maps is not None:
-        shapes = run.save_maps(planned, maps)
         told["maps_file"] = {"path": str(maps), "matrices": shapes}
-        lines = [f"  {name} {words.shape_text(shape)}" for name, shape in shapes.items()]
-        text += "\n".join([f"\n\nmaps in {maps}", *lines])
-    print_json(told) if as_json else click.echo(text)
+    print_json(told)
 
 
 @app.command()
