@@ -8,7 +8,7 @@ import pytest
 import torch
 import zoo
 from families_table import SHORT, told
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from zoo import cases
 
 from growkit import run
@@ -111,3 +111,17 @@ def test_every_family_is_tried() -> None:
     elsewhere = {"bert", "gpt2", "llama", "timm_vit"}
     refused = {"mamba", "swin"}
     assert set(family_names()) - elsewhere - refused <= tried
+
+
+def test_several_dtypes_and_buffers_in_one_file(tmp_path: Path) -> None:
+    """Every tensor keeps its dtype, and a buffer that models make anew is told and left out."""
+    small = zoo.save(zoo.build(zoo.models()["qwen3/causal"], dtype=torch.float32), tmp_path / "s")
+    before = load_file(small / "model.safetensors")
+    before = {k: v if "norm" in k else v.to(torch.bfloat16) for k, v in before.items()}
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    save_file(before | buffer, small / "model.safetensors", metadata={"format": "pt"})
+    result = run.grow(small, "double_width", out=tmp_path / "out")
+    after = load_file(result.out / "model.safetensors")
+    assert {k: v.dtype for k, v in after.items()} == {k: v.dtype for k, v in before.items()}
+    assert [d.partition(":")[0] for d in result.plan.dropped] == [*buffer]
+    assert run.verify_growth(small, result.out).passed
