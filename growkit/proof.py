@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import frexp
+from math import ceil, frexp
 from typing import Literal
 
 import numpy as np
@@ -197,12 +197,15 @@ def prove_above(facts: Facts, axis: str, maps: Mapping[str, AxisMap]) -> Claim:
     return approximate(["new rows come from the layer above"] if taken else ())
 
 
-def prove_scaled_embeddings(facts: Facts, rho: float) -> Claim:
-    """A tied head's factor in the embeddings (2404.07999): harmless if a norm comes at once."""
+def prove_scaled_embeddings(facts: Facts, rho: float, total: float) -> Claim:
+    """A tied head's factor in the embeddings (2404.07999): harmless if a norm comes at once.
+
+    They are `total` times smaller than at first, so the eps of that norm weighs total² times more.
+    """
     patterns = facts.family.patterns.values()
     if any(p.to_stream and not p.slots for p in patterns):
         reason = f"embeddings carry 1/{rho:g}, which the norm after them undoes up to eps"
-        return Claim(EPS, (reason,), facts.eps, 1)
+        return Claim(EPS, (reason,), facts.eps, ceil(max(1.0, total * total)))
     return approximate([f"embeddings carry 1/{rho:g}, branches do not: the stream is mixed anew"])
 
 

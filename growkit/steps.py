@@ -39,6 +39,7 @@ from growkit.config import (
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.facts import Claim, Facts, approximate
+from growkit.family import Family
 from growkit.formula import Noise, Ones, Shape, Stored, Term
 from growkit.fusion import check_fusable, fuse_parts, injections
 from growkit.grammar import get
@@ -199,8 +200,8 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         parts = scale_embeddings(parts, family, factor, module) if factor != 1.0 else parts
     rho = proof.tie_factor(facts, maps)
     if rho is not None and rho != 1.0 and state.tied and state.tie_rule == "embedding":
-        claim = claim.also(proof.prove_scaled_embeddings(facts, rho))
         parts = scale_embeddings(parts, family, 1.0 / rho)
+        claim = claim.also(proof.prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
     elif rho is not None and rho != 1.0 and family.head and facts.carrier:
         parts = scale_modules(parts, [family.head.scale_at], 1.0 / rho)
         parts = scale_modules(parts, family.head.also, rho)
@@ -226,6 +227,12 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         ),
         claim,
     )
+
+
+def _shrunk(parts: Mapping[str, Part], family: Family) -> float:
+    """How many times smaller the embedding of a tied head is than in its checkpoint."""
+    table = parts[family.head.tied] if family.head else None
+    return 1.0 / abs(table.terms[0].scale) if table and table.terms else 1.0
 
 
 def _random(state: State, number: int, seed: int) -> Callable[[Part, Shape], Noise]:
@@ -328,7 +335,7 @@ def _fuse(
         now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
         claim = proof.prove_width(facts, now)
         if state.tied and state.tie_rule == "embedding":
-            claim = claim.also(proof.prove_scaled_embeddings(facts, rho))
+            claim = claim.also(proof.prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
     else:
         now = maps[0]
         claim = approximate(["one norm serves the streams of different models"])

@@ -13,11 +13,12 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from ctypes import c_int64, c_ubyte
 from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from growkit.errors import ResourceError
@@ -67,16 +68,33 @@ def in_processes(tasks: Sequence[Task], count: int, progress: Progress) -> list[
 def gather(
     futures: dict[Future[Written], int], written: dict[int, Written], look: Callable[[], None]
 ) -> None:
-    """Put results where they belong as they come; the first failure is raised."""
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
-        failed = [f for f in done if f.cancelled() or f.exception() is not None]
-        for future in done.difference(failed):
-            written[futures[future]] = future.result()
+    """Put results where they belong as they come; the first failure is raised.
+
+    Waiting is for a queue: `concurrent.futures.wait` takes a lock of every future, and a signal
+    that arrives in between leaves them taken for ever.
+    """
+    done: SimpleQueue[Future[Written]] = SimpleQueue()
+    with _no_interrupts():
+        for future in futures:
+            future.add_done_callback(done.put)
+    for _ in futures:
+        future = _next(done, look)
         look()
-        for future in failed:
-            future.result()
+        failed = future if future.cancelled() or future.exception() is not None else None
+        while failed and not done.empty():  # what others finished meanwhile is not lost
+            other = done.get()
+            if not other.cancelled() and other.exception() is None:
+                written[futures[other]] = other.result()
+        written[futures[future]] = future.result()
+
+
+def _next(done: SimpleQueue[Future[Written]], look: Callable[[], None]) -> Future[Written]:
+    """The next future that is done; progress is looked at meanwhile."""
+    while True:
+        try:
+            return done.get(timeout=POLL)
+        except Empty:
+            look()
 
 
 def _in_pool(
@@ -104,8 +122,8 @@ def _in_pool(
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """What is started inside never sees Ctrl-C: that is for the one who started it to handle."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """No signal arrives inside; what is started here never sees Ctrl-C: its starter handles it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -120,6 +138,7 @@ _counts: Any = None
 
 def _begin(pipe: Connection, shared: Any, counts: Any) -> None:
     global _tasks, _counts
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     _tasks, _counts = pickle.loads(memoryview(shared)), counts
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
 
