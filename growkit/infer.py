@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from growkit.errors import FamilyError
 from growkit.expression import Expression, parse
-from growkit.verify.model import class_and_config, silence
+
+if TYPE_CHECKING:
+    from growkit.verify.blueprint import Blueprint, Shapes
 
 # What config keys of this field are called, in order: (pattern, axis, kind)
 KEYS: Sequence[tuple[str, str, str]] = (
@@ -59,7 +59,6 @@ PART = {  # what the last words of a module's name say it makes
     "o": re.compile(r"(^|[._])(o|wo|o_proj|out_proj|out_lin|c_proj|dense|output\.dense)$", re.I),
 }
 KEY_NORM = re.compile(r"(^|[._])k(ey)?_?(layer)?norm", re.I)
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +69,16 @@ class Draft:
     doubts: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Built:
-    """What one config builds: shapes under the names on disk, and what modules are."""
-
-    shapes: Shapes
-    kinds: Mapping[str, str]  # module → class name
-    embedding: str
-    head: str
-
-
 def infer_family(config: Mapping[str, Any]) -> Draft:
     """Draft a family file for a config. Raises FamilyError if transformers cannot build its model.
 
     Needs transformers with the class that the config names; nothing is downloaded.
     """
+    from growkit.verify.blueprint import blueprint
+
     axes = _axes(config)
     base = _with_sizes(config, axes)
-    built = _build(base)
+    built = blueprint(base)
     changed = {}
     for key in axes:
         value = int(base[key])
@@ -95,7 +86,7 @@ def infer_family(config: Mapping[str, Any]) -> Draft:
             other = copy.deepcopy(base)
             other[key] = value + more
             try:
-                again = _build(other)
+                again = blueprint(other)
             except FamilyError:
                 continue
             if again.shapes != built.shapes:
@@ -139,46 +130,6 @@ def _with_sizes(config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]]) 
         elif isinstance(value, list) and len(value) in counts:
             out[key] = value[:2]
     return out
-
-
-def _build(config: Mapping[str, Any]) -> _Built:
-    """The model of a config on the meta device: no weight is made."""
-    with silence():
-        try:
-            from transformers.core_model_loading import revert_weight_conversion
-
-            cls, parsed = class_and_config(config)
-            build = cls if config.get("architectures") else cls.from_config
-            with torch.device("meta"):
-                model = build(parsed)
-            state = revert_weight_conversion(model, model.state_dict())
-        except Exception as error:  # transformers raises all kinds; each is about this config
-            said = [*str(error).strip().splitlines(), ""][0]
-            raise FamilyError(
-                f"transformers cannot build a model of this config: {type(error).__name__}: {said}",
-                hint="infer needs a model that transformers itself knows",
-            ) from error
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-
-    def name_of(module: Any) -> str:
-        return next((n for n, m in model.named_modules() if module is not None and m is module), "")
-
-    shapes = {k: tuple(v.shape) for k, v in state.items()}
-    asked = (model.get_input_embeddings, model.get_output_embeddings)
-    table, head = (name_of(_asked(ask)) for ask in asked)
-    if head and f"{head}.weight" not in shapes:  # it has another name on disk
-        shape = tuple(model.get_output_embeddings().weight.shape)
-        named = (n for n, s in shapes.items() if s == shape and n != f"{table}.weight")
-        head = next(named, "").removesuffix(".weight")
-    return _Built(shapes, kinds, table, head)
-
-
-def _asked(ask: Callable[[], Any]) -> Any:
-    """What a model answers; None where its class has no answer, as with two towers."""
-    try:
-        return ask()
-    except NotImplementedError:
-        return None
 
 
 # -- from shapes to dims ---------------------------------------------------------------------------
@@ -256,7 +207,7 @@ def _write(
     config: Mapping[str, Any],
     base: Mapping[str, Any],
     axes: Mapping[str, tuple[str, str]],
-    built: _Built,
+    built: Blueprint,
     changed: Mapping[str, tuple[int, Shapes]],
 ) -> Draft:
     lines = []
@@ -304,7 +255,7 @@ def _line(
     members: Mapping[str, str],
     base: Mapping[str, Any],
     axes: Mapping[str, tuple[str, str]],
-    built: _Built,
+    built: Blueprint,
     changed: Mapping[str, tuple[int, Shapes]],
     candidates: Sequence[str],
 ) -> tuple[str, bool]:
@@ -335,7 +286,7 @@ def _line(
 
 
 def _head(
-    config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]], built: _Built
+    config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]], built: Blueprint
 ) -> Iterator[str]:
     """Everything above the modules."""
     kind = config.get("model_type", "unknown")
@@ -381,7 +332,7 @@ def _head(
         yield f"  default: {str(bool(config.get('tie_word_embeddings'))).lower()}"
 
 
-def _last_norm(built: _Built) -> str:
+def _last_norm(built: Blueprint) -> str:
     """The last norm outside the layers."""
     norms = [n for n in _modules(built.shapes, {}) if "norm" in built.kinds.get(n, "").lower()]
     return next((n for n in reversed(norms) if not re.search(r"\.\d+\.", n)), "null")

@@ -45,7 +45,7 @@ def steps(noise: Noise, start: int, stop: int) -> npt.NDArray[np.float32]:
     for at in range(0, out.size, _NUMBERS):
         part = out[at : at + _NUMBERS]
         words = generator.random_raw(part.size // _PER_WORD).astype("<u8", copy=False)
-        np.take(table, words.view("<u2"), out=part, mode="clip")
+        np.take(table, words.view("<u2"), out=part, mode="wrap")
     return out.reshape(stop - start, row)[:, :length].reshape(-1, *noise.shape[1:])
 
 

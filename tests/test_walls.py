@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -61,7 +61,7 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
-TORCH_ROOMS = {"engine", "infer", "verify", "memory"}  # memory: tensors are what it takes and gives
+TORCH_ROOMS = {"engine", "verify"}
 FILE_ROOMS = {"store", "hub"}
 YAML_ROOMS = {"family_file", "user_family", "recipe"}  # read their own YAML
 LINES = 400
@@ -209,7 +209,6 @@ def test_no_model_is_named_in_code(file: Path) -> None:
     types: set[str] = set()
     for name in family_names():
         types |= {name, *read_yaml(family_text(name), name)["model_type"]}
-    types.remove("clip")  # a word of numpy's as well
     named = re.compile(rf"\b(?i:{'|'.join(map(re.escape, sorted(types)))})(?=\b|[A-Z])")
     found = [f"{text!r} in line {line}" for text, line in words(file) if named.search(text)]
     assert not found, f"{room_of(file)} names a model: {found}"
@@ -254,13 +253,12 @@ def test_help_is_light() -> None:
 
 
 def test_help_is_quick() -> None:
-    """`growkit --help` takes less than 0.3 s of processor time, however busy the machine is."""
+    """`growkit --help` takes less than 0.3 s."""
 
     def seconds() -> float:
-        before = os.times()
+        start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "growkit", "--help"], check=True, capture_output=True)
-        after = os.times()
-        return sum(after[2:4]) - sum(before[2:4])  # of children, user and system
+        return time.perf_counter() - start
 
     assert min(seconds() for _ in range(3)) < 0.3
 

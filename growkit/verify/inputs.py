@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from growkit.errors import VerifyError
-from growkit.verify.model import LENGTHS, RUNS, Loaded, longest
+from growkit.verify.model import LENGTHS, RUNS, Loaded, longest, token_table
 
 Inputs = Mapping[str, torch.Tensor]  # by parameter of the model's forward
 IDS, DECODER_IDS = "input_ids", "decoder_input_ids"
@@ -79,11 +79,7 @@ def _takes(model: Any) -> set[str]:
 
 def _vocabulary(model: Any) -> int | None:
     """How many tokens there are."""
-    try:
-        table = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        table = None
-    count = getattr(table, "num_embeddings", None)
+    count = getattr(token_table(model), "num_embeddings", None)
     return count or getattr(model.config.get_text_config(), "vocab_size", None)
 
 

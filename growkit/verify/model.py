@@ -86,6 +86,19 @@ def class_and_config(config: Mapping[str, Any]) -> tuple[Any, Any]:
     return cls, cls.config_class.from_dict(dict(config))
 
 
+def build(config: Mapping[str, Any]) -> Any:
+    """A model of a config, of the class that it names, with eager attention."""
+    cls, parsed = class_and_config(config)
+    parsed._attn_implementation = "eager"
+    return cls(parsed) if config.get("architectures") else cls.from_config(parsed)
+
+
+def token_table(model: Any) -> Any:
+    """The table of tokens; None for a class with two towers, or with none."""
+    towers = {"text_config", "vision_config"} & {*vars(model.config)}
+    return None if towers else model.get_input_embeddings()
+
+
 def _folder(path: Path) -> Path:
     return path.parent if path.is_file() else path
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from growkit.errors import VerifyError
-from growkit.verify.model import class_and_config, silence
+from growkit.verify.model import build, silence
 
 
 def write_specimen(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> None:
@@ -26,10 +26,7 @@ def write_specimen(config: Mapping[str, Any], folder: Path, *, seed: int = 0) ->
     with silence(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            cls, parsed = class_and_config(config)
-            parsed._attn_implementation = "eager"
-            build = cls if config.get("architectures") else cls.from_config
-            model = build(parsed).to(torch.float64).eval()
+            model = build(config).to(torch.float64).eval()
             randomise(model, seed)
             model.save_pretrained(folder)
         except Exception as error:  # transformers raises all kinds; each is about this config

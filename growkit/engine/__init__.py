@@ -280,7 +280,7 @@ def _picked(x: torch.Tensor, dim: int, index: IntArray, used: BoolArray) -> torc
                 to.zero_()
         return out
     if dim:  # numpy takes single columns several times faster than torch
-        out = torch.from_numpy(np.take(x.numpy(), index, axis=dim, mode="clip"))
+        out = torch.from_numpy(np.take(x.numpy(), index, axis=dim, mode="wrap"))
     else:
         out = x.index_select(0, torch.from_numpy(index))
     if not used.all():
