@@ -46,9 +46,10 @@ def test_contract(saved: dict, tmp_path_factory: pytest.TempPathFactory, name: s
     assert len(model.entries) + len(model.dropped) == len(model.checkpoint.tensors)
     bound = [{a for e in es for a in e.axes} for es in family.config.values()]
     bound += [{*pair} for pair in family.followers.items()] + [{*p} for p in family.like.items()]
-    bound += [{t.heads, t.kv_heads} for t in family.attentions]
+    for key, other in family.defaults.items():  # a size that the config leaves out is another's
+        if other in family.config and key not in zoo.models()[name].config:
+            bound.append({a for k in (key, other) for e in family.config[k] for a in e.axes})
     used = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
-    used.discard("labels")  # how many a head has is given by its class
     for a in used:
         for b in used - {a}:
             if model.sizes[a] == model.sizes[b]:
