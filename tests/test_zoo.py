@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from zoo import cases
 
 from growkit import run
-from growkit.facts import APPROXIMATE
+from growkit.facts import APPROXIMATE, EPS
 from growkit.family_file import family_names
 from growkit.model import read_model
 from growkit.recipe import parse_recipe
@@ -104,6 +104,19 @@ def test_factors_that_cannot_be_folded(tmp_path: Path) -> None:
     formulas = {f.name: f for f in plan.formulas}
     weight = formulas["encoder.layer.0.attention.output.dense.weight"].terms[0].source
     assert weight.by.name == "encoder.layer.0.layer_scale1.lambda1"
+
+
+@pytest.mark.parametrize(("how", "claim"), [("stack", APPROXIMATE), ("insert", EPS)])
+def test_layers_copied_with_the_factor_of_a_tied_head(tmp_path: Path, how: str, claim: str) -> None:
+    """BART's last norm carries it, in a layer that is copied whole, or that silent ones follow."""
+    small = zoo.save(zoo.build(zoo.models()["bart/generation"]), tmp_path / "small")
+    steps = [cases.width(axes="2x"), {"op": "depth", "to": {"layers": "2x"}, "how": how}]
+    result = run.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
+    found = run.verify_growth(small, result.out)
+    assert found.passed
+    assert result.plan.claim.claim == claim
+    assert found.measurement.error is not None
+    assert (found.measurement.error > DIFFERS) == (claim == APPROXIMATE)
 
 
 def test_every_family_is_tried() -> None:
