@@ -10,7 +10,6 @@ import os
 import zlib
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from growkit.layout import Placed, Shard
@@ -91,12 +90,7 @@ class ShardWriter:
             self._fd = -1
             self._temporary.unlink(missing_ok=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._drop()
 
 
