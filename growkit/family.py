@@ -50,7 +50,7 @@ KINDS: Mapping[str, str] = {
 }
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
 MAX_NAME = 10_000  # characters that aliases may make of a name
-_NUMBER = re.compile(r"((?:(?<=\.)|^)[0-9]+(?=\.|$))")
+_NUMBER = re.compile(r"\.([0-9]+)(?=\.|$)")  # in a name behind a dot
 _SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 
 _COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}
@@ -256,8 +256,7 @@ class Family:
 
         Raises CheckpointError with the nearest pattern if there is none, or more than one.
         """
-        parts = _NUMBER.split(name)
-        shape, numbers = "#".join(parts[::2]), tuple(map(int, parts[1::2]))
+        shape, numbers = numbered(name)
         if shape not in self._matched:
             self._matched[shape] = self._candidates(shape)
         ignored, candidates = self._matched[shape]
@@ -300,6 +299,16 @@ class Family:
         ignored = any(s in self.ignore for s in spellings)
         fitting = {p.name: p for s in spellings for p in self._shapes.get(s, ())}
         return ignored, [*fitting.values()]
+
+
+def numbered(name: str) -> tuple[str, tuple[int, ...]]:
+    """A name with # in place of its numbers, and these.
+
+    >>> numbered("layers.3.norm.weight")
+    ('layers.#.norm.weight', (3,))
+    """
+    parts = _NUMBER.split(f".{name}")
+    return ".#".join(parts[::2])[1:], tuple(map(int, parts[1::2]))
 
 
 def module_tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:

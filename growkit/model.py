@@ -19,7 +19,7 @@ from typing import Any
 
 from growkit.config import default, spelling, whole
 from growkit.errors import CheckpointError, FamilyError
-from growkit.family import Family, Pattern
+from growkit.family import Family, Pattern, numbered
 from growkit.family_file import build_family, find_family
 from growkit.formula import FLOATS, Checkpoint, Shape, TensorInfo
 from growkit.grammar import get
@@ -130,7 +130,7 @@ def _modules(
     """
     kinds: dict[str, str] = {}
     for name in names:
-        kinds.setdefault(_NUMBER.sub("#", name), name)
+        kinds.setdefault(numbered(name)[0], name)
     zeros = {shape.replace("#", "0") for shape in kinds} & set(names)
     out = set()
     for present in (set[str](), None):

@@ -391,7 +391,7 @@ def _table(rows: list[tuple[str, str]]) -> None:
 
 def main() -> Any:
     """The entry point of the `growkit` command; it ends the process."""
-    gc.set_threshold(50_000, 20, 100)  # a plan is many small objects, and cycles are few
+    gc.set_threshold(1_000_000, 20, 100)  # a plan is many small objects, and cycles are few
     for stream in (sys.stdout, sys.stderr):  # a terminal without × gets ? instead of a traceback
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
