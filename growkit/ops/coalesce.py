@@ -187,7 +187,7 @@ class Coalesce(_Level):
         small = _sizes_after(family, sizes, target)
         maps = {a: m.inverse() for a, m in self._up(family, small, sizes).items()}
         layers: dict[str, LayerMap] = {}
-        for axis in set(target) & set(family.of_kind("layers")):
+        for axis in (a for a in family.of_kind("layers") if a in target):
             groups = self._layer_groups(axis, target[axis], sizes[axis])
             layers[axis] = tuple(Layer(tuple((i, 1 / len(g)) for i in g)) for g in groups)
         return Growth(maps=maps, layers=layers)
@@ -214,7 +214,7 @@ class Decoalesce(_Level):
                 )
         maps = self._up(family, sizes, _sizes_after(family, sizes, target))
         layers: dict[str, LayerMap] = {}
-        for axis in set(target) & set(family.of_kind("layers")):
+        for axis in (a for a in family.of_kind("layers") if a in target):
             groups = self._layer_groups(axis, sizes[axis], target[axis])
             owner = {i: number for number, group in enumerate(groups) for i in group}
             layers[axis] = tuple(Layer.copy(owner[i]) for i in range(target[axis]))
