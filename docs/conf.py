@@ -10,6 +10,7 @@ reference` but for growkit_json.md.
 """
 
 import re
+from pathlib import Path
 
 from growkit import __version__
 
@@ -37,5 +38,17 @@ def navigation(app, page, source):
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
 
 
+def leaving(app, page, source):
+    """Links to files beside docs/ work on a forge; here they are text, for these are not here."""
+    folder = Path(app.srcdir, page).parent
+
+    def shown(link):
+        inside = Path(folder, link[2]).resolve().is_relative_to(app.srcdir)
+        return link[0] if inside else link[1]
+
+    source[0] = re.sub(r"\[([^\]]+)\]\((\.\./[^)#\s]+)[^)]*\)", shown, source[0])
+
+
 def setup(app):
     app.connect("source-read", navigation)
+    app.connect("source-read", leaving)

@@ -7,7 +7,8 @@ bottom. What stands in it is run by its kind:
     console   A line that starts with "$ " is a command, as are the lines after one that ends in a
               backslash; what follows is its output. One shell for the page: `cd`, `export` and
               variables stay. A command fails exactly where the output shows a line "error: …".
-    python    A program of its own; a block of the kind text right after it is its output.
+    python    A program of its own; a block of the kind text right after it is its output. What is
+              only to be read, such as a signature, is of the kind py.
     others    A first line (or a second, after #!) "# NAME.yaml", with any ending, is a file of
               that name, which is written. Without one the block is only read.
     sh        Commands, without "$ ", that cannot run in a test. The line above the block says why:

@@ -170,7 +170,7 @@ def function_text(function: Callable[..., Any]) -> str:
         default = default.replace("'", '"')
         lines.append(f"    {parameter.name}: {parameter.annotation}{default},")
     called = "\n".join([f"{function.__name__}(", *lines, f") -> {signature.return_annotation}"])
-    return f"## {function.__name__}\n\n```python\n{called}\n```\n\n{inspect.getdoc(function)}\n"
+    return f"## {function.__name__}\n\n```py\n{called}\n```\n\n{inspect.getdoc(function)}\n"
 
 
 def class_text(cls: type) -> str:
@@ -180,7 +180,7 @@ def class_text(cls: type) -> str:
     numbers = [part.lineno for part in node.body if isinstance(part, ast.AnnAssign)]
     fields = "\n".join(source.splitlines()[min(numbers) - 1 : max(numbers)])
     head = f"class {cls.__name__}({', '.join(map(ast.unparse, node.bases))}):".replace("()", "")
-    return f"### {cls.__name__}\n\n{inspect.getdoc(cls)}\n\n```python\n{head}\n{fields}\n```\n"
+    return f"### {cls.__name__}\n\n{inspect.getdoc(cls)}\n\n```py\n{head}\n{fields}\n```\n"
 
 
 # -- all of it -----------------------------------------------------------------------------------

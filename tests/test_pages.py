@@ -148,7 +148,7 @@ def test_the_walk_itself(tmp_path: Path) -> None:
     wrong = walk(blocks(PAGE), tmp_path / "here")
     assert [text.partition(",")[0] for text in wrong] == [
         "line 3: cat note.txt",
-        "line 17: echo $WORD; false",
+        "line 18: echo $WORD; false",
     ]
     assert wrong[1].endswith("exit code 1, printed:\nthree\n")
     assert walk([Block("python", "raise SystemExit(3)", 1)], tmp_path / "here")

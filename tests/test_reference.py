@@ -81,14 +81,14 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What results of many kinds hold: verified, with a further source, with NaN, with a matrix."""
     folder = tmp_path_factory.mktemp("records")
     llama = save(build("llama", "causal", dtype=torch.float32), folder / "llama")
-    gpt2 = save(build("gpt2", "base", heads=2, mlp=16), folder / "gpt2")
+    gpt2 = save(build("gpt2", "base", heads=2, head_dim=10, mlp=16), folder / "gpt2")
     broken = save(build("bert", "base"), folder / "broken")
     weights = load_file(broken / "model.safetensors")
     weights["pooler.dense.bias"][0] = torch.nan
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     run.save_maps(run.plan_growth(gpt2, "double_width"), folder / "maps")
     maps = load_file(folder / "maps")
-    turned = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0]
+    turned = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64))[0]
     maps["hidden.write"] = maps["hidden.write"].double() @ turned
     del maps["hidden.read"]
     save_file(maps, folder / "maps")
