@@ -66,6 +66,7 @@ class State:
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
     claim: Claim
+    served: float = 1.0  # what the norm before a head has been multiplied by for it
     filled: bool = False  # no direction is unvisited: different models stand side by side
 
 
@@ -205,6 +206,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     elif rho is not None and rho != 1.0 and family.head and facts.carrier:
         parts = scale_modules(parts, [family.head.scale_at], 1.0 / rho)
         parts = scale_modules(parts, family.head.also, rho)
+        state = replace(state, served=state.served / rho)
     config = resize_config(family, state.config, sizes)
     for scale in [*growth.norm_scale.values()][:1]:  # one config key serves all norms
         scale_eps(family, config, scale)
@@ -329,6 +331,7 @@ def _fuse(
     elif rho != 1.0 and family.head:
         parts = scale_modules(parts, [family.head.scale_at], 1 / rho)
         parts = scale_modules(parts, family.head.also, rho)
+        state = replace(state, served=state.served / rho)
     copies = first and all(_same_files(state.model, other.model) for other in others)
     if copies:
         facts = _facts(state, growth)
