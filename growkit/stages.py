@@ -25,7 +25,8 @@ from growkit.formula import Formula, Stage, Stored, Term
 SIZES = ("word_embedding_dimension", "embedding_dimension")  # keys that say the hidden size
 _DENSE = "Dense"
 _POOLING = "Pooling"
-_ANY_SIZE = ("Transformer", _POOLING, "Normalize", "Dropout")  # kinds without weights of a size
+_LENGTH_ONE = "Normalize"
+_ANY_SIZE = ("Transformer", _POOLING, _LENGTH_ONE, "Dropout")  # kinds without weights of a size
 _OUT = "take it out of modules.json, and train a new one behind the result"
 _EVERY_LAYER = "WeightedLayerPooling"  # reads the hidden state behind every layer
 
@@ -66,7 +67,7 @@ def follow(
     for stage in stages:
         if stage.kind == _EVERY_LAYER and deeper:
             raise CheckpointError(
-                f"{_named(stage)} weighs every layer, and the layers change", hint=_OUT
+                f"{_named(stage)} weighs every layer, and layers change", hint=_OUT
             )
         if grown is None or grown.is_identity:
             continue
@@ -78,8 +79,21 @@ def follow(
                 f"{grown.new}, and growkit knows no way to let it follow",
                 hint=_OUT,
             )
+        if stage.kind == _LENGTH_ONE:
+            factor = 1.0 / _stretched(grown)
         found.append(Follower(stage, resized(stage.stored.config, grown.old, grown.new)))
     return tuple(found)
+
+
+def _stretched(grown: AxisMap) -> float:
+    """How many times longer growth makes what leaves the last norm, on average."""
+    return float((grown.write_normed.square_norm / grown.old) ** 0.5)
+
+
+def _evenly(grown: AxisMap) -> bool:
+    """Whether it makes all of it longer by the same factor, so that cosines stay."""
+    written = grown.write_normed
+    return written.transpose().after(written).scalar() is not None
 
 
 def _named(stage: Stage) -> str:
@@ -138,18 +152,16 @@ def hints(
     written = grown.write_normed
     lone = written.is_gather and written.index.shape[1] <= 1 and bool((written.coef >= 0).all())
     most = any(_takes_maximum(s.stored.config) for s in stages if s.kind == _POOLING)
-    kept = exact and (lone or not most)
+    even, kept = _evenly(grown), exact and (lone or not most)
     dense = next((f.stage.folder for f in followers if f.formulas), None)
     if dense is not None:
+        kept &= even or all(f.stage.kind != _LENGTH_ONE for f in followers)
         keeps = "the embeddings stay" if kept else "the embeddings stay about the same"
         yield f"{dense} is grown with the hidden state, by the map back: {keeps}"
         return
-    even = written.transpose().after(written).scalar() is not None
-    keeps = "stay" if kept and even else "change"
-    why = "" if even or not exact else ", because the copies are uneven"
     yield (
         f"sentence embeddings have {grown.new} numbers instead of {grown.old}; "
-        f"cosines between them {keeps}{why}"
+        f"cosines between them {'stay' if kept and even else 'change'}"
     )
 
 
