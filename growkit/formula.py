@@ -20,6 +20,7 @@ from growkit.axes import Kernel
 from growkit.expression import Expression
 
 Shape = tuple[int, ...]
+Kernels = tuple[Kernel | None, ...]  # one per dim; None is the identity
 
 # safetensors' names of the dtypes that can be grown, with bytes per element; others are only copied
 FLOATS: Mapping[str, int] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -130,11 +131,15 @@ Source = Stored | Ones | Noise
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """`scale` times a source with one kernel per dim; None is the identity."""
+    """`scale` times a source with one kernel per dim."""
 
     source: Source
-    kernels: tuple[Kernel | None, ...]
+    kernels: Kernels
     scale: float = 1.0
+
+    def through(self, kernels: Kernels) -> Term:
+        """The same source and scale, through other kernels."""
+        return Term(self.source, kernels, self.scale)
 
     @property
     def is_copy(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from growkit import proof
 from growkit.axes import AxisMap
-from growkit.compose import as_stored
+from growkit.compose import as_stored, shapes
 from growkit.errors import CheckpointError, RecipeError
 from growkit.facts import APPROXIMATE, Claim
 from growkit.formula import Checkpoint, Formula
@@ -109,16 +109,14 @@ def finish(
     family = state.model.family
     want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
     formulas = []
+    known = shapes(state.parts, state.sizes)
     for part in state.parts.values():
-        shape = part.shape(state.sizes)
+        shape = known[part.pattern.name]
         terms = as_stored(part, shape)
-        for term in terms:
-            for kernel, size in zip(term.kernels, shape, strict=True):
-                assert kernel is None or kernel.new == size, (
-                    f"{part.name}: {kernel.shape} for {shape}"
-                )
-        dtype = want or part.dtype
-        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims))
+        formulas.append(Formula(part.name, shape, want or part.dtype, terms, part.pattern.dims))
+    for kernels, shape in {(t.kernels, f.shape) for f in formulas for t in f.terms}:
+        for kernel, size in zip(kernels, shape, strict=True):
+            assert kernel is None or kernel.new == size, f"{kernel.shape} for {shape}"
     config = dict(state.config)
     if want:
         key = next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")

@@ -26,6 +26,7 @@ from growkit.compose import (
     scale_embeddings,
     scale_modules,
     scale_norms,
+    shapes,
 )  # fmt: skip
 from growkit.config import (
     check_sizes,
@@ -122,14 +123,15 @@ def _facts(state: State, growth: Growth) -> Facts:
     family, config = state.model.family, state.config
     norms: dict[Expression, set[tuple[str, str]]] = {}
     factors, bent = set(), set()
-    for part in state.parts.values():
-        pattern = part.pattern
+    patterns = {p.pattern.name: p.pattern for p in state.parts.values()}
+    for pattern in patterns.values():
         target = "stream" if pattern.to_stream else "branch" if pattern.branch else ""
         if pattern.over:
             norms.setdefault(pattern.over, set()).add((pattern.norm, target))
-        elif pattern.is_factor and not all(isinstance(t.source, Ones) for t in part.terms):
-            factors.add(pattern.dims[-1][0])
         bent |= {e for e, role in pattern.dims if pattern.bent and role == "+"}
+    for part in state.parts.values() if any(p.is_factor for p in patterns.values()) else ():
+        if part.pattern.is_factor and not all(isinstance(t.source, Ones) for t in part.terms):
+            factors.add(part.pattern.dims[-1][0])
     for over, norm in family.bare_norms.items():
         norms.setdefault(over, set()).add((norm, ""))
     head, read_axis, write_axis = family.head, "", ""
@@ -149,7 +151,7 @@ def _facts(state: State, growth: Growth) -> Facts:
         read_axis=read_axis,
         write_axis=write_axis,
         headed=bool(head and (state.tied or head.weight in state.parts)),
-        carrier=any(head and p.pattern.module == head.scale_at for p in state.parts.values()),
+        carrier=any(head and p.module == head.scale_at for p in patterns.values()),
         thetas=thetas,
         thetas_after=tuple(t**growth.theta_power for t in thetas),
         rope_type=next(filter(None, kinds), "default"),
@@ -178,8 +180,9 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
 
     state = replace(state, parts=fold_factors(state.parts, family, state.sizes, folds))
     facts = _facts(state, growth)
-    there = {a for p in state.parts.values() for e, _ in p.pattern.dims for a in e.axes}
-    there |= {s for p in state.parts.values() for s in p.pattern.slots if isinstance(s, str)}
+    patterns = {p.pattern.name: p.pattern for p in state.parts.values()}
+    there = {a for p in patterns.values() for e, _ in p.dims for a in e.axes}
+    there |= {s for p in patterns.values() for s in p.slots if isinstance(s, str)}
     there |= set(family.of_kind("choices"))
     maps, gains, still = fit_scores(facts, {a: m for a, m in growth.maps.items() if a in there})
     facts = replace(facts, gains=gains)
@@ -286,8 +289,10 @@ def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
             known[expression] = None if kernel is None or kernel.zero_rows.all() else kernel
         return known[expression]
 
+    known_shapes = shapes(state.parts, state.sizes)
+
     def make(part: Part, spread: float) -> Noise:
-        shape = part.shape(state.sizes)
+        shape = known_shapes[part.pattern.name]
         return Noise(seed, number, part.name, shape, noise.std, noise.snr_db, part.terms, spread)
 
     if noise.kind == "null_space":

@@ -143,4 +143,5 @@ def test_planning_30000_tensors(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPES["noise"].replace("3/2x", "2x"))
     command = (*GROWKIT, "plan", str(source), "--recipe", str(recipe))
-    assert measure.run(command).peak_bytes < 300e6
+    for options in ((), ("--json",)):
+        assert measure.run((*command, *options)).peak_bytes < 300e6

@@ -23,7 +23,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from growkit.errors import CheckpointError, OutputError, ResourceError, UsageError
@@ -105,12 +104,7 @@ class Workspace:
                 raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Leave finished shards to the next run; where there are none, leave nothing."""
         if self._lock_fd >= 0:
             if self._role == "alone" and len(self.missing()) == len(self._layout.shards):

@@ -35,9 +35,9 @@ VOCABULARY = {"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenize
 _SHARD = re.compile(r"(.+)-([0-9]{5,})-of-([0-9]{5,})\.safetensors")
 _BLOCK = 1 << 20  # bytes
 
-_QUANTISED_NAME = re.compile(
-    r"\.(qweight|qzeros|scales|absmax|SCB|weight_scale_inv|weight_packed)$|quant_state"
-)
+_QUANTISED = {
+    ".qweight", ".qzeros", ".scales", ".absmax", ".SCB", ".weight_scale_inv", ".weight_packed",
+}  # fmt: skip
 _LORA_NAME = re.compile(r"\.lora_[AB]\b|lora_embedding_[AB]")
 
 # what a folder without safetensors may hold instead, and the way out
@@ -319,9 +319,10 @@ def _refuse_names(tensors: Iterable[TensorInfo], given: Path) -> None:
     names = {t.name for t in tensors}
     for t in tensors:
         packed = t.name.endswith("_blocks") and f"{t.name.removesuffix('_blocks')}_scales" in names
-        if t.dtype in QUANTISED_BITS or packed or _QUANTISED_NAME.search(t.name):
+        named = t.name[t.name.rfind(".") :] in _QUANTISED or "quant_state" in t.name
+        if t.dtype in QUANTISED_BITS or packed or named:
             raise _quantised(given, f"{t.name} is {t.dtype} {list(t.shape)}")
-        if _LORA_NAME.search(t.name):
+        if "lora_" in t.name and _LORA_NAME.search(t.name):
             raise _adapter(given)
 
 
