@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from growkit import proof
@@ -17,6 +16,7 @@ from growkit.axes import AxisMap, Kernel
 from growkit.compose import (
     Composer,
     Part,
+    Parts,
     add_noise,
     blend,
     check_only,
@@ -40,9 +40,9 @@ from growkit.config import (
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.facts import Claim, Facts, approximate
-from growkit.family import Family
+from growkit.family import Family, Head
 from growkit.formula import Noise, Ones, Shape, Stored, Term
-from growkit.fusion import check_fusable, fuse_parts, injections
+from growkit.fusion import check_fusable, fuse_parts, injections, same_files
 from growkit.grammar import get
 from growkit.layers import grow_layers, grow_numbered, rescale_scores
 from growkit.model import Model, user_sizes
@@ -67,6 +67,7 @@ class State:
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
     claim: Claim
+    served: float = 1.0  # what the norm before a head has been multiplied by for it
     filled: bool = False  # no direction is unvisited: different models stand side by side
 
 
@@ -206,8 +207,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         parts = scale_embeddings(parts, family, 1.0 / rho)
         claim = claim.also(proof.prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
     elif rho is not None and rho != 1.0 and family.head and facts.carrier:
-        parts = scale_modules(parts, [family.head.scale_at], 1.0 / rho)
-        parts = scale_modules(parts, family.head.also, rho)
+        state, parts = _divide_head(state, parts, family.head, rho)
     config = resize_config(family, state.config, sizes)
     for scale in [*growth.norm_scale.values()][:1]:  # one config key serves all norms
         scale_eps(family, config, scale)
@@ -230,6 +230,15 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         ),
         claim,
     )
+
+
+def _divide_head(
+    state: State, parts: Parts, head: Head, rho: float
+) -> tuple[State, dict[str, Part]]:
+    """What the head reads, divided by ρ at the norm before it; what else reads that norm is not."""
+    divided = scale_modules(parts, [head.scale_at], 1.0 / rho)
+    divided = scale_modules(divided, head.also, rho)
+    return replace(state, served=state.served / rho), divided
 
 
 def _shrunk(parts: Mapping[str, Part], family: Family) -> float:
@@ -332,9 +341,8 @@ def _fuse(
     if state.tied and state.tie_rule == "embedding":
         parts = scale_embeddings(parts, family, 1 / rho)
     elif rho != 1.0 and family.head:
-        parts = scale_modules(parts, [family.head.scale_at], 1 / rho)
-        parts = scale_modules(parts, family.head.also, rho)
-    copies = first and all(_same_files(state.model, other.model) for other in others)
+        state, parts = _divide_head(state, parts, family.head, rho)
+    copies = first and all(same_files(state.model, other.model) for other in others)
     if copies:
         facts = _facts(state, growth)
         now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
@@ -355,18 +363,6 @@ def _fuse(
         ),
         claim,
     )
-
-
-def _same_files(one: Model, other: Model) -> bool:
-    """Whether two sources are one checkpoint given twice: the same files, whatever their names."""
-
-    def real(model: Model) -> list[object]:
-        path = Path(model.checkpoint.path)
-        folder = path if path.suffix != ".safetensors" else path.parent
-        files = [folder / f.name for f in model.checkpoint.files]
-        return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
-
-    return real(one) == real(other)
 
 
 def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:

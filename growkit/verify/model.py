@@ -47,6 +47,12 @@ class Loaded:
 def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loaded:
     """The model of a checkpoint, of the class that its config names, with eager attention."""
     path = Path(checkpoint.path)
+    if not {"architectures", "model_type"} & checkpoint.config.keys():
+        raise UsageError(
+            f"{path}: config.json names no class of transformers, and verify runs no others",
+            hint="timm.create_model('local-dir:FOLDER', pretrained=True) loads models of timm, "
+            "SMALL and BIG, to compare their outputs",
+        )
     try:
         cls, config = class_and_config(checkpoint.config)
         if path.is_file():
