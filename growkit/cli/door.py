@@ -29,6 +29,11 @@ def as_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, allow_nan=False)
 
 
+def failure(message: str, hint: str, exit_code: int) -> dict[str, Any]:
+    """What JSON says about every failure."""
+    return {"error": message, "hint": hint, "exit_code": exit_code}
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived."""
 
@@ -114,7 +119,7 @@ def _fail(
     if hint:
         click.echo(f"hint: {hint}", err=True)
     if ctx.meta["growkit.json"]:
-        told: dict[str, Any] = {"error": message, "hint": hint, "exit_code": exit_code}
+        told = failure(message, hint, exit_code)
         print_json(told if retryable is None else {**told, "retryable": retryable})
     ctx.exit(exit_code)
 
