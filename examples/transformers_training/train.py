@@ -71,7 +71,7 @@ def main() -> None:
     """All of it, in order."""
     parser = argparse.ArgumentParser(description="Train a tiny Llama, grow it, train on.")
     parser.add_argument("out", help="folder for the final model")
-    parser.add_argument("--steps", type=int, default=200, help="before growth, and again after it")
+    parser.add_argument("--steps", type=int, default=150, help="before growth, and again after it")
     chosen = parser.parse_args()
     set_seed(0)
     data, held_out = text()

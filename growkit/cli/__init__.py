@@ -25,7 +25,7 @@ from growkit import __version__
 from growkit.cli.door import Door, as_text, failure, print_json
 from growkit.cli.families import families
 from growkit.cli.hub import pull, push, pushed_text, quiet_downloads
-from growkit.cli.progress import progress_shown
+from growkit.cli.progress import alive, progress_shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -159,7 +159,7 @@ def grow(
         raise click.UsageError("--rank goes with none of --cluster, --verify and --push-to")
     if summary is not None:
         refuse_unwritable(summary)
-    with progress_shown(quiet) as progress:
+    with progress_shown(quiet) as shown, alive(quiet, shown) as progress:
         quiet_downloads(quiet)
         options["progress"] = progress
         if share:
@@ -289,6 +289,7 @@ def verify(
         raise click.UsageError("--files runs no model: leave --text and --max-drift out")
     if max_drift is not None and math.isnan(max_drift):
         raise click.BadParameter("nan is no limit", param_hint="--max-drift")
+    click.get_current_context().with_resource(alive(quiet=False))
     quiet_downloads(quiet=False)
     from growkit import run
 
