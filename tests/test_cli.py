@@ -592,6 +592,31 @@ def test_progress_rate_leaves_out_what_was_there(
     assert last == "growing: 1.5 MB of 2 MB, 250 kB/s, 2 s left"
 
 
+def test_a_log_sees_that_it_lives(
+    bars: pytest.MonkeyPatch, small: Path, big: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What takes long and counts no bytes says so now and then, and only then."""
+    bars.setattr(progress_room, "SILENCE", 0.1)
+    with progress_room.alive(quiet=False) as moved:
+        assert moved is not None
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            moved(0, 1)
+        assert capsys.readouterr().err == ""
+        time.sleep(0.4)
+    said = capsys.readouterr().err.splitlines()
+    assert said
+    assert all(line.startswith("working: ") and line.endswith(" s") for line in said)
+    time.sleep(0.1)
+    assert capsys.readouterr().err == "", "it goes on after the end"
+    with progress_room.alive(quiet=True):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+    bars.setattr(progress_room, "SILENCE", 0.001)
+    assert "working: " in growkit("verify", small, big).stderr
+
+
 def test_progress_bar(bars: pytest.MonkeyPatch) -> None:
     """On a terminal: one line that is redrawn, and nothing left behind."""
 
