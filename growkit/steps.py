@@ -32,7 +32,7 @@ from growkit.config import (
     check_sizes,
     norm_eps,
     number,
-    put,
+    put_bases,
     remap_layers,
     resize_config,
     scale_eps,
@@ -216,10 +216,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         others = sum(not over.axes & asked for over in norms)
         claim = claim.also(proof.prove_norm_scale(facts, scale, others))
     if growth.theta_power != 1.0 and family.rope:
-        for keys, theta in zip(family.rope.theta, facts.thetas_after, strict=True):
-            present = [k for k in keys if get(config, k) is not None]
-            for path in present or keys[-1:]:
-                put(config, path, theta)
+        put_bases(config, family.rope.theta, facts.thetas_after)
     return (
         replace(
             state,
