@@ -62,6 +62,7 @@ reference: setup ## read the reference pages off the code, into docs/reference
 docs: $(VENV)/.docs ## build the documentation as a site, build/site; warnings are errors
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --jobs auto \
 		-d build/doctrees docs build/site
+	@echo "the documentation is at build/site/index.html" >&2
 
 $(VENV)/.docs: $(READY)
 	@$(PIP) install --constraint constraints.txt --editable '.[docs]'
