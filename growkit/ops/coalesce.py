@@ -79,7 +79,8 @@ class _Level(Operator):
         maps: dict[str, AxisMap] = {}
         if plain:
             name: Literal["tile", "repeat"] = "tile" if self.pairing.width == "half" else "repeat"
-            how = {u: "auto" if u == "head_dim" else name for u in plain}
+            alone = {t.kv_heads for t in family.attentions if t.heads not in plain}
+            how = {u: "auto" if u == "head_dim" or u in alone else name for u in plain}
             growth = Width.model_validate({"to": plain, "how": how}).grow(family, small)
             maps = {a: m for a, m in growth.maps.items() if a not in family.followers}
         for axis, groups in self.groups.items():

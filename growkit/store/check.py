@@ -1,7 +1,7 @@
 """A finished OUT against its own growkit.json: sizes, headers, and a checksum of every byte.
 
     files        name → bytes
-    checksums    name → crc32 of the file; of a weight file only what is before the data
+    checksums    name → crc32 of the file; of the model's weights only what is before the data
     tensors      name → file and crc32 of the data
 
 README.md is for people to edit and stands in none of them. growkit.json itself is sealed: its own
@@ -80,7 +80,7 @@ def seal(raw: bytes) -> bytes:
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The crc32 of these files of a result, and of growkit.json, whose place is left open."""
     with reading(folder):
-        return {name: _file_crc32(folder / name) for name in names} | {RECORD: UNSEALED}
+        return {name: _file_crc32(folder / name, name) for name in names} | {RECORD: UNSEALED}
 
 
 def first_missing(out: Path, record: Json) -> str | None:
@@ -148,7 +148,7 @@ def _file_problems(out: Path, record: Json) -> Iterator[str]:
     for name in files if isinstance(files, dict) else ():
         try:
             with reading(out / name):
-                found = _file_crc32(locate(out, name))
+                found = _file_crc32(locate(out, name), name)
         except GrowkitError as error:
             yield f"{name}: {error.message}"
             continue
@@ -172,9 +172,9 @@ def _tensor_problems(path: Path, listed: Mapping[str, Json]) -> list[str]:
     ]
 
 
-def _file_crc32(path: Path) -> str:
+def _file_crc32(path: Path, name: str) -> str:
     with path.open("rb") as file:
-        if path.suffix != WEIGHTS:
+        if path.suffix != WEIGHTS or "/" in name:  # of a stage: none of its tensors is listed
             return _crc32(file, path.stat().st_size)
         prefix = file.read(8)
         return _crc32(file, int.from_bytes(prefix, "little"), zlib.crc32(prefix))

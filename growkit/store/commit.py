@@ -143,7 +143,7 @@ class Workspace:
     def copy_side_file(
         self, checkpoint: Checkpoint, name: str, edit: Callable[[Any], Any] | None = None
     ) -> None:
-        """Carry a side file over, byte for byte; or as the JSON that `edit` makes of its JSON."""
+        """Carry a side file over, byte for byte; or, where `edit` changes its JSON, as that."""
         source = locate(folder_of(checkpoint), name)
         with reading(source):
             file = source.open("rb")
@@ -157,7 +157,12 @@ class Workspace:
                 raise CheckpointError(
                     f"{source}: not valid JSON: {error}", hint="mend or remove the file"
                 ) from error
-        self.add(name, json.dumps(edit(value), indent=2, ensure_ascii=False) + "\n")
+            edited = edit(value)
+            if edited == value:
+                file.seek(0)
+                self.marks.put(self.folder / name, file)
+                return
+        self.add(name, json.dumps(edited, indent=2, ensure_ascii=False) + "\n")
 
     # -- the end ---------------------------------------------------------------------------------
 
