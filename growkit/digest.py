@@ -19,7 +19,7 @@ from growkit.formula import FileIdentity, Kernels, Noise, Stored, Term
 from growkit.kernel import Kernel
 from growkit.plan import Plan
 
-FORMAT = 2  # raise when the same plan would be written to other bytes
+FORMAT = 3  # raise when the same plan would be written to other bytes
 
 
 # reading fields is several times faster than the repr of a dataclass
@@ -56,7 +56,10 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
         known_by = _STORED(source) if isinstance(source, Stored) else source.shape
         return f"({known_by!r}, {last}"
 
-    identity = {n: [_identity(f) for f in c.files] for n, c in plan.sources.items()}
+    identity = {
+        n: [_identity(f) for f in (*c.files, *(f for s in c.stages for f in s.stored.files))]
+        for n, c in plan.sources.items()
+    }
     revisions = {n: c.revision for n, c in plan.sources.items()}
     for text in (
         f"growkit format {FORMAT}",

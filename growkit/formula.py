@@ -72,6 +72,20 @@ class Checkpoint:
     side_files: tuple[str, ...] = ()  # tokenizer and the like, relative paths, to be carried along
     revision: str | None = None
     vocabulary: str | None = None  # sha256 of the tokenizer's files, if there are any
+    stages: tuple[Stage, ...] = ()  # what sentence-transformers runs behind the model, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a pipeline runs behind the model, in a folder of its own inside the checkpoint's.
+
+    `stored` are its config and the headers of its weights; it has no tensors where they are not in
+    safetensors, or where there are none.
+    """
+
+    folder: str
+    kind: str  # the last word of its class's name, such as Dense
+    stored: Checkpoint
 
 
 @dataclass(frozen=True, slots=True)

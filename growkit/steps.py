@@ -6,9 +6,8 @@ attention scores and tied heads included. Nothing is mutated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from growkit import proof
@@ -16,7 +15,9 @@ from growkit.attention import fit_scores, one_source
 from growkit.axes import AxisMap, Kernel
 from growkit.compose import (
     Composer,
+    Draw,
     Part,
+    Parts,
     add_noise,
     blend,
     check_only,
@@ -32,7 +33,7 @@ from growkit.config import (
     check_sizes,
     norm_eps,
     number,
-    put,
+    put_bases,
     remap_layers,
     resize_config,
     scale_eps,
@@ -40,9 +41,9 @@ from growkit.config import (
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.facts import Claim, Facts, approximate
-from growkit.family import Family
-from growkit.formula import Noise, Ones, Shape, Stored, Term
-from growkit.fusion import check_fusable, fuse_parts, injections
+from growkit.family import Family, Head
+from growkit.formula import Noise, Ones, Stored, Term
+from growkit.fusion import check_fusable, fuse_parts, injections, same_files
 from growkit.grammar import get
 from growkit.layers import grow_layers, grow_numbered, rescale_scores
 from growkit.model import Model, user_sizes
@@ -67,6 +68,7 @@ class State:
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
     claim: Claim
+    served: float = 1.0  # what the norm before a head has been multiplied by for it
     filled: bool = False  # no direction is unvisited: different models stand side by side
 
 
@@ -206,8 +208,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         parts = scale_embeddings(parts, family, 1.0 / rho)
         claim = claim.also(proof.prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
     elif rho is not None and rho != 1.0 and family.head and facts.carrier:
-        parts = scale_modules(parts, [family.head.scale_at], 1.0 / rho)
-        parts = scale_modules(parts, family.head.also, rho)
+        state, parts = _divide_head(state, parts, family.head, rho)
     config = resize_config(family, state.config, sizes)
     for scale in [*growth.norm_scale.values()][:1]:  # one config key serves all norms
         scale_eps(family, config, scale)
@@ -216,10 +217,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         others = sum(not over.axes & asked for over in norms)
         claim = claim.also(proof.prove_norm_scale(facts, scale, others))
     if growth.theta_power != 1.0 and family.rope:
-        for keys, theta in zip(family.rope.theta, facts.thetas_after, strict=True):
-            present = [k for k in keys if get(config, k) is not None]
-            for path in present or keys[-1:]:
-                put(config, path, theta)
+        put_bases(config, family.rope.theta, facts.thetas_after)
     return (
         replace(
             state,
@@ -232,13 +230,22 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     )
 
 
+def _divide_head(
+    state: State, parts: Parts, head: Head, rho: float
+) -> tuple[State, dict[str, Part]]:
+    """What the head reads, divided by ρ at the norm before it; what else reads that norm is not."""
+    divided = scale_modules(parts, [head.scale_at], 1.0 / rho)
+    divided = scale_modules(divided, head.also, rho)
+    return replace(state, served=state.served / rho), divided
+
+
 def _shrunk(parts: Mapping[str, Part], family: Family) -> float:
     """How many times smaller the embedding of a tied head is than in its checkpoint."""
     table = parts[family.head.tied] if family.head else None
     return 1.0 / abs(table.terms[0].scale) if table and table.terms else 1.0
 
 
-def _random(state: State, number: int, seed: int) -> Callable[[Part, Shape], Noise]:
+def _random(state: State, number: int, seed: int) -> Draw:
     """Draws values for new rows at the config's own scale."""
     std = state.config.get("initializer_range")
     std = float(std) if isinstance(std, int | float) else INIT_STD
@@ -332,9 +339,8 @@ def _fuse(
     if state.tied and state.tie_rule == "embedding":
         parts = scale_embeddings(parts, family, 1 / rho)
     elif rho != 1.0 and family.head:
-        parts = scale_modules(parts, [family.head.scale_at], 1 / rho)
-        parts = scale_modules(parts, family.head.also, rho)
-    copies = first and all(_same_files(state.model, other.model) for other in others)
+        state, parts = _divide_head(state, parts, family.head, rho)
+    copies = first and all(same_files(state.model, other.model) for other in others)
     if copies:
         facts = _facts(state, growth)
         now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
@@ -355,18 +361,6 @@ def _fuse(
         ),
         claim,
     )
-
-
-def _same_files(one: Model, other: Model) -> bool:
-    """Whether two sources are one checkpoint given twice: the same files, whatever their names."""
-
-    def real(model: Model) -> list[object]:
-        path = Path(model.checkpoint.path)
-        folder = path if path.suffix != ".safetensors" else path.parent
-        files = [folder / f.name for f in model.checkpoint.files]
-        return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
-
-    return real(one) == real(other)
 
 
 def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:
