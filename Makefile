@@ -53,8 +53,17 @@ $(TIMM)/.ready: constraints.txt | $(READY)
 test: setup fetch timm ## run the test suite
 	@$(BIN)/python -m pytest --quiet
 
-slow: setup fetch ## run the tests that take longer
+PIPELINES := build/pipelines
+
+slow: setup fetch $(PIPELINES)/.ready ## run the tests that take longer
 	@$(BIN)/python -m pytest --quiet -m slow
+
+$(PIPELINES)/.ready: constraints.txt
+	@echo "setting up DVC and Snakemake in $(@D), to run the examples with: half a minute" >&2
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+		--constraint constraints.txt dvc snakemake
+	@touch $@
 
 families-table: setup ## try every family with every growth, into docs/families.md
 	@$(BIN)/python tests/families_table.py

@@ -6,8 +6,6 @@ another process can complete the result without the plan or the sources; growkit
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +18,7 @@ from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.stages import resized
 from growkit.store import Workspace
-from growkit.store.check import checksums, seal
+from growkit.store.check import checksums, json_text, seal
 from growkit.task import Task, write_file
 
 
@@ -42,9 +40,9 @@ def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
         seconds=0,
         peak_bytes=0,
     )
-    texts = {"recipe.yaml": resolved(plan.recipe), "config.json": _json(plan.config)}
+    texts = {"recipe.yaml": resolved(plan.recipe), "config.json": json_text(plan.config)}
     if layout.index:
-        texts[INDEX] = _json(layout.index)
+        texts[INDEX] = json_text(layout.index)
     return {
         "record": record,
         "texts": texts,
@@ -78,15 +76,8 @@ def complete(
     record["timings"] = {"started": started, "seconds": round(seconds, 3)}
     record["peak_memory_bytes"] = peak_bytes
     work.add("README.md", beside["card"])
-    work.add("growkit.json", seal(_json(record)))
+    work.add("growkit.json", seal(json_text(record).encode()))
     return record
-
-
-def _json(value: Any) -> str:
-    """JSON for people and diffs: indented, but lists of numbers on one line."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    flat = re.sub(r"\[[-\d.,\seE+]+\]", lambda m: re.sub(r"\s+", "", m[0]).replace(",", ", "), text)
-    return flat + "\n"
 
 
 def stage_files(plan: Plan) -> dict[str, Shard]:

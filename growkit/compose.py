@@ -23,6 +23,7 @@ from growkit.model import spell
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
 Parts = Mapping[str, "Part"]
+Draw = Callable[["Part", Shape], Noise]  # random numbers for a new tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ def shapes(parts: Parts, sizes: Mapping[str, int]) -> dict[str, Shape]:
 def grow_axes(
     parts: Parts,
     composer: Composer,
-    random: Callable[[Part, Shape], Noise],
+    random: Draw,
     sizes_after: Mapping[str, int],
     above: tuple[str, ...] = (),
 ) -> dict[str, Part]:
@@ -198,12 +199,7 @@ def _from_above(part: Part, upper: Part, composer: Composer, grown: Part) -> Par
     return grown.made_of((*terms, *grown.terms[len(part.terms) :]))
 
 
-def _grow_part(
-    part: Part,
-    composer: Composer,
-    random: Callable[[Part, Shape], Noise],
-    shape: Shape,
-) -> Part:
+def _grow_part(part: Part, composer: Composer, random: Draw, shape: Shape) -> Part:
     dims = composer.dims(part.pattern)
     if not any(dims):
         return part
@@ -400,6 +396,4 @@ def check_only(parts: Parts, only: tuple[str, ...]) -> None:
 
 def chosen(part: Part, only: tuple[str, ...]) -> bool:
     """Whether a part's name, on disk or in the family, fits one of the patterns (none: all fit)."""
-    if not only:
-        return True
-    return any(fnmatchcase(n, p) for n in (part.name, part.key) for p in only)
+    return not only or any(fnmatchcase(n, p) for n in (part.name, part.key) for p in only)

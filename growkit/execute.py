@@ -36,6 +36,7 @@ from growkit.task import Written, in_this_process, peak_of, tasks
 BASE_BYTES = 60_000_000
 TORCH_BYTES = 220_000_000
 WRITER_BYTES = BUFFERS * BUFFER
+TENSOR_BYTES = 2_000  # of plan and report, for each tensor of the sources and of the result
 MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -145,7 +146,8 @@ def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
     torch = 0 if all(map(is_plain, kinds)) else TORCH_BYTES
     fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
     count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
-    outside = BASE_BYTES if count > 1 else 0  # the process that waits for the workers
+    # the plan, and the process that waits for the workers
+    outside = plan_bytes(plan) + (BASE_BYTES if count > 1 else 0)
     asked, free = parse_size(how.max_memory), available_bytes()
     # on a cluster, the memory is that of other machines
     whole = asked if free is None or how.cluster else min(asked, free)
@@ -186,6 +188,12 @@ def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
         ),
     )
     return _Job(plan, layout, budget, known)
+
+
+def plan_bytes(plan: Plan) -> int:
+    """Bytes that the plan itself takes, and all that is told of it."""
+    sources = sum(len(checkpoint.tensors) for checkpoint in plan.sources.values())
+    return TENSOR_BYTES * (sources + len(plan.formulas))
 
 
 def estimate(plan: Plan, **options: Unpack[Options]) -> Estimate:

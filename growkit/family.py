@@ -121,6 +121,7 @@ class Rope:
     base: tuple[float, ...]  # what each is where the config does not say it
     type: tuple[str, ...] = ()
     refuse: tuple[str, ...] = ()  # rope types whose frequencies depend on more than theta
+    listed: str = ""  # its type, where that lists a factor for every pair
     numbered: bool = False  # frequencies depend on a pair's number too (the ramp of YaRN)
     part: float = 1.0  # how much of a head turns
     turned: int | None = None  # how many coordinates turn, where that does not follow the size

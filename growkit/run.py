@@ -289,21 +289,16 @@ def inspect_checkpoint(
 
 
 def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
-    coupled = {
-        a
-        for expressions in model.family.config.values()
-        if len(expressions) > 1
-        for e in expressions
-        for a in e.axes
-    }
+    groups = [{a for e in es for a in e.axes} for es in model.family.config.values() if len(es) > 1]
     axes = {}
     for axis, members in model.family.user_axes.items():
         if members[0] not in model.sizes:
             continue
         table = model.family.axes[members[0]] == "table"
         why = "by the operator resize" if table else ""
-        if not table and members[0] in coupled and axis != "head_dim":
-            others = {u for u, m in model.family.user_axes.items() if coupled & {*m}} - {axis}
+        coupled = {a for group in groups if group & {*members} for a in group}
+        others = {u for u, m in model.family.user_axes.items() if coupled & {*m}} - {axis}
+        if others and not table:
             why = f"together with {' and '.join(sorted(others))}"
         axes[axis] = {"size": model.sizes[members[0]], "can_grow": True, "why": why}
     dtypes: dict[str, int] = {}

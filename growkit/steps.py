@@ -6,7 +6,7 @@ attention scores and tied heads included. Nothing is mutated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from growkit.attention import fit_scores, one_source
 from growkit.axes import AxisMap, Kernel
 from growkit.compose import (
     Composer,
+    Draw,
     Part,
     Parts,
     add_noise,
@@ -32,7 +33,7 @@ from growkit.config import (
     check_sizes,
     norm_eps,
     number,
-    put,
+    put_bases,
     remap_layers,
     resize_config,
     scale_eps,
@@ -41,7 +42,7 @@ from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.facts import Claim, Facts, approximate
 from growkit.family import Family, Head
-from growkit.formula import Noise, Ones, Shape, Stored, Term
+from growkit.formula import Noise, Ones, Stored, Term
 from growkit.fusion import check_fusable, fuse_parts, injections, same_files
 from growkit.grammar import get
 from growkit.layers import grow_layers, grow_numbered, rescale_scores
@@ -216,10 +217,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         others = sum(not over.axes & asked for over in norms)
         claim = claim.also(proof.prove_norm_scale(facts, scale, others))
     if growth.theta_power != 1.0 and family.rope:
-        for keys, theta in zip(family.rope.theta, facts.thetas_after, strict=True):
-            present = [k for k in keys if get(config, k) is not None]
-            for path in present or keys[-1:]:
-                put(config, path, theta)
+        put_bases(config, family.rope.theta, facts.thetas_after)
     return (
         replace(
             state,
@@ -247,7 +245,7 @@ def _shrunk(parts: Mapping[str, Part], family: Family) -> float:
     return 1.0 / abs(table.terms[0].scale) if table and table.terms else 1.0
 
 
-def _random(state: State, number: int, seed: int) -> Callable[[Part, Shape], Noise]:
+def _random(state: State, number: int, seed: int) -> Draw:
     """Draws values for new rows at the config's own scale."""
     std = state.config.get("initializer_range")
     std = float(std) if isinstance(std, int | float) else INIT_STD

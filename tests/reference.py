@@ -27,6 +27,7 @@ from growkit.verify import Measurement, Verification
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 PAPER = re.compile(r"\b(\d{4}\.\d{5})\b")
+OTHER = re.compile(r"\((\w+ \d{4})\)")  # author and year
 
 # -- the command line ----------------------------------------------------------------------------
 
@@ -115,7 +116,8 @@ def recipes_page() -> str:
         family = recipe.family or "any"
         family = family if isinstance(family, str) else ", ".join(family)
         steps = ", ".join(f"[{step.op}](../operators.md#{step.op})" for step in recipe.steps)
-        papers = ", ".join(dict.fromkeys(map(paper, PAPER.findall(notes[0])))) or "–"
+        papers = ", ".join(dict.fromkeys(map(paper, PAPER.findall(notes[0]))))
+        papers = papers or ", ".join(OTHER.findall(notes[0]))
         rows.append(f"| [{name}](#{name}) | {recipe.about} | {family} | {steps} | {papers} |\n")
         note = PAPER.sub(lambda found: paper(found[1]), re.sub(r"^# ?", "", notes[0], flags=re.M))
         further = "".join(f" --source {source}=CKPT" for source in recipe.sources[1:])

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import build, save
 
+import growkit
 from growkit import errors, run
 from growkit.errors import GrowkitError
 
@@ -27,6 +28,12 @@ def test_a_page_is_fresh(name: str) -> None:
     """It says what the code says today."""
     written = (reference.FOLDER / name).read_text(encoding="utf-8")
     assert written == reference.PAGES[name](), "run `make reference`"
+
+
+def test_every_public_name_is_told() -> None:
+    """Also those that are no functions."""
+    page = reference.python_page()
+    assert [name for name in growkit.__all__ if not re.search(rf"\b{name}\b", page)] == []
 
 
 def test_every_exit_code_is_told() -> None:

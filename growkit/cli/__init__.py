@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 import click
 
 from growkit import __version__
-from growkit.cli.door import Door, as_text, print_json
+from growkit.cli.door import Door, as_text, failure, print_json
 from growkit.cli.families import families
 from growkit.cli.hub import pull, push, pushed_text, quiet_downloads
-from growkit.cli.progress import progress_shown
+from growkit.cli.progress import alive, progress_shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -159,7 +159,7 @@ def grow(
         raise click.UsageError("--rank goes with none of --cluster, --verify and --push-to")
     if summary is not None:
         refuse_unwritable(summary)
-    with progress_shown(quiet) as progress:
+    with progress_shown(quiet) as shown, alive(quiet, shown) as progress:
         quiet_downloads(quiet)
         options["progress"] = progress
         if share:
@@ -289,6 +289,7 @@ def verify(
         raise click.UsageError("--files runs no model: leave --text and --max-drift out")
     if max_drift is not None and math.isnan(max_drift):
         raise click.BadParameter("nan is no limit", param_hint="--max-drift")
+    click.get_current_context().with_resource(alive(quiet=False))
     quiet_downloads(quiet=False)
     from growkit import run
 
@@ -307,12 +308,13 @@ def verify(
         found = run.verify_growth(*checkpoints, text=lines, max_drift=max_drift)
         told = verification_json(found)
         words = [verification_text(told)]
-    print_json(told) if as_json else click.echo("\n".join(words))
     if not told["passed"]:
         looser = ", or allow more than --max-drift" if max_drift is not None else ""
-        click.echo("error: verification failed", err=True)
-        click.echo(f"hint: grow again with --overwrite{looser}", err=True)
-        click.get_current_context().exit(1)
+        told |= failure("verification failed", f"grow again with --overwrite{looser}", 1)
+    print_json(told) if as_json else click.echo("\n".join(words))
+    if not told["passed"]:
+        click.echo(f"error: {told['error']}\nhint: {told['hint']}", err=True)
+        click.get_current_context().exit(told["exit_code"])
 
 
 @app.command()

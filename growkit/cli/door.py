@@ -38,6 +38,11 @@ def _encoder(later: Callable[[Any], Any] | None = None) -> json.JSONEncoder:
     return json.JSONEncoder(indent=2, allow_nan=False, default=later)
 
 
+def failure(message: str, hint: str, exit_code: int) -> dict[str, Any]:
+    """What JSON says about every failure."""
+    return {"error": message, "hint": hint, "exit_code": exit_code}
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived."""
 
@@ -123,7 +128,7 @@ def _fail(
     if hint:
         click.echo(f"hint: {hint}", err=True)
     if ctx.meta["growkit.json"]:
-        told: dict[str, Any] = {"error": message, "hint": hint, "exit_code": exit_code}
+        told = failure(message, hint, exit_code)
         print_json(told if retryable is None else {**told, "retryable": retryable})
     ctx.exit(exit_code)
 

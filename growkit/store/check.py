@@ -15,6 +15,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,8 @@ from growkit.store.read import WEIGHTS, locate
 RECORD = "growkit.json"
 UNSEALED = "00000000"
 _SEAL = re.compile(rb'("growkit\.json": ")([0-9a-f]{8})"')
+_NUMBERS = re.compile(r"\[[-\d.,\seE+]+\]")  # a list of them
+_PIECES = 10_000  # of JSON at a time: thousands of tensors make millions
 _BLOCK = 8 << 20  # bytes
 
 Json = Mapping[str, Any]
@@ -46,14 +49,32 @@ def write_record(out: Path, record: Json) -> None:
     path = out / RECORD
     temporary = path.with_suffix(".tmp")
     with writing(path):
-        temporary.write_text(seal(json.dumps(record, indent=2, ensure_ascii=False) + "\n"), "utf-8")
+        temporary.write_bytes(seal(json_text(record).encode()))
         temporary.replace(path)
 
 
-def seal(text: str) -> str:
-    """The text of a growkit.json with its own checksum in it."""
-    bare = _SEAL.sub(rb"\g<1>" + UNSEALED.encode() + b'"', text.encode())
-    return _SEAL.sub(rb"\g<1>" + f"{zlib.crc32(bare):08x}".encode() + b'"', bare).decode()
+def json_text(value: Any) -> str:
+    """JSON for people and diffs: indented, but lists of numbers on one line."""
+    pieces = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value)
+    done, rest = [], ""
+    while text := "".join(islice(pieces, _PIECES)):
+        whole, quote, rest = (rest + text).rpartition('"')  # no list of numbers is cut in two
+        done.append(_NUMBERS.sub(_on_one_line, whole + quote))
+    return "".join([*done, _NUMBERS.sub(_on_one_line, rest), "\n"])
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return re.sub(r"\s+", "", numbers[0]).replace(",", ", ")
+
+
+def seal(raw: bytes) -> bytes:
+    """The bytes of a growkit.json with their own checksum in them."""
+    place = _SEAL.search(raw)
+    if place is None:
+        return raw
+    before, after = memoryview(raw)[: place.start(2)], memoryview(raw)[place.end(2) :]
+    crc = zlib.crc32(after, zlib.crc32(UNSEALED.encode(), zlib.crc32(before)))
+    return b"".join((before, f"{crc:08x}".encode(), after))
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -96,7 +117,7 @@ def _seal_problems(out: Path) -> Iterator[str]:
     said = _SEAL.findall(raw)
     if len(said) != 1:
         yield f"{RECORD}: has no checksum of its own"
-    elif seal(raw.decode()).encode() != raw:
+    elif seal(raw) != raw:
         yield f"{RECORD}: changed since it was written"
 
 

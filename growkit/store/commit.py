@@ -130,9 +130,10 @@ class Workspace:
             text = json.dumps({**result, "overwrite": self._overwrite}, ensure_ascii=False)
             self.marks.put(self.partial / _RESULT, io.BytesIO(text.encode()))
 
-    def add(self, name: str, text: str) -> None:
+    def add(self, name: str, content: str | bytes) -> None:
         """Write a file of the result."""
-        self.marks.put(self.folder / name, io.BytesIO(text.encode()))
+        raw = content.encode() if isinstance(content, str) else content
+        self.marks.put(self.folder / name, io.BytesIO(raw))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file of the result so far, by its name in OUT."""
