@@ -50,12 +50,12 @@ $(TIMM)/.ready: constraints.txt | $(READY)
 	@$(PIP) install --no-deps --constraint constraints.txt --target $(@D) timm torchvision pillow
 	@touch $@
 
-test: setup fetch timm ## run the test suite
+test: setup fetch ## run the test suite
 	@$(BIN)/python -m pytest --quiet
 
 PIPELINES := build/pipelines
 
-slow: setup fetch $(PIPELINES)/.ready ## run the tests that take longer
+slow: setup fetch timm $(PIPELINES)/.ready ## run the tests that take longer
 	@$(BIN)/python -m pytest --quiet -m slow
 
 $(PIPELINES)/.ready: constraints.txt
