@@ -13,7 +13,7 @@ export GROWKIT_CHECKPOINT := $(abspath $(SMALL))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch test slow families-table lint demo bench clean
+.PHONY: help setup fetch test slow families-table reference docs lint demo bench clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -55,6 +55,17 @@ $(PIPELINES)/.ready: constraints.txt
 
 families-table: setup ## try every family with every growth, into docs/families.md
 	@$(BIN)/python tests/families_table.py
+
+reference: setup ## read the reference pages off the code, into docs/reference
+	@$(BIN)/python tests/reference.py
+
+docs: $(VENV)/.docs ## build the documentation as a site, build/site; warnings are errors
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --jobs auto \
+		-d build/doctrees docs build/site
+
+$(VENV)/.docs: $(READY)
+	@$(PIP) install --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 lint: setup ## check format, style and types
 	@$(BIN)/ruff format --check .

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import pytest
 import torch
+import zoo
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from tiny import build, save
@@ -468,6 +469,15 @@ def test_inspect(small: Path) -> None:
     told = json.loads(ok("inspect", small, "--json"))
     assert told["axes"]["mlp"]["size"] == 12
     assert told["classes"] == ["LlamaForCausalLM"]
+
+
+def test_inspect_couples_what_one_key_says(tmp_path: Path) -> None:
+    """Each tower of CLIP has a width of its own, which only its own heads share."""
+    folder = zoo.save(zoo.build(zoo.models()["clip/both"]), tmp_path / "clip")
+    told = json.loads(ok("inspect", folder, "--json"))["axes"]
+    assert told["text.hidden"]["why"] == "together with text.head_dim and text.heads"
+    assert told["vision.heads"]["why"] == "together with vision.head_dim and vision.hidden"
+    assert told["vision.mlp"]["why"] == ""
 
 
 def test_verify(small: Path, big: Path) -> None:

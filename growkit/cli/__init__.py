@@ -240,13 +240,13 @@ def plan(
         click.echo("\n".join([text, *([f"\nmaps in {maps}", *lines] if lines else [])]))
         return
     told = report.plan_json(planned, **cost) | {"maps": words.maps_json(planned)}
-    for name, terms in words.terms_json(planned).items():
-        told["tensors"][name]["terms"] = terms
+    for formula in planned.formulas:
+        told["tensors"][formula.name]["terms"] = formula  # told when it is printed: many are large
     if tensor is not None:
         told = {"name": tensor, **told["tensors"][tensor], "text": text}
     if maps is not None:
         told["maps_file"] = {"path": str(maps), "matrices": shapes}
-    print_json(told)
+    print_json(told, words.terms_json)
 
 
 @app.command()
@@ -393,7 +393,7 @@ def _table(rows: list[tuple[str, str]]) -> None:
 
 def main() -> Any:
     """The entry point of the `growkit` command; it ends the process."""
-    gc.set_threshold(50_000, 20, 100)  # a plan is many small objects, and cycles are few
+    gc.set_threshold(1_000_000, 20, 100)  # a plan is many small objects, and cycles are few
     for stream in (sys.stdout, sys.stderr):  # a terminal without × gets ? instead of a traceback
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
