@@ -18,6 +18,7 @@ from growkit.compose import as_stored
 from growkit.errors import CheckpointError, RecipeError
 from growkit.facts import Claim
 from growkit.formula import Checkpoint, Formula
+from growkit.layers import silent_layers
 from growkit.lints import lints
 from growkit.model import DTYPES, Model, user_sizes
 from growkit.ops import Arrays, Growth
@@ -45,12 +46,20 @@ class Plan:
     growths: tuple[Growth, ...]  # what each step said
     storage: Storage
     maps: Mapping[str, AxisMap]  # composed over all steps, by family axis
+    axes: Mapping[str, tuple[str, ...]]  # the axes behind `sizes_after`, as the family names them
+    beside: Mapping[str, Mapping[str, AxisMap]]  # source → the same, of those fused with the first
     layers: Mapping[str, tuple[int, ...]]  # layer axis → the old layer that each new one copies
+    silent: Mapping[str, frozenset[int]]  # layer axis → layers that add nothing to the stream
     readback: str | None  # the family axis of the last hidden state
     dropped: tuple[str, ...]  # "name: reason"
     zeroed: tuple[str, ...]  # output tensors that are zero on purpose
     lints: tuple[str, ...]
     same: tuple[tuple[str, str, str], ...]  # (source, name, name): tied copies that must be equal
+
+    @property
+    def main(self) -> str:
+        """What the recipe calls SOURCE."""
+        return self.recipe.sources[0]
 
     @property
     def config_before(self) -> Mapping[str, Any]:
@@ -116,7 +125,8 @@ def finish(
                     f"{part.name}: {kernel.shape} for {shape}"
                 )
         dtype = want or part.dtype
-        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims))
+        numbers = tuple(zip(part.pattern.slots, part.numbers, strict=True))
+        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims, numbers))
     config = dict(state.config)
     if want:
         key = next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")
@@ -140,7 +150,10 @@ def finish(
         growths=growths,
         storage=proof.storage(dtype, formulas),
         maps=state.maps,
+        axes={u: a for u, a in family.user_axes.items() if a[0] in state.sizes},
+        beside=state.beside,
         layers=state.layers,
+        silent={a: silent_layers(state.parts, family, a) for a in state.layers},
         readback=next((a for a in family.of_kind("stream") if a in state.sizes), None),
         dropped=tuple(d for m in models.values() for d in m.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),

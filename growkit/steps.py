@@ -6,9 +6,8 @@ attention scores and tied heads included. Nothing is mutated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from growkit import proof
@@ -41,7 +40,7 @@ from growkit.expression import Expression
 from growkit.facts import Claim, Facts, approximate
 from growkit.family import Family
 from growkit.formula import Noise, Ones, Shape, Stored, Term
-from growkit.fusion import check_fusable, fuse_parts, injections
+from growkit.fusion import check_fusable, fuse_parts, injections, same_files
 from growkit.grammar import get
 from growkit.layers import grow_layers, grow_numbered, rescale_scores
 from growkit.model import Model, user_sizes
@@ -62,6 +61,7 @@ class State:
     config: Mapping[str, Any]
     parts: Mapping[str, Part]
     maps: Mapping[str, AxisMap]  # from the source to now
+    beside: Mapping[str, Mapping[str, AxisMap]]  # the same from sources that were fused with it
     layers: Mapping[str, tuple[int, ...]]
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
@@ -92,7 +92,7 @@ def begin(source: str, model: Model, tied: str) -> State:
         a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers") if a in model.sizes
     }
     rule = "embedding" if tied == "embedding" else "final_norm"
-    return State(model, model.sizes, config, parts, {}, layers, is_tied, rule, Claim())
+    return State(model, model.sizes, config, parts, {}, {}, layers, is_tied, rule, Claim())
 
 
 def apply(
@@ -223,7 +223,8 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
             sizes=sizes,
             config=config,
             parts=parts,
-            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in maps.items()}},
+            maps=_then(state.maps, maps),
+            beside={name: _then(known, maps) for name, known in state.beside.items()},
         ),
         claim,
     )
@@ -242,8 +243,9 @@ def _random(state: State, number: int, seed: int) -> Callable[[Part, Shape], Noi
     return lambda part, shape: Noise(seed, number, part.name, shape, std=std)
 
 
-def _then(first: AxisMap | None, later: AxisMap) -> AxisMap:
-    return first.then(later) if first else later
+def _then(first: Mapping[str, AxisMap], later: Mapping[str, AxisMap]) -> dict[str, AxisMap]:
+    """These maps and then those of a step."""
+    return {**first, **{a: first[a].then(m) if a in first else m for a, m in later.items()}}
 
 
 def _grow_depth(
@@ -329,7 +331,7 @@ def _fuse(
     elif rho != 1.0 and family.head:
         parts = scale_modules(parts, [family.head.scale_at], 1 / rho)
         parts = scale_modules(parts, family.head.also, rho)
-    copies = first and all(_same_files(state.model, other.model) for other in others)
+    copies = first and all(same_files(state.model, other.model) for other in others)
     if copies:
         facts = _facts(state, growth)
         now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
@@ -345,23 +347,20 @@ def _fuse(
             sizes=after,
             config=resize_config(family, state.config, after),
             parts=parts,
-            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in now.items()}},
+            maps=_then(state.maps, now),
+            beside={} if copies else _beside(state, growth, maps),
             filled=not copies,
         ),
         claim,
     )
 
 
-def _same_files(one: Model, other: Model) -> bool:
-    """Whether two sources are one checkpoint given twice: the same files, whatever their names."""
-
-    def real(model: Model) -> list[object]:
-        path = Path(model.checkpoint.path)
-        folder = path if path.suffix != ".safetensors" else path.parent
-        files = [folder / f.name for f in model.checkpoint.files]
-        return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
-
-    return real(one) == real(other)
+def _beside(
+    state: State, growth: Growth, maps: Sequence[Mapping[str, AxisMap]]
+) -> dict[str, Mapping[str, AxisMap]]:
+    """The maps of all sources but the first; `maps` are those of the models now fused."""
+    earlier = {name: _then(known, maps[0]) for name, known in state.beside.items()}
+    return earlier | dict(zip(growth.fuse, maps[1:], strict=True))
 
 
 def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:
