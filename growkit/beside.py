@@ -1,4 +1,4 @@
-"""Everything beside the weights: config, index, recipe, report, model card, tokenizer.
+"""Everything beside the weights: config, index, recipe, report, pictures, model card, tokenizer.
 
 Most of it is known before a weight is written. The law: what `known` gives is plain data, so that
 another process can complete the result without the plan or the sources; growkit.json comes last.
@@ -15,6 +15,7 @@ from typing import Any
 from growkit import __version__, report
 from growkit.card import model_card
 from growkit.layout import INDEX, Layout
+from growkit.picture import PAGE, PICTURE, growth_page, growth_picture
 from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.store import Workspace
@@ -42,13 +43,18 @@ def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
         seconds=0,
         peak_bytes=0,
     )
-    texts = {"recipe.yaml": resolved(plan.recipe), "config.json": _json(plan.config)}
+    texts = {
+        "recipe.yaml": resolved(plan.recipe),
+        "config.json": _json(plan.config),
+        PAGE: growth_page(plan, output_bytes=layout.total_bytes),
+        PICTURE: growth_picture(plan),
+    }
     if layout.index:
         texts[INDEX] = _json(layout.index)
     return {
         "record": record,
         "texts": texts,
-        "card": model_card(plan, record),
+        "card": model_card(plan, record, picture=PICTURE),
         "shards": {shard.name: shard.size for shard in shards},
     }
 

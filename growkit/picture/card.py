@@ -6,12 +6,13 @@ and no font of its own; so it brings its own ground, and leaves room for wider l
 
 from __future__ import annotations
 
-from growkit.descent import descents
+from growkit.descent import Descent, descents
 from growkit.picture.drawing import BOX, GAP, WORDS, bars, kinds_in, stack, swatch
 from growkit.picture.markup import Markup, element
 from growkit.picture.sentences import (
     CLAIMS,
     SIGNS,
+    change,
     counts,
     headline,
     in_short,
@@ -37,7 +38,7 @@ def growth_picture(plan: Plan) -> str:
     top = y = 140.0
     for axis, one in layers.items():
         y += 20
-        body.append(_title(EDGE, y, axis, sum(one.before.values()), one.after))
+        body.append(_title(EDGE, y, axis, one))
         drawn = stack(one, thickness=thickness(plan, axis))
         body.append(_at(EDGE, y + 12, drawn.body))
         y += 12 + drawn.height + 18
@@ -46,7 +47,7 @@ def growth_picture(plan: Plan) -> str:
     for axis, one in grown.items():
         y += 20
         drawn = bars(one, RIGHT, thick=16.0, gap=26.0)
-        body.append(_title(x, y, axis, sum(one.before.values()), one.after))
+        body.append(_title(x, y, axis, one))
         body.append(_at(x, y + 10, drawn.body))
         body.append(_line(x, y + drawn.height + 27, counts(one), "small soft"))
         y += drawn.height + 46
@@ -62,7 +63,7 @@ def growth_picture(plan: Plan) -> str:
         body.append(_line(key_x + 32, bottom, kind, "small"))
         key_x += 100
     return _document(
-        plan, found_in_words=" ".join(in_short(plan, found)), body=body, height=bottom + 26
+        plan, words=" ".join(in_short(plan, found)), body=body, height=bottom + 26
     )
 
 
@@ -80,15 +81,17 @@ def _changes(plan: Plan, axis: str) -> bool:
     return any(a in plan.maps and not plan.maps[a].is_identity for a in behind)
 
 
-def _document(plan: Plan, *, found_in_words: str, body: list[Markup], height: float) -> str:
+def _document(plan: Plan, *, words: str, body: list[Markup], height: float) -> str:
     before, after = plan.parameters_before, plan.parameters_after
     size = f"{short(before)} → {short(after)} parameters {ratio(before, after)}"
+    if len(plan.sources) > 1:
+        size = f"{short(after)} parameters"
     claim = f"{SIGNS[plan.claim.claim]} {plan.claim.claim}, stored as {plan.storage.dtype}"
     said = headline(plan)
     document = element(
         "svg",
         element("title", said),
-        element("desc", found_in_words),
+        element("desc", words),
         element("style", Markup(ALONE)),
         HATCHES,
         element(
@@ -110,9 +113,9 @@ def _document(plan: Plan, *, found_in_words: str, body: list[Markup], height: fl
     return f"{document}\n"
 
 
-def _title(x: float, y: float, axis: str, before: int, after: int) -> Markup:
-    change = f" {before:,} → {after:,} {ratio(before, after)}".rstrip()
-    return element("text", element("tspan", axis, class_="strong"), change, x=x, y=y)
+def _title(x: float, y: float, axis: str, found: Descent) -> Markup:
+    said = " ".join(("", *change(found))).rstrip()
+    return element("text", element("tspan", axis, class_="strong"), said, x=x, y=y)
 
 
 def _line(x: float, y: float, said: str, class_: str) -> Markup:

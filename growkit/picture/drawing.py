@@ -17,6 +17,8 @@ TALL = 620.0  # of a stack, if its layers can be seen in it
 ROW = 27.0  # of a layer, at most
 TEXT = 12.5  # the least row that holds a word
 BOX, GAP, WORDS = 96.0, 84.0, 172.0  # widths: a layer, the threads, what is said beside
+NUMBERS = 28.0  # the width of layers' numbers
+CAPTION = 20.0  # the height of a source's name
 MOST = 300  # layers that are drawn one by one
 
 MEANING = {
@@ -80,50 +82,56 @@ def _place(place: Place, length: int, *, named: bool) -> str:
 def stack(found: Descent, *, thickness: float = 1.0) -> Drawing:
     """The layers of the sources on the left, those of the result on the right, input on top.
 
-    `thickness` is the width of the old layers where that of the new ones is 1, or its inverse.
+    `thickness` is the width of the stream before, where it is 1 after.
     """
-    few = found.after <= MOST and sum(found.before.values()) <= MOST
-    if not found.runs or not few:
-        return bars(found, BOX + GAP + BOX + WORDS)
-    captions = 20.0 if len(found.before) > 1 else 0.0
-    rows = max(sum(found.before.values()), found.after)
-    row = max(4.0, min(ROW, TALL / rows))
-    left = sum(found.before.values()) * row + captions * len(found.before)
-    right = found.after * row
-    height = max(left, right)
-    old_width, new_width = BOX * min(1, thickness), BOX * min(1, 1 / thickness)
+    width = BOX + GAP + BOX + WORDS
+    if not found.runs or max(found.after, sum(found.before.values())) > MOST:
+        return bars(found, width)
+    several = len(found.before) > 1
+    row = max(4.0, min(ROW, TALL / max(sum(found.before.values()), found.after)))
+    margin = 0.0 if row >= TEXT else NUMBERS
+    left = sum(found.before.values()) * row + CAPTION * len(found.before) * several
+    height = max(left, found.after * row)
     place: dict[Place, float] = {}
     body: list[Markup] = []
-    y = (height - left) / 2
-    x = BOX - old_width
+    y, thick = (height - left) / 2, BOX * min(1, thickness)
     for source, count in found.before.items():
-        if captions:
-            body.append(_text(BOX, y + 14, source[:24], "small soft end"))
-            y += captions
+        if several:
+            body.append(_text(margin + BOX, y + 14, source[:24], "small soft end"))
+            y += CAPTION
+        body += _numbers(margin + BOX - thick - 5, y, row, count, "end")
         for layer in range(count):
             place[source, layer] = y + row / 2
             said = f"{source}: layer {layer}"
-            body.append(_box(x, y, old_width, row, "old", str(layer), said))
+            body.append(_box(margin + BOX - thick, y, thick, row, "old", str(layer), said))
             y += row
-    start = (height - right) / 2
-    x = BOX + GAP
+    start, thick = (height - found.after * row) / 2, BOX * min(1, 1 / thickness)
+    x = margin + BOX + GAP
     threads: list[Markup] = []
     for one in found.singles:
         y = start + one.start * row
         said = f"layer {one.start}: {comes_from(one, len(found.before))}"
-        body.append(_box(x, y, new_width, row, one.kind, str(one.start), said))
-        threads += (_thread(place[p], y + row / 2, one.kind, row) for p in one.places)
-    words = (_beside(run, start, row, x + new_width + 10, found) for run in found.runs)
-    return Drawing(BOX + GAP + BOX + WORDS, height, joined([threads, body, words]))
+        body.append(_box(x, y, thick, row, one.kind, str(one.start), said))
+        threads += (_thread(margin, place[p], y + row / 2, one.kind, row) for p in one.places)
+    body += _numbers(x + thick + 5, start, row, found.after, "")
+    words = (_beside(run, start, row, x + thick + margin + 10, several) for run in found.runs)
+    return Drawing(width, height, joined([threads, body, words]))
 
 
-def _beside(run: Run, start: float, row: float, x: float, found: Descent) -> Markup | None:
+def _numbers(x: float, start: float, row: float, count: int, class_: str) -> Iterator[Markup]:
+    """Numbers of some layers beside them, where none fits into a layer."""
+    step = next(n for n in (4, 8, 16, 32, 64, 128) if n * row >= 2 * TEXT)
+    for layer in range(0, count if row < TEXT else 0, step):
+        yield _text(x, start + (layer + 0.5) * row + 4, str(layer), f"small soft {class_}")
+
+
+def _beside(run: Run, start: float, row: float, x: float, several: bool) -> Markup | None:
     """What a run of layers is, in words beside it, where there is room."""
     length = run.stop - run.start
     if length * row < TEXT:
         return None
     y = start + (run.start + length / 2) * row
-    body = [_text(x + 4, y + 4, comes_from(run, len(found.before))[:40], "small")]
+    body = [_text(x + 4, y + 4, comes_from(run, 1 + several)[:40], "small")]
     if length > 1:  # a bracket
         top, end = start + run.start * row + 3, start + run.stop * row - 3
         d = f"M{x - 6:.1f} {top:.1f}h4V{end:.1f}h-4"
@@ -141,15 +149,15 @@ def _box(x: float, y: float, width: float, row: float, kind: str, name: str, sai
         width=width,
         height=row - gap,
         rx=min(4.0, row / 5),
-        class_=kind,
+        class_=kind if row >= TEXT else f"{kind} thin",
     )
     if row < TEXT:
         return shape
     return joined([shape, _text(x + width / 2, y + row / 2 + 4, name, f"small mid halo in-{kind}")])
 
 
-def _thread(y: float, to: float, kind: str, row: float) -> Markup:
-    x, end = BOX + 3, BOX + GAP - 3
+def _thread(margin: float, y: float, to: float, kind: str, row: float) -> Markup:
+    x, end = margin + BOX + 3, margin + BOX + GAP - 3
     mid = (x + end) / 2
     d = f"M{x:g} {y:.1f}C{mid:g} {y:.1f} {mid:g} {to:.1f} {end:g} {to:.1f}"
     dashes = "4 3" if kind == "silent" else None

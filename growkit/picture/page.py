@@ -19,6 +19,7 @@ from growkit.picture.sentences import (
     SIGNS,
     about_axis,
     about_model,
+    change,
     counts,
     headline,
     in_short,
@@ -73,14 +74,14 @@ def growth_page(plan: Plan, *, output_bytes: int, cost: Mapping[str, str] | None
 
 def _header(plan: Plan, found: Found, output_bytes: int) -> Markup:
     before, after = plan.parameters_before, plan.parameters_after
-    was = sum(file.size for file in plan.sources[plan.main].files)
-    facts: list[tuple[str, str, str]] = [
-        ("parameters", f"{short(before)} → {short(after)}", ratio(before, after)),
-        *(
-            (axis, f"{_sum(d):,} → {d.after:,}", counts(d))
-            for axis, d in stacks(plan, found).items()
-        ),
-        ("weights on disk", f"{in_bytes(was)} → {in_bytes(output_bytes)}", plan.storage.dtype),
+    was = [in_bytes(sum(f.size for f in source.files)) for source in plan.sources.values()]
+    parameters = ("parameters", f"{short(before)} → {short(after)}", ratio(before, after))
+    if len(plan.sources) > 1:
+        parameters = ("parameters", short(after), f"{short(before)} in {plan.main}")
+    facts = [
+        parameters,
+        *((axis, change(d)[0], counts(d)) for axis, d in stacks(plan, found).items()),
+        ("weights on disk", f"{' + '.join(was)} → {in_bytes(output_bytes)}", plan.storage.dtype),
         ("same function?", f"{SIGNS[plan.claim.claim]} {plan.claim.claim}", ""),
     ]
     cards = [
@@ -179,6 +180,7 @@ def _words(plan: Plan, maps: Mapping[str, Any], axis: str) -> Mapping[str, Any]:
 
 def _axis(axis: str, found: Descent, words: Mapping[str, Any]) -> Markup:
     roles = [f"{role}: {said}" for role, said in words.items() if role not in ("old", "new")]
+    roles[0] = f"of {next(iter(found.before))}: {roles[0]}" if len(found.before) > 1 else roles[0]
     head = [element("h3", axis), _change(found), soft(about_axis(axis))]
     return element(
         "div",
@@ -191,10 +193,5 @@ def _axis(axis: str, found: Descent, words: Mapping[str, Any]) -> Markup:
 
 
 def _change(found: Descent) -> Markup:
-    before, after = _sum(found), found.after
-    said = f"{before:,} → {after:,} " if before != after else f"{after:,} "
-    return element("span", said, soft(ratio(before, after)), class_="size")
-
-
-def _sum(found: Descent) -> int:
-    return sum(found.before.values())
+    sizes, times = change(found)
+    return element("span", sizes, " ", soft(times), class_="size")

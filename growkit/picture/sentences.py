@@ -80,30 +80,44 @@ def short(number: int) -> str:
 
 def in_short(plan: Plan, found: Mapping[str, Descent]) -> list[str]:
     """Sizes, layers and zeros in a few sentences."""
-    before, after = plan.parameters_before, plan.parameters_after
-    said = [
-        f"A model of {short(before)} parameters became one of {short(after)}"
-        if before != after
-        else f"A model of {short(before)} parameters kept its size"
-    ]
+    before, after = short(plan.parameters_before), short(plan.parameters_after)
+    if len(plan.sources) > 1:
+        began = f"{len(plan.sources)} models became one of {after} parameters"
+    elif plan.parameters_before != plan.parameters_after:
+        began = f"A model of {before} parameters became one of {after}"
+    else:
+        began = f"A model of {before} parameters kept its size"
     changed = [
-        f"{axis} from {plan.sizes_before[axis]:,} to {size:,}"
-        for axis, size in plan.sizes_after.items()
-        if plan.sizes_before.get(axis, size) != size
+        f"{axis} from {sizes_before(d)} to {d.after:,}"
+        for axis, d in found.items()
+        if axis in plan.axes and [*d.before.values()] != [d.after]
     ]
-    said[0] += f": {', '.join(changed)}." if changed else "."
-    for axis, one in stacks(plan, found).items():
-        parts = [
-            LAYERS[kind].format(n=n if kind != "old" or n < one.after else "all", are=_are(n))
-            for kind, n in one.counts.items()
-        ]
-        said.append(f"Of its {one.after:,} {axis}, {', '.join(parts)}.")
-    if plan.zeroed:
+    said = [f"{began}{': ' if changed else ''}{', '.join(changed)}."]
+    for axis, d in stacks(plan, found).items():
+        parts = [LAYERS[kind].format(n=f"{n:,}", are=_are(n)) for kind, n in d.counts.items()]
         said.append(
-            f"{count(len(plan.zeroed), 'tensor')} {'starts' if len(plan.zeroed) == 1 else 'start'} "
-            "at zero on purpose."
+            f"All {parts[0].replace(' are', f' {axis} are', 1)}."
+            if len(parts) == 1 and d.after > 1
+            else f"Of its {d.after:,} {axis}, {', '.join(parts)}."
         )
+    if plan.zeroed:
+        verb = "starts" if len(plan.zeroed) == 1 else "start"
+        said.append(f"{count(len(plan.zeroed), 'tensor')} {verb} at zero on purpose.")
     return said
+
+
+def sizes_before(found: Descent) -> str:
+    """`384`, or `8 + 16` of two sources."""
+    return " + ".join(f"{size:,}" for size in found.before.values())
+
+
+def change(found: Descent) -> tuple[str, str]:
+    """`384 → 768` and how many times as much that is; one number where nothing changes."""
+    sizes = [*found.before.values()]
+    if sizes == [found.after]:
+        return f"{found.after:,}", ""
+    times = ratio(sizes[0], found.after) if len(sizes) == 1 else ""
+    return f"{sizes_before(found)} → {found.after:,}", times
 
 
 def stacks(plan: Plan, found: Mapping[str, Descent]) -> dict[str, Descent]:

@@ -29,6 +29,7 @@ SHAPES = """
 .old { fill: var(--old); } .copied { fill: url(#copied); } .scaled { fill: url(#scaled); }
 .mixed { fill: url(#mixed); } .new { fill: url(#new); }
 .silent { fill: var(--card); stroke: var(--new); stroke-width: 1.5; stroke-dasharray: 4 2.5; }
+.silent.thin { stroke-width: .9; stroke-dasharray: none; }
 .band { stroke: none; opacity: .3; } .band.old { fill: var(--old); }
 .band.copied { fill: var(--copied); } .band.scaled { fill: var(--scaled); }
 .band.mixed { fill: var(--mixed); }
@@ -36,13 +37,13 @@ SHAPES = """
 .thread.copied { stroke: var(--copied); } .thread.scaled { stroke: var(--scaled); }
 .thread.mixed { stroke: var(--mixed); } .thread.silent { stroke: var(--new); }
 text { fill: var(--ink); font-size: 13px; } text.soft { fill: var(--soft); }
-text.small { font-size: 11px; } text.strong, tspan.strong { font-weight: 650; }
+text.small { font-size: 12px; } text.strong, tspan.strong { font-weight: 650; }
 text.title { font-size: 21px; font-weight: 700; } text.mid { text-anchor: middle; }
 text.end { text-anchor: end; }
 text.in-old { fill: var(--on-old); } text.in-copied { fill: var(--on-copied); }
 text.in-scaled { fill: var(--on-scaled); } text.in-mixed { fill: var(--on-mixed); }
 text.in-new { fill: var(--on-new); }
-.halo { paint-order: stroke; stroke-width: 3.5px; stroke-linejoin: round; }
+.halo { paint-order: stroke; stroke-width: 5px; stroke-linejoin: round; }
 .halo.in-old { stroke: var(--old); } .halo.in-copied { stroke: var(--copied); }
 .halo.in-scaled { stroke: var(--scaled); } .halo.in-mixed { stroke: var(--mixed); }
 .halo.in-new { stroke: var(--new); }
@@ -79,13 +80,12 @@ h1 {{ font-size: clamp(1.6rem, 4.6vw, 2.5rem); line-height: 1.15; letter-spacing
 h2 {{ font-size: 1.3rem; letter-spacing: -.01em; margin: 0 0 4px; }}
 h3 {{ font-size: 1rem; margin: 0; }}
 p {{ margin: 0 0 10px; max-width: 72ch; }}
-.eyebrow {{ color: var(--soft); font-size: .82rem; letter-spacing: .09em; margin: 0;
-  text-transform: uppercase; }}
+.eyebrow {{ color: var(--soft); font-size: .82rem; letter-spacing: .04em; margin: 0; }}
 .soft {{ color: var(--soft); }}
 .lead {{ font-size: 1.1rem; }}
 section {{ background: var(--card); border: 1px solid var(--line); border-radius: 14px;
   padding: 24px; margin: 20px 0; }}
-.facts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px;
+.facts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 14px;
   margin: 22px 0 0; padding: 0; }}
 .facts div {{ background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 14px 16px; }}
@@ -100,7 +100,7 @@ svg {{ display: block; font-family: {FONT}; }}
 .stacks {{ display: flex; flex-wrap: wrap; gap: 12px 40px; align-items: flex-start; }}
 .stacks .legend {{ flex: 1 1 240px; flex-direction: column; margin-top: 42px; }}
 .stacks figure {{ flex: 1 1 320px; max-width: 470px; min-width: 0; }}
-.stacks svg {{ width: 100%; height: auto; }}
+.stacks figure svg {{ width: 100%; height: auto; overflow: visible; }}
 .bars {{ width: 100%; height: 76px; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: 6px 22px; list-style: none; padding: 0;
   margin: 14px 0 0; font-size: .9rem; }}
@@ -138,6 +138,7 @@ footer {{ color: var(--soft); font-size: .88rem; padding-bottom: 48px; }}
 @media (max-width: 560px) {{
   main, header, footer {{ padding-left: 12px; padding-right: 12px; }}
   header {{ padding-top: 24px; }} section {{ padding: 16px; }} .bars {{ height: 60px; }}
+  .stacks .legend {{ margin-top: 0; }}
   th, td {{ padding-right: 10px; }}
 }}
 @media print {{
