@@ -13,7 +13,7 @@ export GROWKIT_CHECKPOINT := $(abspath $(SMALL))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch test slow families-table lint demo bench clean
+.PHONY: help setup fetch test slow browser families-table lint demo bench clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,8 +41,14 @@ $(SMALL): | $(READY)
 test: setup fetch ## run the test suite
 	@$(BIN)/python -m pytest --quiet
 
-slow: setup fetch ## run the tests that take longer
+slow: setup fetch browser ## run the tests that take longer
 	@$(BIN)/python -m pytest --quiet -m slow
+
+browser: ## install Debian's chromium, which the slow tests of pages need, if it is missing
+	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
+		echo "installing chromium: a minute" >&2; \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install --no-install-recommends chromium >/dev/null 2>&1; }
 
 families-table: setup ## try every family with every growth, into docs/families.md
 	@$(BIN)/python tests/families_table.py

@@ -51,6 +51,12 @@ class Descent:
     left_out: int = 0  # old ones that nothing comes from
 
     @property
+    def same(self) -> bool:
+        """Whether every layer or unit is where it was, and nothing else."""
+        whole = [Run("old", 0, self.after, ((name, 0),)) for name in self.before]
+        return [*self.runs] == whole and not self.left_out
+
+    @property
     def singles(self) -> Iterator[Run]:
         """The same for each layer or unit by itself."""
         for run in self.runs:
@@ -79,14 +85,19 @@ def descent(plan: Plan, axis: str) -> Descent:
     """Of the layers of a stack, or the units of another axis, by the family's name."""
     if axis in plan.layers:
         return _of_layers(plan, axis)
-    user = next((u for u, axes in plan.axes.items() if axis in axes), axis)
     if axis not in plan.maps:
-        size = plan.sizes_after[user]
-        return Descent(
-            {plan.main: size}, size, {"old": size}, (Run("old", 0, size, ((plan.main, 0),)),)
-        )
+        return _without_map(plan, next(u for u, axes in plan.axes.items() if axis in axes))
     beside = {name: maps[axis] for name, maps in plan.beside.items() if axis in maps}
     return _of_units({n: m.write for n, m in {plan.main: plan.maps[axis], **beside}.items()})
+
+
+def _without_map(plan: Plan, user: str) -> Descent:
+    """Of an axis that does not grow, or that no tensor of this model has."""
+    before, after = plan.sizes_before[user], plan.sizes_after[user]
+    kept = min(before, after)
+    runs = [Run("old", 0, kept, ((plan.main, 0),))]
+    runs += [Run("new", kept, after)] if after > kept else []
+    return Descent({plan.main: before}, after, _counts(runs), tuple(runs), before - kept)
 
 
 def descent_json(found: Descent) -> dict[str, Any]:
@@ -109,17 +120,20 @@ def _of_layers(plan: Plan, axis: str) -> Descent:
         numbers = [n for a, n in formula.numbers if a == axis]
         for stored in _stored(formula) if numbers else ():
             made[numbers[0]][stored.source, _number(stored.name, formula, axis)] = None
+    if not any(made):  # the class has no such stack, only its config
+        made = [{(plan.main, old): None} for old in plan.layers[axis]]
     user = next(u for u, axes in plan.axes.items() if axis in axes)
     before = {plan.main: plan.sizes_before[user]}
-    seen: set[Place] = set()
+    seen, taken = set[Place](), set[Place]()
     runs: list[Run] = []
     for number, places in enumerate(made):
         kind = _kind_of_layer(places, number in plan.silent.get(axis, ()), seen)
-        seen |= places.keys()
+        seen |= places.keys() if kind == "old" else set()
+        taken |= places.keys()
         for source, old in places:
             before[source] = max(before.get(source, 0), old + 1)
         _join(runs, Run(kind, number, number + 1, tuple(places)))
-    left_out = sum(before.values()) - len(seen)
+    left_out = sum(before.values()) - len(taken)
     return Descent(before, len(made), _counts(runs), tuple(runs), left_out)
 
 

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 FIRST = ("config.json", f"*{INDEX}", "tokenizer.json", *sorted(VOCABULARY))  # to plan with
-RECORDS = ("growkit.json", "recipe.yaml", "README.md", "growth.html", "growth.svg")  # of a model that growkit pushed
+RECORDS = (
+    "growkit.json",
+    "recipe.yaml",
+    "README.md",
+    "growth.html",
+    "growth.svg",
+)  # of a model that growkit pushed
 CHUNK = 1 << 17  # bytes; holds the whole header of most files
 
 

@@ -33,7 +33,7 @@ def growth_picture(plan: Plan) -> str:
     """An SVG of its own."""
     found = descents(plan)
     layers = stacks(plan, found)
-    grown = {a: d for a, d in found.items() if a not in layers and _changes(plan, a)}
+    grown = {a: d for a, d in found.items() if a not in layers and not d.same}
     body: list[Markup] = []
     top = y = 140.0
     for axis, one in layers.items():
@@ -51,8 +51,7 @@ def growth_picture(plan: Plan) -> str:
         body.append(_at(x, y + 10, drawn.body))
         body.append(_line(x, y + drawn.height + 27, counts(one), "small soft"))
         y += drawn.height + 46
-    same = [f"{a} {n:,}" for a, n in plan.sizes_after.items() if a not in (*grown, *layers)]
-    same = [s for s in same if not any(g.startswith(f"{s.split()[0]} (") for g in grown)]
+    same = [f"{a} {d.after:,}" for a, d in found.items() if a not in layers and d.same]
     if same:
         body.append(_line(x, y + 20, f"unchanged: {', '.join(same)}"[:64], "small soft"))
         y += 30
@@ -62,9 +61,7 @@ def growth_picture(plan: Plan) -> str:
         body.append(_at(key_x, bottom - 12, swatch(kind)))
         body.append(_line(key_x + 32, bottom, kind, "small"))
         key_x += 100
-    return _document(
-        plan, words=" ".join(in_short(plan, found)), body=body, height=bottom + 26
-    )
+    return _document(plan, words=" ".join(in_short(plan, found)), body=body, height=bottom + 26)
 
 
 def thickness(plan: Plan, axis: str) -> float:
@@ -73,12 +70,6 @@ def thickness(plan: Plan, axis: str) -> float:
     stream = stream if stream in plan.sizes_after else "hidden"
     after = plan.sizes_after.get(stream, 1)
     return plan.sizes_before.get(stream, after) / after
-
-
-def _changes(plan: Plan, axis: str) -> bool:
-    """Whether an axis of the user, or of the family, grows or is made otherwise."""
-    behind = plan.axes.get(axis.partition(" ")[0], (axis,))
-    return any(a in plan.maps and not plan.maps[a].is_identity for a in behind)
 
 
 def _document(plan: Plan, *, words: str, body: list[Markup], height: float) -> str:

@@ -149,8 +149,7 @@ def _layer_table(axis: str, found: Descent) -> Markup:
 def _axes(plan: Plan, found: Found) -> Markup:
     maps = maps_json(plan)
     others = {axis: d for axis, d in found.items() if axis not in stacks(plan, found)}
-    words = {axis: _words(plan, maps, axis) for axis in others}
-    grown = {axis: d for axis, d in others.items() if words[axis]}
+    grown = {axis: d for axis, d in others.items() if not d.same}
     said = (
         "The bar above is the axis before, the bar below the axis after; bands lead from each unit "
         "to what it became. Tensors that write an axis take the map “write”, those that read it "
@@ -166,7 +165,7 @@ def _axes(plan: Plan, found: Found) -> Markup:
         "Axes: where each unit comes from",
         element("p", said if grown else "Only the layers change.", class_="soft"),
         legend(grown.values()) if grown else None,
-        [_axis(axis, d, words[axis]) for axis, d in grown.items()],
+        [_axis(axis, d, _words(plan, maps, axis)) for axis, d in grown.items()],
         [element("h3", "Unchanged"), element("ul", same)] if same else None,
     )
 
@@ -180,13 +179,14 @@ def _words(plan: Plan, maps: Mapping[str, Any], axis: str) -> Mapping[str, Any]:
 
 def _axis(axis: str, found: Descent, words: Mapping[str, Any]) -> Markup:
     roles = [f"{role}: {said}" for role, said in words.items() if role not in ("old", "new")]
-    roles[0] = f"of {next(iter(found.before))}: {roles[0]}" if len(found.before) > 1 else roles[0]
+    if len(found.before) > 1:
+        roles.insert(0, f"maps of {next(iter(found.before))}")
     head = [element("h3", axis), _change(found), soft(about_axis(axis))]
     return element(
         "div",
         element("div", head, class_="head"),
         figure(bars(found, 1000.0), f"{axis}: {counts(found)}", class_="bars", stretch=True),
-        element("p", element("b", counts(found)), " · ", soft(" · ".join(roles))),
+        element("p", element("b", counts(found)), soft("".join(f" · {role}" for role in roles))),
         class_="axis",
         data_axis=axis,
     )
