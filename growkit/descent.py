@@ -88,7 +88,7 @@ def descent(plan: Plan, axis: str) -> Descent:
     if axis not in plan.maps:
         return _without_map(plan, next(u for u, axes in plan.axes.items() if axis in axes))
     beside = {name: maps[axis] for name, maps in plan.beside.items() if axis in maps}
-    return _of_units({n: m.write for n, m in {plan.main: plan.maps[axis], **beside}.items()})
+    return of_units({n: m.write for n, m in {plan.main: plan.maps[axis], **beside}.items()})
 
 
 def _without_map(plan: Plan, user: str) -> Descent:
@@ -171,8 +171,12 @@ def _join(runs: list[Run], run: Run) -> None:
 # -- units ---------------------------------------------------------------------------------------
 
 
-def _of_units(kernels: Mapping[str, Kernel]) -> Descent:
-    """From the kernel of every source; each says what its units become."""
+def of_units(kernels: Mapping[str, Kernel]) -> Descent:
+    """What units come from, by the kernel of every source.
+
+    >>> of_units({"small": Kernel.gather([0, 1, 0], old=2)}).counts
+    {'old': 2, 'copied': 1}
+    """
     kernels = {n: k if k.dense is None else Kernel.found_in(k.dense) for n, k in kernels.items()}
     new = next(iter(kernels.values())).new
     names: list[str] = []
@@ -187,7 +191,7 @@ def _of_units(kernels: Mapping[str, Kernel]) -> Descent:
             coef += kernel.coef[:, j]
     taken = np.stack(columns, axis=1) if columns else np.full((new, 1), -1)
     taken[many] = -1
-    kinds = _kinds_of_units(taken, coef, many, names)
+    kinds = _kindsof_units(taken, coef, many, names)
     here = taken >= 0
     steps = np.where(here[1:] & here[:-1], taken[1:] - taken[:-1] == 1, ~here[1:] & ~here[:-1])
     cuts = np.flatnonzero((kinds[1:] != kinds[:-1]) | ~steps.all(axis=1)) + 1
@@ -208,7 +212,7 @@ def _of_units(kernels: Mapping[str, Kernel]) -> Descent:
     return Descent(before, new, counts, runs, left_out)
 
 
-def _kinds_of_units(taken: IntArray, coef: Any, many: BoolArray, names: list[str]) -> IntArray:
+def _kindsof_units(taken: IntArray, coef: Any, many: BoolArray, names: list[str]) -> IntArray:
     """The kind of every new unit, as an index into KINDS."""
     count = (taken >= 0).sum(axis=1)
     kinds = np.full(len(taken), KINDS.index("new"))
@@ -219,8 +223,8 @@ def _kinds_of_units(taken: IntArray, coef: Any, many: BoolArray, names: list[str
     kinds[units] = KINDS.index("copied")
     column = (taken[units] >= 0).argmax(axis=1)
     source = np.array([names.index(n) for n in names] or [0])[column]
-    keys = np.stack([source, taken[units, column]], axis=1) if len(units) else np.zeros((0, 2))
-    first = np.unique(keys, axis=0, return_index=True)[1]
+    old = taken[units, column]
+    first = np.unique(source * (old.max(initial=0) + 1) + old, return_index=True)[1]
     kinds[units[first]] = KINDS.index("old")
     return kinds
 

@@ -6,6 +6,7 @@ The large one is made of headers alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from test_exactness import steps_of
 from test_planning_cost import headers
 
 from growkit import run
+from growkit.formula import Stored, Term
 from growkit.model import read_model
 from growkit.plan import Plan, build_plan
 
@@ -67,7 +69,7 @@ def plans(folder: Path) -> dict[str, Plan]:
         recipe = steps_of(steps, sources=["small", *others])
         given = {other: str(places[other]) for other in others}
         out[name] = run.plan_growth(places[source], recipe, sources=given)
-    return out | {"large": large()}
+    return out | {"large": large(), "hostile": hostile(out["fusion"])}
 
 
 def large() -> Plan:
@@ -77,6 +79,46 @@ def large() -> Plan:
     how = {"mlp": "random"}  # more runs than can be told one by one
     steps = [{"op": "width", "to": to, "how": how}, DEEPER, NOISE]
     return build_plan("large", steps_of(steps), {"small": model})
+
+
+HOSTILE = (
+    "</title></style></svg><script>alert(1)</script>",
+    "\"><img src=x onerror='alert(1)'>",
+    "]]><!--&lt;b&amp;\x00\x1b[31m\ud800\uffff\u202egpj.exe\n<a href=javascript:alert(1)>",
+    "x" * 3000,
+)
+
+
+def hostile(plan: Plan) -> Plan:
+    """The same plan where everything that comes from outside has names that try to be markup."""
+    first, second, third, long = HOSTILE
+    main, other = plan.sources.values()
+    config = {**plan.config, "architectures": [second], first: third, third: long, long: first}
+    reasons = (*plan.claim.reasons, first, third, long)
+    return replace(
+        plan,
+        recipe=plan.recipe.model_copy(update={"about": first, "sources": (plan.main, second)}),
+        recipe_name=first,
+        sources={plan.main: main, second: replace(other, path=third)},
+        beside={second: plan.beside["other"]},
+        formulas=tuple(
+            replace(f, name=f"{f.name}{third}", terms=tuple(map(_renamed, f.terms)))
+            for f in plan.formulas
+        ),
+        config=config,
+        claim=replace(plan.claim, reasons=reasons),
+        steps=tuple(replace(step, reasons=reasons) for step in plan.steps),
+        dropped=HOSTILE,
+        lints=HOSTILE,
+    )
+
+
+def _renamed(term: Term) -> Term:
+    """A term of the second source under its hostile name."""
+    known = term.source
+    if isinstance(known, Stored) and known.source == "other":
+        return replace(term, source=replace(known, source=HOSTILE[1]))
+    return term
 
 
 def layers_of(plan: Plan) -> list[str]:
