@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -49,6 +49,7 @@ class Descent:
     counts: Mapping[Kind, int]  # adds up to `after`
     runs: tuple[Run, ...]  # from 0 to `after`; empty where they are too many to tell
     left_out: int = 0  # old ones that nothing comes from
+    axis: str = field(default="", compare=False)  # as the family names it
 
     @property
     def same(self) -> bool:
@@ -84,11 +85,13 @@ def descents(plan: Plan) -> dict[str, Descent]:
 def descent(plan: Plan, axis: str) -> Descent:
     """Of the layers of a stack, or the units of another axis, by the family's name."""
     if axis in plan.layers:
-        return _of_layers(plan, axis)
-    if axis not in plan.maps:
-        return _without_map(plan, next(u for u, axes in plan.axes.items() if axis in axes))
-    beside = {name: maps[axis] for name, maps in plan.beside.items() if axis in maps}
-    return of_units({n: m.write for n, m in {plan.main: plan.maps[axis], **beside}.items()})
+        found = _of_layers(plan, axis)
+    elif axis in plan.maps:
+        beside = {name: maps[axis] for name, maps in plan.beside.items() if axis in maps}
+        found = of_units({n: m.write for n, m in {plan.main: plan.maps[axis], **beside}.items()})
+    else:
+        found = _without_map(plan, next(u for u, axes in plan.axes.items() if axis in axes))
+    return replace(found, axis=axis)
 
 
 def _without_map(plan: Plan, user: str) -> Descent:

@@ -14,7 +14,7 @@ from test_exactness import steps_of
 
 from growkit import run
 from growkit.axes import AxisMap, Kernel
-from growkit.descent import KINDS, Descent, Run, of_units, descent, descent_json, descents
+from growkit.descent import KINDS, Descent, Run, descent, descent_json, descents, of_units
 from growkit.ops.maps import pad, repeat, tile, uneven
 from growkit.plan import Plan
 from growkit.report import plan_json
@@ -54,7 +54,7 @@ def units(m: AxisMap | Kernel) -> list[tuple[str, int, int, list[int]]]:
         (pad(3, 4, mean=True), [("old", 0, 3, [0]), ("mixed", 3, 4, [])]),
         (tile(2, 4).inverse(), [("mixed", 0, 2, [0, 2])]),
         (Kernel.gather([2, 0], old=3), [("old", 0, 1, [2]), ("old", 1, 2, [0])]),
-        (Kernel.from_matrix(np.eye(3) + np.eye(3, k=1)), 
+        (Kernel.from_matrix(np.eye(3) + np.eye(3, k=1)),
          [("mixed", 0, 2, [0, 1]), ("old", 2, 3, [2])]),
         (Kernel.from_matrix(np.arange(1, 61.0).reshape(3, 20) ** 0.5), [("mixed", 0, 3, [])]),
     ],

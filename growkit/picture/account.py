@@ -15,7 +15,7 @@ from growkit.facts import EXACT
 from growkit.formula import Noise
 from growkit.ops import Operator
 from growkit.picture.markup import Markup, element
-from growkit.picture.parts import folded, listed, row, section, table
+from growkit.picture.parts import folded, listed, prose, row, section, table
 from growkit.picture.sentences import SIGNS, named
 from growkit.plan import Plan
 from growkit.proof import StepClaim
@@ -62,11 +62,11 @@ def proof(plan: Plan) -> Markup:
 def _step(number: int, step: StepClaim, operator: Operator, noise: Counter[str]) -> Markup:
     given = operator.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     given.pop("op", None)
-    about = (type(operator).__doc__ or "").strip().partition("\n")[0].replace("`", "")
+    about = (type(operator).__doc__ or "").strip().partition("\n")[0]
     return element(
         "li",
         element("div", element("h3", f"{number} · {step.op}"), badge(step.claim), class_="head"),
-        element("p", about, class_="soft"),
+        element("p", prose(about), class_="soft"),
         element("p", element("code", _flow(given))) if given else None,
         listed([*step.reasons, *(f"{said}, in {count(n, 'tensor')}" for said, n in noise.items())]),
     )
@@ -104,7 +104,7 @@ def tensors(plan: Plan) -> Markup:
     groups: dict[str, _Group] = {}
     for formula in plan.formulas:
         name = re.sub(r"(?<=\.)\d+(?=\.)", "*", formula.name)
-        axes = " × ".join(str(expression) for expression, _ in formula.dims)
+        axes = ", ".join(str(expression) for expression, _ in formula.dims)
         group = groups.setdefault(name, _Group(axes))
         group.kinds[origin(formula).kind] += 1
         group.forms[f"{shape_text(formula.shape)} {formula.dtype}"] = None
@@ -162,7 +162,7 @@ def cost(plan: Plan, output_bytes: int, further: Mapping[str, str]) -> Markup:
         "parameters before": f"{plan.parameters_before:,}",
         "parameters after": f"{plan.parameters_after:,}",
         "seed of all noise": str(plan.recipe.seed),
-        **further,
+        **(further or {"peak memory": "what the writing took is told by growkit.json"}),
     }
     rows = [row(name, fact) for name, fact in facts.items()]
     return section("cost", "Bytes and memory", element("table", element("tbody", rows)))
@@ -170,7 +170,7 @@ def cost(plan: Plan, output_bytes: int, further: Mapping[str, str]) -> Markup:
 
 def training(plan: Plan) -> Markup:
     """What to mind when training goes on."""
-    return section("training", "When training goes on", listed(hints(plan)))
+    return section("training", "When training goes on", listed(map(prose, hints(plan))))
 
 
 def recipe(plan: Plan) -> Markup:

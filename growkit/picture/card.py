@@ -7,7 +7,7 @@ and no font of its own; so it brings its own ground, and leaves room for wider l
 from __future__ import annotations
 
 from growkit.descent import Descent, descents
-from growkit.picture.drawing import BOX, GAP, WORDS, bars, kinds_in, stack, swatch
+from growkit.picture.drawing import BOX, GAP, WORDS, bars, cut, kinds_in, stack, swatch
 from growkit.picture.markup import Markup, element
 from growkit.picture.sentences import (
     CLAIMS,
@@ -53,7 +53,7 @@ def growth_picture(plan: Plan) -> str:
         y += drawn.height + 46
     same = [f"{a} {d.after:,}" for a, d in found.items() if a not in layers and d.same]
     if same:
-        body.append(_line(x, y + 20, f"unchanged: {', '.join(same)}"[:64], "small soft"))
+        body.append(_line(x, y + 20, cut(f"unchanged: {', '.join(same)}", 58), "small soft"))
         y += 30
     bottom = max(bottom, y) + 18
     key_x = EDGE
@@ -89,7 +89,7 @@ def _document(plan: Plan, *, words: str, body: list[Markup], height: float) -> s
             "rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=14.0,
             style="fill: var(--card); stroke: var(--line)",
         ),
-        _line(EDGE, 46, said if len(said) < 64 else f"{said[:60]}…", "title"),
+        _line(EDGE, 46, cut(said, 62), "title"),
         _line(EDGE, 76, size, ""),
         _line(EDGE, 98, claim, ""),
         _line(EDGE, 118, CLAIMS[plan.claim.claim], "small soft"),

@@ -71,6 +71,11 @@ def span(start: int, stop: int) -> str:
     return str(start) if stop == start + 1 else f"{start}–{stop - 1}"
 
 
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters; a drawing cannot break lines."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _place(place: Place, length: int, *, named: bool) -> str:
     source, first = place
     return f"{source} {span(first, first + length)}" if named else span(first, first + length)
@@ -97,7 +102,7 @@ def stack(found: Descent, *, thickness: float = 1.0) -> Drawing:
     y, thick = (height - left) / 2, BOX * min(1, thickness)
     for source, count in found.before.items():
         if several:
-            body.append(_text(margin + BOX, y + 14, source[:24], "small soft end"))
+            body.append(_text(margin + BOX, y + 14, cut(source, 14), "small soft end"))
             y += CAPTION
         body += _numbers(margin + BOX - thick - 5, y, row, count, "end")
         for layer in range(count):
@@ -131,7 +136,7 @@ def _beside(run: Run, start: float, row: float, x: float, several: bool) -> Mark
     if length * row < TEXT:
         return None
     y = start + (run.start + length / 2) * row
-    body = [_text(x + 4, y + 4, comes_from(run, 1 + several)[:40], "small")]
+    body = [_text(x + 4, y + 4, cut(comes_from(run, 1 + several), 34), "small")]
     if length > 1:  # a bracket
         top, end = start + run.start * row + 3, start + run.stop * row - 3
         d = f"M{x - 6:.1f} {top:.1f}h4V{end:.1f}h-4"
@@ -232,8 +237,8 @@ def _band(
 
 
 def kinds_in(found: Iterable[Descent]) -> list[str]:
-    """The kinds that stand in some drawings, in the order of `MEANING`."""
-    there = set(chain.from_iterable(d.counts for d in found))
+    """The kinds that stand in some drawings, the sources among them, in the order of `MEANING`."""
+    there = {"old", *chain.from_iterable(d.counts for d in found)}
     return [kind for kind in MEANING if kind in there]
 
 

@@ -163,18 +163,11 @@ def _axes(plan: Plan, found: Found) -> Markup:
     return section(
         "axes",
         "Axes: where each unit comes from",
-        element("p", said if grown else "Only the layers change.", class_="soft"),
+        element("p", said if grown else "None of them changes.", class_="soft"),
         legend(grown.values()) if grown else None,
-        [_axis(axis, d, _words(plan, maps, axis)) for axis, d in grown.items()],
+        [_axis(axis, d, maps.get(d.axis, {})) for axis, d in grown.items()],
         [element("h3", "Unchanged"), element("ul", same)] if same else None,
     )
-
-
-def _words(plan: Plan, maps: Mapping[str, Any], axis: str) -> Mapping[str, Any]:
-    """The maps of an axis in words; nothing where it is as it was."""
-    user, _, inside = axis.partition(" ")
-    behind = inside.strip("()").split(", ") if inside else plan.axes.get(user, (user,))
-    return next((maps[a] for a in behind if a in maps), {})
 
 
 def _axis(axis: str, found: Descent, words: Mapping[str, Any]) -> Markup:

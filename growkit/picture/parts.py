@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from growkit.descent import Descent
 from growkit.picture.drawing import MEANING, Drawing, kinds_in, swatch
-from growkit.picture.markup import Child, Markup, element
+from growkit.picture.markup import Child, Markup, element, escaped
 
 
 def section(name: str, title: str, *children: Child) -> Markup:
@@ -57,6 +57,16 @@ def listed(items: Iterable[Child]) -> Markup | None:
 def soft(said: str) -> Markup | None:
     """A remark."""
     return element("span", said, class_="soft") if said else None
+
+
+def prose(said: str) -> list[Markup]:
+    """A sentence, in which what stands between backticks is code.
+
+    >>> "".join(prose("try `a < b`"))
+    'try <code>a &lt; b</code>'
+    """
+    parts = enumerate(said.split("`"))
+    return [element("code", part) if i % 2 else escaped(part) for i, part in parts]
 
 
 def legend(found: Iterable[Descent]) -> Markup:

@@ -96,7 +96,7 @@ def in_short(plan: Plan, found: Mapping[str, Descent]) -> list[str]:
     for axis, d in stacks(plan, found).items():
         parts = [LAYERS[kind].format(n=f"{n:,}", are=_are(n)) for kind, n in d.counts.items()]
         said.append(
-            f"All {parts[0].replace(' are', f' {axis} are', 1)}."
+            f"All {axis} {parts[0].partition(' ')[2]}."
             if len(parts) == 1 and d.after > 1
             else f"Of its {d.after:,} {axis}, {', '.join(parts)}."
         )
@@ -122,7 +122,7 @@ def change(found: Descent) -> tuple[str, str]:
 
 def stacks(plan: Plan, found: Mapping[str, Descent]) -> dict[str, Descent]:
     """Those that are layers."""
-    return {a: d for a, d in found.items() if plan.axes.get(a, ("",))[0] in plan.layers}
+    return {a: d for a, d in found.items() if d.axis in plan.layers}
 
 
 def about_axis(axis: str) -> str:

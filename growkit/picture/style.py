@@ -98,8 +98,8 @@ figcaption {{ color: var(--soft); font-size: .9rem; }}
 svg {{ display: block; font-family: {FONT}; }}
 .hatches {{ position: absolute; }}
 .stacks {{ display: flex; flex-wrap: wrap; gap: 12px 40px; align-items: flex-start; }}
-.stacks .legend {{ flex: 1 1 240px; flex-direction: column; margin-top: 42px; }}
-.stacks figure {{ flex: 1 1 320px; max-width: 470px; min-width: 0; }}
+.stacks .legend {{ flex: 1 1 300px; flex-direction: column; margin-top: 42px; }}
+.stacks figure {{ flex: 1 1 400px; max-width: 470px; min-width: 0; }}
 .stacks figure svg {{ width: 100%; height: auto; overflow: visible; }}
 .bars {{ width: 100%; height: 76px; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: 6px 22px; list-style: none; padding: 0;
