@@ -136,7 +136,7 @@ def _beside(run: Run, start: float, row: float, x: float, several: bool) -> Mark
     if length * row < TEXT:
         return None
     y = start + (run.start + length / 2) * row
-    body = [_text(x + 4, y + 4, cut(comes_from(run, 1 + several), 34), "small")]
+    body = [_text(x + 4, y + 4, cut(comes_from(run, 1 + several), 30), "small")]
     if length > 1:  # a bracket
         top, end = start + run.start * row + 3, start + run.stop * row - 3
         d = f"M{x - 6:.1f} {top:.1f}h4V{end:.1f}h-4"

@@ -43,7 +43,7 @@ text.end { text-anchor: end; }
 text.in-old { fill: var(--on-old); } text.in-copied { fill: var(--on-copied); }
 text.in-scaled { fill: var(--on-scaled); } text.in-mixed { fill: var(--on-mixed); }
 text.in-new { fill: var(--on-new); }
-.halo { paint-order: stroke; stroke-width: 5px; stroke-linejoin: round; }
+.halo { font-weight: 650; paint-order: stroke; stroke-width: 5px; stroke-linejoin: round; }
 .halo.in-old { stroke: var(--old); } .halo.in-copied { stroke: var(--copied); }
 .halo.in-scaled { stroke: var(--scaled); } .halo.in-mixed { stroke: var(--mixed); }
 .halo.in-new { stroke: var(--new); }
@@ -71,7 +71,7 @@ PAGE = f"""
 :root {{ color-scheme: light dark; {LIGHT} }}
 @media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
 * {{ box-sizing: border-box; }}
-body {{ margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 {FONT};
+body {{ margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.55 {FONT};
   overflow-wrap: anywhere; -webkit-text-size-adjust: 100%; }}
 main, header, footer {{ max-width: 1080px; margin: 0 auto; padding: 0 20px; }}
 header {{ padding-top: 44px; }}
@@ -145,7 +145,7 @@ footer {{ color: var(--soft); font-size: .88rem; padding-bottom: 48px; }}
   :root {{ color-scheme: light; {LIGHT} --page: #ffffff; }}
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}
   section, .facts div {{ border-color: #bbb; }} .axis, .steps > li, tr {{ break-inside: avoid; }}
-  body {{ font-size: 12px; }}
+  html {{ font-size: 12px; }} h2, h3, summary {{ break-after: avoid; }}
 }}
 {SHAPES}
 """
