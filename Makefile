@@ -13,7 +13,7 @@ export GROWKIT_CHECKPOINT := $(abspath $(SMALL))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch test slow browser families-table lint demo bench clean
+.PHONY: help setup fetch test slow browser families-table reference docs lint demo bench clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,17 +41,38 @@ $(SMALL): | $(READY)
 test: setup fetch ## run the test suite
 	@$(BIN)/python -m pytest --quiet
 
-slow: setup fetch browser ## run the tests that take longer
+PIPELINES := build/pipelines
+
+slow: setup fetch browser $(PIPELINES)/.ready ## run the tests that take longer
 	@$(BIN)/python -m pytest --quiet -m slow
 
 browser: ## install Debian's chromium, which the slow tests of pages need, if it is missing
 	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
 		echo "installing chromium: a minute" >&2; \
 		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-		apt-get -qq install --no-install-recommends chromium >/dev/null 2>&1; }
+		apt-get -qq install --no-install-recommends chromium >/dev/null 2>&1; } \
+		|| echo "no chromium: tests of pages cannot run" >&2
+
+$(PIPELINES)/.ready: constraints.txt
+	@echo "setting up DVC and Snakemake in $(@D), to run the examples with: half a minute" >&2
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+		--constraint constraints.txt dvc snakemake
+	@touch $@
 
 families-table: setup ## try every family with every growth, into docs/families.md
 	@$(BIN)/python tests/families_table.py
+
+reference: setup ## read the reference pages off the code, into docs/reference
+	@$(BIN)/python tests/reference.py
+
+docs: $(VENV)/.docs ## build the documentation as a site, build/site; warnings are errors
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --jobs auto \
+		-d build/doctrees docs build/site
+
+$(VENV)/.docs: $(READY)
+	@$(PIP) install --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 lint: setup ## check format, style and types
 	@$(BIN)/ruff format --check .

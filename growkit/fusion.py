@@ -63,15 +63,7 @@ def fuse_parts(
         for part, composer in here:
             one = part if inward else part.scaled(share)
             kernels = [_kernel(composer, e, r, share) for e, r in one.pattern.dims]
-            terms += [
-                replace(
-                    t,
-                    kernels=tuple(
-                        composer.product(k, old) for k, old in zip(kernels, t.kernels, strict=True)
-                    ),
-                )
-                for t in one.terms
-            ]
+            terms += [t.through(composer.products(kernels, t.kernels)) for t in one.terms]
         zeroed = all(part.zeroed for part, _ in here)
         out[key] = replace(first, terms=tuple(terms), zeroed=zeroed)
     return out

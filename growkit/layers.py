@@ -6,14 +6,14 @@ to the stream is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from growkit.axes import AxisMap, Kernel
-from growkit.compose import Composer, Part, Parts, grow_axes, ones
+from growkit.compose import Composer, Draw, Part, Parts, grow_axes, ones
 from growkit.errors import RecipeError
 from growkit.family import Family
 from growkit.formula import Noise, Shape, Term
@@ -28,7 +28,7 @@ def grow_layers(
     axis: str,
     layers: LayerMap,
     sizes: Mapping[str, int],
-    random: Callable[[Part, Shape], Noise],
+    random: Draw,
 ) -> dict[str, Part]:
     """Layers taken by the layer map: mixed, drawn anew, scaled or made silent."""
     members: dict[int, list[Part]] = {}
@@ -75,7 +75,7 @@ def _mix(part: Part, slot: int, layer: Layer, parts: Parts) -> Part:
     return replace(part, terms=tuple(terms), zeroed=zeroed)
 
 
-def _draw(part: Part, sizes: Mapping[str, int], random: Callable[[Part, Shape], Noise]) -> Part:
+def _draw(part: Part, sizes: Mapping[str, int], random: Draw) -> Part:
     """A tensor as an initialiser makes it: weights drawn, gains 1, biases and shifts 0."""
     if part.pattern.norm:
         return _unit(part, sizes)
@@ -198,7 +198,7 @@ def grow_numbered(
     parts: Parts,
     axis: str,
     m: AxisMap,
-    random: Callable[[Part, Shape], Noise],
+    random: Draw,
     sizes_after: Mapping[str, int],
 ) -> dict[str, Part]:
     """Tensors that have a unit's number in their name (experts, a norm per head), unit by unit."""

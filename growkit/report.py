@@ -22,14 +22,13 @@ import yaml
 
 from growkit.descent import descent_json, descents
 from growkit.facts import APPROXIMATE
-from growkit.formula import Formula, Stored
+from growkit.formula import Formula, Kernels, Stored
 from growkit.kernel import BoolArray, Kernel
 from growkit.plan import Plan
 from growkit.recipe import resolved
 
 Kind = Literal["copied", "scaled", "mixed", "new"]
 Json = dict[str, Any]
-Kernels = tuple[Kernel | None, ...]
 
 
 # -- where a tensor comes from -------------------------------------------------------------------

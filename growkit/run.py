@@ -181,7 +181,6 @@ def grow(
         seed=seed,
         family=family,
     )
-    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
     writing: Options = {
         "max_shard_size": max_shard_size,
         "max_memory": max_memory,
@@ -190,22 +189,29 @@ def grow(
         "overwrite": overwrite,
         "allow_nonfinite": allow_nonfinite,
     }
-    _download(plan, {**(sources or {}), plan.recipe.sources[0]: source}, target, writing)
+    target = _target(plan, source, sources, out, writing)
     result = execute(plan, target, **writing, progress=progress)
     if verify:
         result = _verified(result, source, config)
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
 
 
-def _download(plan: Plan, sources: Mapping[str, str | Path], out: Path, writing: Options) -> None:
-    """Fetch the sources that are on the Hub, unless there is nothing left to do."""
-    repos = {name: hub.repo_named(source) for name, source in sources.items()}
-    if not any(repos.values()) or is_done(plan, out, **writing):
-        return
-    size = sum(f.nbytes for f in plan.formulas)
-    for name, repo in repos.items():
-        if repo is not None and name in plan.sources:
-            hub.download(repo, plan.sources[name], out=out, out_bytes=size)
+def _target(
+    plan: Plan,
+    source: str | Path,
+    sources: Mapping[str, str] | None,
+    out: str | Path | None,
+    writing: Options,
+) -> Path:
+    """OUT. Sources that are on the Hub are here afterwards, unless there is nothing left to do."""
+    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
+    given = {**(sources or {}), plan.recipe.sources[0]: source}
+    repos = {name: repo for name in plan.sources if (repo := hub.repo_named(given[name]))}
+    if repos and not is_done(plan, target, **writing):
+        size = sum(f.nbytes for f in plan.formulas)
+        for name, repo in repos.items():
+            hub.download(repo, plan.sources[name], out=target, out_bytes=size)
+    return target
 
 
 def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
@@ -250,8 +256,7 @@ def grow_share(
         seed=seed,
         family=family,
     )
-    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
-    _download(plan, {**(sources or {}), plan.recipe.sources[0]: source}, target, options)
+    target = _target(plan, source, sources, out, options)
     return execute_share(plan, target, share, progress=progress, **options)
 
 
@@ -301,21 +306,16 @@ def inspect_checkpoint(
 
 
 def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
-    coupled = {
-        a
-        for expressions in model.family.config.values()
-        if len(expressions) > 1
-        for e in expressions
-        for a in e.axes
-    }
+    groups = [{a for e in es for a in e.axes} for es in model.family.config.values() if len(es) > 1]
     axes = {}
     for axis, members in model.family.user_axes.items():
         if members[0] not in model.sizes:
             continue
         table = model.family.axes[members[0]] == "table"
         why = "by the operator resize" if table else ""
-        if not table and members[0] in coupled and axis != "head_dim":
-            others = {u for u, m in model.family.user_axes.items() if coupled & {*m}} - {axis}
+        coupled = {a for group in groups if group & {*members} for a in group}
+        others = {u for u, m in model.family.user_axes.items() if coupled & {*m}} - {axis}
+        if others and not table:
             why = f"together with {' and '.join(sorted(others))}"
         axes[axis] = {"size": model.sizes[members[0]], "can_grow": True, "why": why}
     dtypes: dict[str, int] = {}

@@ -101,9 +101,7 @@ def write(task: Task, tell: Tell = lambda count: None) -> Written:
     with marks.claim(shard.name) if task.shared else nullcontext():
         if marks.finished(shard.name) is None:
             begin = time.monotonic()
-            with SourceRows(task.sources) as rows:
-                checksums, nonfinite = _write(task, rows, tell)
-                rows.check_unchanged()
+            checksums, nonfinite = write_file(task, tell)
             spent = {"seconds": round(time.monotonic() - begin, 3), "peak_bytes": peak_bytes()}
             marks.mark(shard, checksums, {**spent, "nonfinite": nonfinite})
         else:
@@ -133,12 +131,25 @@ def peak_of(written: Sequence[Written]) -> int:
     return sum(worst.values())
 
 
+def write_file(
+    task: Task, tell: Tell = lambda count: None
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Write the file of a task, marked or not.
+
+    By tensor the checksum; and where there are any, how many values are NaN or infinite.
+    """
+    with SourceRows(task.sources) as rows:
+        written = _write(task, rows, tell)
+        rows.check_unchanged()
+    return written
+
+
 def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], dict[str, int]]:
-    """By tensor the checksum; and where there are any, how many values are NaN or infinite."""
     nonfinite: dict[str, int] = {}
     marks, shard = task.marks, task.shard
+    temporary = marks.temporary(shard.name.replace("/", "-"))
     with (
-        ShardWriter(marks.folder, shard, temporary=marks.temporary(shard.name)) as writer,
+        ShardWriter(marks.folder, shard, temporary=temporary) as writer,
         closing(_ahead(_blocks(shard, rows, task.budget))) as blocks,
     ):
         tell(len(shard.header))

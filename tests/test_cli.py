@@ -17,6 +17,7 @@ from typing import Any
 import click
 import pytest
 import torch
+import zoo
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from tiny import build, save
@@ -471,6 +472,15 @@ def test_inspect(small: Path) -> None:
     assert told["classes"] == ["LlamaForCausalLM"]
 
 
+def test_inspect_couples_what_one_key_says(tmp_path: Path) -> None:
+    """Each tower of CLIP has a width of its own, which only its own heads share."""
+    folder = zoo.save(zoo.build(zoo.models()["clip/both"]), tmp_path / "clip")
+    told = json.loads(ok("inspect", folder, "--json"))["axes"]
+    assert told["text.hidden"]["why"] == "together with text.head_dim and text.heads"
+    assert told["vision.heads"]["why"] == "together with vision.head_dim and vision.hidden"
+    assert told["vision.mlp"]["why"] == ""
+
+
 def test_verify(small: Path, big: Path) -> None:
     """The claim holds: exit code 0, on stdout what was measured."""
     assert ok("verify", small, big).endswith("passed\n")
@@ -591,6 +601,31 @@ def test_progress_rate_leaves_out_what_was_there(
         show(1_500_000, 2_000_000)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "growing: 1.5 MB of 2 MB, 250 kB/s, 2 s left"
+
+
+def test_a_log_sees_that_it_lives(
+    bars: pytest.MonkeyPatch, small: Path, big: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What takes long and counts no bytes says so now and then, and only then."""
+    bars.setattr(progress_room, "SILENCE", 0.1)
+    with progress_room.alive(quiet=False) as moved:
+        assert moved is not None
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            moved(0, 1)
+        assert capsys.readouterr().err == ""
+        time.sleep(0.4)
+    said = capsys.readouterr().err.splitlines()
+    assert said
+    assert all(line.startswith("working: ") and line.endswith(" s") for line in said)
+    time.sleep(0.1)
+    assert capsys.readouterr().err == "", "it goes on after the end"
+    with progress_room.alive(quiet=True):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+    bars.setattr(progress_room, "SILENCE", 0.001)
+    assert "working: " in growkit("verify", small, big).stderr
 
 
 def test_progress_bar(bars: pytest.MonkeyPatch) -> None:

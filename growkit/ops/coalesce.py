@@ -84,7 +84,8 @@ class _Level(Operator):
         maps: dict[str, AxisMap] = {}
         if plain:
             name: Literal["tile", "repeat"] = "tile" if self.pairing.width == "half" else "repeat"
-            how = {u: "auto" if u == "head_dim" else name for u in plain}
+            alone = {t.kv_heads for t in family.attentions if t.heads not in plain}
+            how = {u: "auto" if u == "head_dim" or u in alone else name for u in plain}
             growth = Width.model_validate({"to": plain, "how": how}).grow(family, small)
             maps = {a: m for a, m in growth.maps.items() if a not in family.followers}
         for axis, groups in self.groups.items():
@@ -187,7 +188,7 @@ class Coalesce(_Level):
         small = _sizes_after(family, sizes, target)
         maps = {a: m.inverse() for a, m in self._up(family, small, sizes).items()}
         layers: dict[str, LayerMap] = {}
-        for axis in set(target) & set(family.of_kind("layers")):
+        for axis in (a for a in family.of_kind("layers") if a in target):
             groups = self._layer_groups(axis, target[axis], sizes[axis])
             layers[axis] = tuple(Layer(tuple((i, 1 / len(g)) for i in g)) for g in groups)
         return Growth(maps=maps, layers=layers)
@@ -214,7 +215,7 @@ class Decoalesce(_Level):
                 )
         maps = self._up(family, sizes, _sizes_after(family, sizes, target))
         layers: dict[str, LayerMap] = {}
-        for axis in set(target) & set(family.of_kind("layers")):
+        for axis in (a for a in family.of_kind("layers") if a in target):
             groups = self._layer_groups(axis, sizes[axis], target[axis])
             owner = {i: number for number, group in enumerate(groups) for i in group}
             layers[axis] = tuple(Layer.copy(owner[i]) for i in range(target[axis]))

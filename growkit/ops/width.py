@@ -159,6 +159,8 @@ class Width(Operator):
         if name == "lemon":
             if not isinstance(family.eps, str) or not family.eps:
                 raise refuse(axis, name, "the family file names no config key for eps")
+            if new % old and any(axis in over.axes for over in family.bare_norms):
+                raise refuse(axis, name, "a norm on it has no gain to carry the change of eps")
             return lemon(old, new, mean="ln" in kinds)
         check_map(axis, name, "stream")
         return plain_map(name, how)(old, new)

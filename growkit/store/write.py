@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from growkit.layout import Placed, Shard
@@ -41,6 +40,7 @@ class ShardWriter:
 
     def __enter__(self) -> Self:
         with writing(self._temporary, size=self._shard.size):
+            self._path.parent.mkdir(exist_ok=True)  # of a stage
             self._temporary.unlink(missing_ok=True)  # so that the umask of today decides the mode
             self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             self._stream = Stream(self._fd, self._temporary)
@@ -94,12 +94,7 @@ class ShardWriter:
             self._fd = -1
             self._temporary.unlink(missing_ok=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._drop()
 
 
