@@ -38,7 +38,7 @@ OPTIONS = {
     "--push-to --summary --json --quiet",
     "finish": "out --json --quiet",
     "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --workers --tensor --maps --json",
+    "--max-memory --workers --tensor --html --maps --json",
     "verify": "checkpoints --files --text --max-drift --json",
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",
@@ -122,6 +122,7 @@ def test_version() -> None:
         "plan SMALL --recipe double_width",
         "plan SMALL --recipe double_width --tensor lm_head.weight --json",
         "plan SMALL --recipe double_width --maps OUT",
+        "plan SMALL --recipe double_width --html OUT",
         "inspect SMALL",
         "recipes",
         "recipes bert_base --json",
