@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from growkit.cli.door import print_json
+from growkit.cli.progress import alive
 
 
 def quiet_downloads(quiet: bool) -> None:
@@ -69,6 +70,7 @@ def push(
       growkit push big/ org/big
       growkit push big/ org/big --public --check
     """
+    click.get_current_context().with_resource(alive(quiet))
     quiet_downloads(quiet)
     from dataclasses import asdict
 
@@ -96,6 +98,7 @@ def pull(repo: str, out: Path | None, as_json: bool, quiet: bool) -> None:
       growkit pull org/small
       growkit pull org/big@v1.0 -o big/
     """
+    click.get_current_context().with_resource(alive(quiet))
     quiet_downloads(quiet)
     from growkit import run
 
