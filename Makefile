@@ -18,7 +18,7 @@ export GROWKIT_TIMM := $(abspath $(TIMM))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch timm test slow families-table reference docs lint demo bench clean
+.PHONY: help setup fetch timm test slow browser families-table reference docs lint demo bench clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -55,8 +55,15 @@ test: setup fetch ## run the test suite
 
 PIPELINES := build/pipelines
 
-slow: setup fetch timm $(PIPELINES)/.ready ## run the tests that take longer
+slow: setup fetch browser timm $(PIPELINES)/.ready ## run the tests that take longer
 	@$(BIN)/python -m pytest --quiet -m slow
+
+browser: ## install Debian's chromium, which the slow tests of pages need, if it is missing
+	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
+		echo "installing chromium: a minute" >&2; \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install --no-install-recommends chromium >/dev/null 2>&1; } \
+		|| echo "no chromium: tests of pages cannot run" >&2
 
 $(PIPELINES)/.ready: constraints.txt
 	@echo "setting up DVC and Snakemake in $(@D), to run the examples with: half a minute" >&2
@@ -74,6 +81,7 @@ reference: setup ## read the reference pages off the code, into docs/reference
 docs: $(VENV)/.docs ## build the documentation as a site, build/site; warnings are errors
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --jobs auto \
 		-d build/doctrees docs build/site
+	@echo "the documentation is at build/site/index.html" >&2
 
 $(VENV)/.docs: $(READY)
 	@$(PIP) install --constraint constraints.txt --editable '.[docs]'
