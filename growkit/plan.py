@@ -20,7 +20,7 @@ from growkit.facts import APPROXIMATE, Claim
 from growkit.formula import Checkpoint, Formula
 from growkit.layers import silent_layers
 from growkit.lints import lints
-from growkit.model import DTYPES, Model, user_sizes
+from growkit.model import DTYPES, Model
 from growkit.ops import Arrays, Growth
 from growkit.proof import StepClaim, Storage
 from growkit.recipe import Recipe
@@ -154,7 +154,7 @@ def finish(
         formulas=tuple(formulas),
         config=config,
         sizes_before=state.model.user_sizes(),
-        sizes_after=user_sizes(family, state.sizes),
+        sizes_after=family.user_sizes(state.sizes),
         parameters_before=before,
         parameters_after=sum(prod(f.shape) for f in formulas),
         claim=state.claim,

@@ -227,7 +227,7 @@ def config_changes(plan: Plan) -> dict[str, list[Any]]:
     return {
         key: [before.get(key), after.get(key)]
         for key in [*before, *(k for k in after if k not in before)]
-        if before.get(key) != after.get(key)
+        if [before.get(key)] != [after.get(key)]  # in lists, a NaN that stays is no change
     }
 
 

@@ -46,7 +46,7 @@ from growkit.formula import Noise, Ones, Stored, Term
 from growkit.fusion import check_fusable, fuse_parts, injections, same_files
 from growkit.grammar import get
 from growkit.layers import grow_layers, grow_numbered, rescale_scores
-from growkit.model import Model, user_sizes
+from growkit.model import Model
 from growkit.ops import Blending, Growth, LayerMap, Noising
 from growkit.ops.maps import tile
 from growkit.perturb import NewRows, add_visible_noise
@@ -384,7 +384,7 @@ def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[St
 def _check_alike(state: State, other: Model, name: str) -> None:
     """Refuse to mix checkpoints that differ in more than their values."""
     family = state.model.family
-    here, there = user_sizes(family, state.sizes), other.user_sizes()
+    here, there = family.user_sizes(state.sizes), other.user_sizes()
     differing = [f"{a} {here[a]} and {there.get(a)}" for a in here if here[a] != there.get(a)]
     if family.name != other.family.name:
         differing = [f"family {family.name} and {other.family.name}"]

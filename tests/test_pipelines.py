@@ -1,4 +1,4 @@
-"""The examples of pipelines, run by their tools: everything, nothing, and what has changed.
+"""The examples of pipelines.md, run by their tools: everything, nothing, and what has changed.
 
 DVC and Snakemake come from `make slow`, which puts them into an environment of their own.
 """
@@ -17,6 +17,7 @@ import pytest
 import torch
 import trained
 import yaml
+from pages import LEFT_OUT, Block, blocks
 from processes import ENV, growkit_in
 from test_step import PAGE, rows
 from tiny import build, save
@@ -26,11 +27,16 @@ STEPS = ["small", "grown", "verified"]
 ROWS = rows("Exit codes")
 
 
+def found_in(section: str, kind: str) -> list[Block]:
+    """The blocks of a kind in a section of the page; console blocks by their commands."""
+    text = PAGE.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    return [block for block in blocks(text) if block.kind == kind]
+
+
 def block(section: str, kind: str) -> str:
     """The only block of a kind in a section of the page."""
-    text = PAGE.partition(f"## {section}\n")[2].partition("\n## ")[0]
-    (found,) = re.findall(rf"^```{kind}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return str(found)
+    (found,) = found_in(section, kind)
+    return found.code
 
 
 def tool(name: str) -> None:
@@ -83,9 +89,13 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def typed(folder: Path, console: str) -> str:
-    """All that a session of the page prints."""
-    return run(folder, "bash", "-ec", "\n".join(re.findall(r"^\$ (.*)", console, flags=re.M)))
+def typed(folder: Path, section: str) -> str:
+    """All that the commands of a section print, with every line that the page shows."""
+    commands = found_in(section, "console")
+    said = run(folder, "bash", "-ec", "\n".join(command.code for command in commands))
+    shown = {line for command in commands for line in command.shown.splitlines()}
+    assert shown <= {LEFT_OUT, *said.splitlines()}
+    return said
 
 
 def layers(folder: Path) -> int:
@@ -118,7 +128,7 @@ def test_dvc(home: Path) -> None:
     """The page's commands; then a change runs what depends on it, and nothing else."""
     here, stages = home / "dvc", re.compile(r"^Running stage '(\w+)'", flags=re.MULTILINE)
     tool("dvc")
-    said = typed(home, block("DVC", "console"))
+    said = typed(home, "DVC")
     assert stages.findall(said) == STEPS, "the second time there is nothing to do"
     assert "up to date" in said
     assert "exactness.claim" in said
@@ -145,7 +155,7 @@ def test_snakemake(home: Path) -> None:
     """The page's commands; then a change runs what depends on it, and a killed growth resumes."""
     here, rules = home / "snakemake", re.compile(r"^(?:local)?rule (\w+):", flags=re.MULTILINE)
     tool("snakemake")
-    said = typed(home, block("Snakemake", "console"))
+    said = typed(home, "Snakemake")
     found = [name for name in rules.findall(said) if name != "all"]
     assert found == ["small", "grow", "verify", "grow", "verify"], "all, nothing, another seed"
     assert "Nothing to be done" in said
@@ -202,7 +212,7 @@ def test_argo(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("section", "kind", "file"),
-    [("DVC", "yaml", "dvc/dvc.yaml"), ("Snakemake", "python", "snakemake/Snakefile")],
+    [("DVC", "yaml", "dvc/dvc.yaml"), ("Snakemake", "py", "snakemake/Snakefile")],
 )
 def test_the_page_shows_the_examples(section: str, kind: str, file: str, home: Path) -> None:
     """As they are."""
