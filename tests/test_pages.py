@@ -19,6 +19,7 @@ from pages import PAGES, README, ROOT, RUN, Block, begin, blocks, same, walk
 OWN = {
     "docs/hub.md": "test_hub_docs.py",  # looks at what is on the Hub afterwards
     "docs/clusters.md": "test_docs_clusters.py",  # has a batch system and a cluster
+    "docs/pipelines.md": "test_pipelines.py",  # has the engines, in an environment of their own
 }
 
 
