@@ -33,6 +33,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     lints        what a trainer should know: equal copies, dead units
     stages       what a pipeline runs behind the model, grown with it
     plan         recipe and headers in; formulas, new config and exactness claim out
+    descent      which layers and units of the source each new one comes from
     gauge        other coordinates on one axis, the same function
     specimen     from a config of any size to that of a tiny model
     digest       what identifies a result
@@ -47,6 +48,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     show         a plan in words, for a terminal
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?
+    picture      the growth as a page and as an SVG, for people who would rather look
     task         one output file: the unit of work, whoever does it
     beside       everything beside the weights: config, index, tokenizer
     workers      tasks in several processes of this machine

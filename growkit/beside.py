@@ -1,4 +1,4 @@
-"""Everything beside the weights: config, index, recipe, report, model card, tokenizer, stages.
+"""Everything beside the weights: config, index, recipe, report, pictures, card, tokenizer, stages.
 
 Most of it is known before a weight is written. The law: what `known` gives is plain data, so that
 another process can complete the result without the plan or the sources; growkit.json comes last.
@@ -14,6 +14,7 @@ from typing import Any
 from growkit import __version__, report
 from growkit.card import model_card
 from growkit.layout import INDEX, Layout, Shard, lay_out
+from growkit.picture import PAGE, PICTURE, growth_page, growth_picture
 from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.stages import resized
@@ -40,13 +41,18 @@ def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
         seconds=0,
         peak_bytes=0,
     )
-    texts = {"recipe.yaml": resolved(plan.recipe), "config.json": json_text(plan.config)}
+    texts = {
+        "recipe.yaml": resolved(plan.recipe),
+        "config.json": json_text(plan.config),
+        PAGE: growth_page(plan, output_bytes=layout.total_bytes),
+        PICTURE: growth_picture(plan),
+    }
     if layout.index:
         texts[INDEX] = json_text(layout.index)
     return {
         "record": record,
         "texts": texts,
-        "card": model_card(plan, record),
+        "card": model_card(plan, record, picture=PICTURE),
         "shards": {shard.name: shard.size for shard in shards},
     }
 

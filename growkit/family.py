@@ -246,6 +246,10 @@ class Family:
                 out[axis] = (axis,)
         return out
 
+    def user_sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Sizes by the axis names that recipes use: `head_dim` for query, key and value axes."""
+        return {u: sizes[axes[0]] for u, axes in self.user_axes.items() if axes[0] in sizes}
+
     def size_after(self, axis: str, sizes: Mapping[str, int]) -> int:
         """The size of a follower when its stream has the size given."""
         if axis in self.derived:

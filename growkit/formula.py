@@ -161,6 +161,7 @@ class Formula:
     dtype: str
     terms: tuple[Term, ...] = field(default=())
     dims: tuple[tuple[Expression, str], ...] = ()  # axes and role of each dim, for people
+    numbers: tuple[tuple[str | int, int], ...] = ()  # axis and number of each slot of its name
 
     @property
     def copied(self) -> Stored | None:

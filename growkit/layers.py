@@ -122,6 +122,17 @@ def _adders(parts: Parts, family: Family, axis: str) -> set[str]:
     }
 
 
+def silent_layers(parts: Parts, family: Family, axis: str) -> frozenset[int]:
+    """The layers of a stack that add nothing to the stream: what would add to it is zero."""
+    adds = _adders(parts, family, axis)
+    silent, loud = set[int](), set[int]()
+    for part in parts.values():
+        if part.pattern.name in adds and axis in part.pattern.slots:
+            number = part.numbers[part.pattern.slots.index(axis)]
+            (loud if part.terms else silent).add(number)
+    return frozenset(silent - loud)
+
+
 def _move_norms(
     parts: Parts, family: Family, axis: str, layers: LayerMap, sizes: Mapping[str, int]
 ) -> dict[str, Part]:

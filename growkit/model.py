@@ -66,12 +66,7 @@ class Model:
 
     def user_sizes(self) -> dict[str, int]:
         """Sizes by the axis names that recipes use."""
-        return user_sizes(self.family, self.sizes)
-
-
-def user_sizes(family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes by the axis names that recipes use: `head_dim` for query, key and value axes."""
-    return {u: sizes[axes[0]] for u, axes in family.user_axes.items() if axes[0] in sizes}
+        return self.family.user_sizes(self.sizes)
 
 
 def spell(name: str, numbers: Sequence[int]) -> str:

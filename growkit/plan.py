@@ -18,8 +18,9 @@ from growkit.compose import as_stored, shapes
 from growkit.errors import CheckpointError, RecipeError
 from growkit.facts import APPROXIMATE, Claim
 from growkit.formula import Checkpoint, Formula
+from growkit.layers import silent_layers
 from growkit.lints import lints
-from growkit.model import DTYPES, Model, user_sizes
+from growkit.model import DTYPES, Model
 from growkit.ops import Arrays, Growth
 from growkit.proof import StepClaim, Storage
 from growkit.recipe import Recipe
@@ -46,13 +47,21 @@ class Plan:
     growths: tuple[Growth, ...]  # what each step said
     storage: Storage
     maps: Mapping[str, AxisMap]  # composed over all steps, by family axis
+    axes: Mapping[str, tuple[str, ...]]  # the axes behind `sizes_after`, as the family names them
+    beside: Mapping[str, Mapping[str, AxisMap]]  # source → the same, of those fused with the first
     layers: Mapping[str, tuple[int, ...]]  # layer axis → the old layer that each new one copies
+    silent: Mapping[str, frozenset[int]]  # layer axis → layers that add nothing to the stream
     readback: str | None  # the family axis of the last hidden state
     dropped: tuple[str, ...]  # "name: reason"
     zeroed: tuple[str, ...]  # output tensors that are zero on purpose
     lints: tuple[str, ...]
     same: tuple[tuple[str, str, str], ...]  # (source, name, name): tied copies that must be equal
     stages: tuple[Follower, ...] = ()  # what runs behind the model and has to change
+
+    @property
+    def main(self) -> str:
+        """What the recipe calls SOURCE."""
+        return self.recipe.sources[0]
 
     @property
     def config_before(self) -> Mapping[str, Any]:
@@ -113,7 +122,9 @@ def finish(
     for part in state.parts.values():
         shape = known[part.pattern.name]
         terms = as_stored(part, shape)
-        formulas.append(Formula(part.name, shape, want or part.dtype, terms, part.pattern.dims))
+        numbers = tuple(zip(part.pattern.slots, part.numbers, strict=True))
+        dtype = want or part.dtype
+        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims, numbers))
     for kernels, shape in {(t.kernels, f.shape) for f in formulas for t in f.terms}:
         for kernel, size in zip(kernels, shape, strict=True):
             assert kernel is None or kernel.new == size, f"{kernel.shape} for {shape}"
@@ -143,7 +154,7 @@ def finish(
         formulas=tuple(formulas),
         config=config,
         sizes_before=state.model.user_sizes(),
-        sizes_after=user_sizes(family, state.sizes),
+        sizes_after=family.user_sizes(state.sizes),
         parameters_before=before,
         parameters_after=sum(prod(f.shape) for f in formulas),
         claim=state.claim,
@@ -151,7 +162,10 @@ def finish(
         growths=growths,
         storage=proof.storage(dtype, formulas),
         maps=state.maps,
+        axes={u: a for u, a in family.user_axes.items() if a[0] in state.sizes},
+        beside=state.beside,
         layers=state.layers,
+        silent={a: silent_layers(state.parts, family, a) for a in state.layers},
         readback=readback,
         dropped=tuple(d for m in models.values() for d in m.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),

@@ -38,11 +38,14 @@ from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.ops.matrices import matrices
+from growkit.picture import growth_page
 from growkit.plan import Plan, build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
 from growkit.share import Share, read_share
+from growkit.show import in_bytes
 from growkit.store import check_files, open_checkpoint, read_config, read_maps, write_maps
 from growkit.store.check import read_record, write_record
+from growkit.store.page import write_page
 from growkit.user_family import blamed
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ __all__ = [
     "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
     "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
     "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth", "pull",
-    "push", "read_share", "save_maps", "verify_growth",
+    "push", "read_share", "save_maps", "save_page", "verify_growth",
 ]  # fmt: skip
 
 
@@ -96,6 +99,20 @@ def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
         )
     write_maps(Path(path), arrays)
     return {name: array.shape for name, array in arrays.items()}
+
+
+def save_page(plan: Plan, path: str | Path, known: Estimate) -> None:
+    """Write a page of HTML that shows the growth and what it will take.
+
+    A file that is there is replaced if it is a page, else OutputError is raised.
+    """
+    cost = {
+        "files of weights": f"{len(known.shards):,}",
+        "disk needed": in_bytes(known.disk_bytes),
+        "peak memory while it is written": in_bytes(known.peak_bytes),
+        "digest": known.digest,
+    }
+    write_page(Path(path), growth_page(plan, output_bytes=known.output_bytes, cost=cost))
 
 
 def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:

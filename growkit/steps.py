@@ -6,13 +6,13 @@ attention scores and tied heads included. Nothing is mutated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from growkit import proof
 from growkit.attention import fit_scores, one_source
-from growkit.axes import AxisMap, Kernel
+from growkit.axes import AxisMap, Kernel, chained
 from growkit.compose import (
     Composer,
     Draw,
@@ -46,7 +46,7 @@ from growkit.formula import Noise, Ones, Stored, Term
 from growkit.fusion import check_fusable, fuse_parts, injections, same_files
 from growkit.grammar import get
 from growkit.layers import grow_layers, grow_numbered, rescale_scores
-from growkit.model import Model, user_sizes
+from growkit.model import Model
 from growkit.ops import Blending, Growth, LayerMap, Noising
 from growkit.ops.maps import tile
 from growkit.perturb import NewRows, add_visible_noise
@@ -64,6 +64,7 @@ class State:
     config: Mapping[str, Any]
     parts: Mapping[str, Part]
     maps: Mapping[str, AxisMap]  # from the source to now
+    beside: Mapping[str, Mapping[str, AxisMap]]  # the same from sources that were fused with it
     layers: Mapping[str, tuple[int, ...]]
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
@@ -95,7 +96,7 @@ def begin(source: str, model: Model, tied: str) -> State:
         a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers") if a in model.sizes
     }
     rule = "embedding" if tied == "embedding" else "final_norm"
-    return State(model, model.sizes, config, parts, {}, layers, is_tied, rule, Claim())
+    return State(model, model.sizes, config, parts, {}, {}, layers, is_tied, rule, Claim())
 
 
 def apply(
@@ -224,7 +225,8 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
             sizes=sizes,
             config=config,
             parts=parts,
-            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in maps.items()}},
+            maps=chained(state.maps, maps),
+            beside={name: chained(known, maps) for name, known in state.beside.items()},
         ),
         claim,
     )
@@ -250,10 +252,6 @@ def _random(state: State, number: int, seed: int) -> Draw:
     std = state.config.get("initializer_range")
     std = float(std) if isinstance(std, int | float) else INIT_STD
     return lambda part, shape: Noise(seed, number, part.name, shape, std=std)
-
-
-def _then(first: AxisMap | None, later: AxisMap) -> AxisMap:
-    return first.then(later) if first else later
 
 
 def _grow_depth(
@@ -356,11 +354,20 @@ def _fuse(
             sizes=after,
             config=resize_config(family, state.config, after),
             parts=parts,
-            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in now.items()}},
+            maps=chained(state.maps, now),
+            beside={} if copies else _beside(state, growth, maps),
             filled=not copies,
         ),
         claim,
     )
+
+
+def _beside(
+    state: State, growth: Growth, maps: Sequence[Mapping[str, AxisMap]]
+) -> dict[str, Mapping[str, AxisMap]]:
+    """The maps of all sources but the first; `maps` are those of the models now fused."""
+    earlier = {name: chained(known, maps[0]) for name, known in state.beside.items()}
+    return earlier | dict(zip(growth.fuse, maps[1:], strict=True))
 
 
 def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:
@@ -377,7 +384,7 @@ def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[St
 def _check_alike(state: State, other: Model, name: str) -> None:
     """Refuse to mix checkpoints that differ in more than their values."""
     family = state.model.family
-    here, there = user_sizes(family, state.sizes), other.user_sizes()
+    here, there = family.user_sizes(state.sizes), other.user_sizes()
     differing = [f"{a} {here[a]} and {there.get(a)}" for a in here if here[a] != there.get(a)]
     if family.name != other.family.name:
         differing = [f"family {family.name} and {other.family.name}"]

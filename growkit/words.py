@@ -43,7 +43,7 @@ def explain(plan: Plan, name: str) -> str:
     lines += [] if formula.terms else ["", "  = 0"]
     for i, term in enumerate(formula.terms):
         scale = "" if term.scale == 1.0 else f"{term.scale:.6g} × "
-        lines += ["", f"  {'+' if i else '='} {scale}{_source(term)}"]
+        lines += ["", f"  {'+' if i else '='} {scale}{source_text(term)}"]
         for dim, kernel in enumerate(term.kernels):
             lines += wrapped(f"dim {dim}: {_dim(formula, dim)}{in_words(kernel)}", "    ")
             if kernel is not None and kernel.scalar() is None:
@@ -76,7 +76,7 @@ def terms_json(formula: Formula) -> list[dict[str, Any]]:
 
     return [
         {
-            "source": _source(term),
+            "source": source_text(term),
             "scale": term.scale,
             "dims": [dim(i, kernel) for i, kernel in enumerate(term.kernels)],
         }
@@ -194,7 +194,8 @@ def _coefs(kernel: Kernel) -> str:
     return f" (coef {low:.6g})" if low == high else f" (coefs {low:.6g} to {high:.6g})"
 
 
-def _source(term: Term) -> str:
+def source_text(term: Term) -> str:
+    """Where the numbers of a term come from."""
     source = term.source
     if isinstance(source, Stored):
         times = f", rows × {source.by.name}" if source.by else ""

@@ -6,7 +6,8 @@ bottom. What stands in it is run by its kind:
 
     console   A line that starts with "$ " is a command, as are the lines after one that ends in a
               backslash; what follows is its output. One shell for the page: `cd`, `export` and
-              variables stay. A command fails exactly where the output shows a line "error: …".
+              variables stay. A command fails exactly where the output shows a line "error: …", or
+              the same in JSON.
     python    A program of its own; a block of the kind text right after it is its output. What is
               only to be read, such as a signature, is of the kind py.
     others    A first line (or a second, after #!) "# NAME.yaml", with any ending, is a file of
@@ -77,7 +78,7 @@ class Block:
     @property
     def fails(self) -> bool:
         """The page shows that it fails."""
-        return bool(re.search(r"^error: ", self.shown, re.M))
+        return bool(re.search(r'^(error|  "error"): ', self.shown, re.M))
 
     @property
     def is_set_up(self) -> bool:

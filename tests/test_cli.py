@@ -25,6 +25,7 @@ from tiny import build, save
 from growkit import __version__, run
 from growkit.cli import app
 from growkit.cli import progress as progress_room
+from growkit.cli.door import PIECES, print_json
 from growkit.cli.progress import progress_shown
 from growkit.errors import CheckpointError, FamilyError, RecipeError
 from growkit.family_file import family_names
@@ -37,7 +38,7 @@ OPTIONS = {
     "--push-to --summary --json --quiet",
     "finish": "out --json --quiet",
     "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --workers --tensor --maps --json",
+    "--max-memory --workers --tensor --html --maps --json",
     "verify": "checkpoints --files --text --max-drift --json",
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",
@@ -121,6 +122,7 @@ def test_version() -> None:
         "plan SMALL --recipe double_width",
         "plan SMALL --recipe double_width --tensor lm_head.weight --json",
         "plan SMALL --recipe double_width --maps OUT",
+        "plan SMALL --recipe double_width --html OUT",
         "inspect SMALL",
         "recipes",
         "recipes bert_base --json",
@@ -241,6 +243,14 @@ def test_lints_are_warnings(small: Path, tmp_path: Path) -> None:
     result = growkit("grow", small, "--recipe", recipe, "-o", tmp_path / "out", "-q")
     assert result.stderr.startswith("warning: hidden: copies are equal and stay equal")
     assert result.stdout == f"{tmp_path / 'out'}\n"
+
+
+def test_json_is_printed_in_pieces(capsys: pytest.CaptureFixture[str]) -> None:
+    """What makes one object is the same as in one piece, and made when its turn comes."""
+    numbers = list(range(2 * PIECES))
+    print_json({"each": [Path(str(n)) for n in numbers]}, lambda path: {"n": int(path.name)})
+    whole = json.dumps({"each": [{"n": n} for n in numbers]}, indent=2)
+    assert capsys.readouterr().out == whole + "\n"
 
 
 # -- failures ------------------------------------------------------------------------------------

@@ -31,7 +31,15 @@ steps:
 """
 SHARDED = "12kB"  # of the tiny models: several files
 MODELS = ("llama", "tied llama", "bert")
-CARRIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+CARRIED = {  # with what stands in it, where it is not the tokenizer's
+    "tokenizer.json": "",
+    "tokenizer_config.json": "",
+    "generation_config.json": json.dumps(
+        {"bos_token_id": 2, "eos_token_id": 3, "max_new_tokens": 12, "pad_token_id": 0}
+    ),
+    "chat_template.jinja": "{{ messages[0].content }}\r\n",
+    "preprocessor_config.json": '{"size":  32 }',
+}
 PROMPTS = ["the river", "a bell rang far", "snow"]
 
 
@@ -53,8 +61,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sentences.saved("llama", "tied", here / "tied llama", **sizes)
     sentences.saved("bert", "masked_lm", here / "bert", marks=True, heads=4, mlp=24)
     for name in MODELS:
-        own = {"bos_token_id": 2, "eos_token_id": 3, "max_new_tokens": 12, "pad_token_id": 0}
-        (here / name / "generation_config.json").write_text(json.dumps(own))
+        for file, text in CARRIED.items():
+            if text:
+                (here / name / file).write_text(text, newline="")
         grow(here / name, str(here / "twice.yaml"), here / f"{name}, one file")
         sharded = here / f"{name}, sharded"
         grow(here / name, str(here / "twice.yaml"), sharded, "--max-shard-size", SHARDED)
@@ -93,7 +102,7 @@ def test_from_pretrained(name: str, split: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_lies_beside_travels_as_it_is(name: str, split: str, folder: Path) -> None:
-    """Tokenizer and generation config, byte for byte."""
+    """Tokenizer, processor, generation config and chat template, byte for byte."""
     out = folder / f"{name}, {split}"
     assert {p.name for p in (folder / name).iterdir()} == {
         *CARRIED, "config.json", "model.safetensors",

@@ -101,6 +101,7 @@ def test_files_of_a_result(small: Path) -> None:
     finally:
         os.umask(before)
     own = ["README.md", "config.json", "growkit.json", "model.safetensors", "recipe.yaml"]
+    own += ["growth.html", "growth.svg"]
     found = {str(p.relative_to(out)): p.stat().st_mode & 0o777 for p in out.rglob("*")}
     assert found == {
         **dict.fromkeys([*own, *copied, "1_Pooling/config.json"], 0o640),

@@ -19,6 +19,7 @@ from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.recipe import parse_recipe
 from growkit.store import check_files
 
+pytestmark = pytest.mark.slow  # the package alone takes seconds to import
 TWICE = [{"op": "width", "to": {"axes": "2x"}}, {"op": "depth", "to": {"layers": "2x"}}]
 NEAR = 1e-5
 MODULES = "sentence_transformers.sentence_transformer.modules"
@@ -229,7 +230,6 @@ def test_a_dense_layer_of_another_dtype(tmp_path: Path) -> None:
     assert {t.dtype for t in weights.values()} == {torch.bfloat16}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "width"), [("bert_base", 768), ("double_depth", 384)])
 def test_the_grown_minilm(name: str, width: int, tmp_path: Path) -> None:
     """The trained model that README grows, with the stages that its makers gave it."""

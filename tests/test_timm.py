@@ -17,6 +17,7 @@ from timm_models import MODELS, STEPS
 import growkit as package
 from growkit.facts import APPROXIMATE, EXACT
 
+pytestmark = pytest.mark.slow
 TIMM = Path(os.environ.get("GROWKIT_TIMM", trained.ROOT / "build" / "timm"))
 # a LayerNorm writes the stream: only whole ratios are exact
 UNEVEN = {"vit_base_patch16_clip_224, half again"}

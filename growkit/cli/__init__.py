@@ -202,15 +202,14 @@ def finish(out: Path, as_json: bool, quiet: bool) -> None:
 @app.command()
 @_growth
 @click.option("--tensor", metavar="NAME", help="Show what one output tensor is made of.")
+@click.option("--html", type=_FILE, help="Write a page that shows the growth, to look at.")
 @click.option("--maps", type=_FILE, help="Write the maps as matrices that `learned` takes.")
 @_as_json
 def plan(
     source: str,
     recipe: str,
-    max_shard_size: str,
-    max_memory: str,
-    workers: int,
     tensor: str | None,
+    html: Path | None,
     maps: Path | None,
     as_json: bool,
     **options: Any,
@@ -229,15 +228,18 @@ def plan(
 
     from growkit import report, run, show, words
 
+    writing = {key: options.pop(key) for key in ("max_shard_size", "max_memory", "workers")}
     planned = run.plan_growth(source, recipe, **options)
-    cost = asdict(
-        run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory, workers=workers)
-    )
+    known = run.estimate(planned, **writing)
+    cost = asdict(known)
     text = show.plan_text(planned, **cost) if tensor is None else words.explain(planned, tensor)
     shapes = {} if maps is None else run.save_maps(planned, maps)
+    if html is not None:
+        run.save_page(planned, html, known)
     if not as_json:
         lines = [f"  {name} {words.shape_text(shape)}" for name, shape in shapes.items()]
-        click.echo("\n".join([text, *([f"\nmaps in {maps}", *lines] if lines else [])]))
+        lines = [f"\nmaps in {maps}", *lines] if lines else []
+        click.echo("\n".join([text, *lines, *([f"\npage in {html}"] if html else [])]))
         return
     told = report.plan_json(planned, **cost) | {"maps": words.maps_json(planned)}
     for formula in planned.formulas:
@@ -246,6 +248,7 @@ def plan(
         told = {"name": tensor, **told["tensors"][tensor], "text": text}
     if maps is not None:
         told["maps_file"] = {"path": str(maps), "matrices": shapes}
+    told |= {"html_file": str(html)} if html is not None else {}
     print_json(told, words.terms_json)
 
 
@@ -363,7 +366,8 @@ def recipes(name: str | None, schema: bool, as_json: bool) -> None:
         elif as_json:
             print_json({"recipes": [{"name": n, "about": r.about} for n, r in loaded.items()]})
         else:
-            _table([(n, r.about) for n, r in loaded.items()])
+            width = max(map(len, loaded))
+            click.echo("\n".join(f"{n:<{width}}  {r.about}" for n, r in loaded.items()))
 
 
 app.add_command(families)
@@ -383,12 +387,6 @@ def _print_result(
         print_json(told)
     else:
         click.echo(told["out"] if quiet else text)
-
-
-def _table(rows: list[tuple[str, str]]) -> None:
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, about in rows:
-        click.echo(f"{name:<{width}}  {about}")
 
 
 def main() -> Any:

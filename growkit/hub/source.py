@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 FIRST = ("config.json", f"*{INDEX}", STAGES, "tokenizer.json", *sorted(VOCABULARY))  # to plan with
-RECORDS = ("growkit.json", "recipe.yaml", "README.md")  # of a model that growkit pushed
+# of a model that growkit pushed
+RECORDS = ("growkit.json", "recipe.yaml", "README.md", "growth.html", "growth.svg")
 CHUNK = 1 << 17  # bytes; holds the whole header of most files
 
 

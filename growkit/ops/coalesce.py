@@ -21,8 +21,8 @@ from growkit.ops.contract import (
     LayerMap,
     Operator,
     Size,
+    asked,
     check_axis,
-    spread,
     target_size,
 )
 from growkit.ops.maps import copies
@@ -50,15 +50,10 @@ class _Level(Operator):
 
     def _targets(self, family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
         """New sizes by user axis, those of the groups left out."""
-        now = {u: sizes[axes[0]] for u, axes in family.user_axes.items() if axes[0] in sizes}
-        wanted: dict[str, Size] = {}
-        to = spread(family, sizes, {a: size for a, size in self.to.items() if a != "axes"})
-        if "axes" in self.to:
-            wide = family.of_kind("stream", "latent", "heads", "kv_heads", "neurons")
-            wanted = {a: self.to["axes"] for a in wide if a in now and a not in family.limits}
-        for axis in (*to, *self.groups):
+        now = family.user_sizes(sizes)
+        wanted = asked(family, sizes, self.to)
+        for axis in self.groups:
             check_axis(family, axis)
-        wanted |= to
         for t in family.attentions:
             if t.kv_heads in now and t.heads in wanted and now[t.kv_heads] == now[t.heads]:
                 wanted.setdefault(t.kv_heads, wanted[t.heads])

@@ -20,7 +20,7 @@ from growkit.store.snapshot import Listing, blob_of
 
 # written by growkit, or weights, or left over from training; matched against the whole file name
 _LEFT_OUT = re.compile(
-    r"\..*|config\.json|README\.md|growkit\.json|recipe\.yaml"
+    r"\..*|config\.json|README\.md|growkit\.json|recipe\.yaml|growth\.(html|svg)"
     r"|.*\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|npz|ot|onnx|distcp|tflite|tmp)"
     r"|.*\.index\.json|pytorch_model.*|(optimizer|scheduler|rng_state|training_args|trainer_state).*"
     r"|events\.out\.tfevents.*|zero_to_fp32\.py|latest"

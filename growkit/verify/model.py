@@ -72,7 +72,7 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loade
                 model.set_experts_implementation("eager")  # the others insist on float32
     except Exception as error:  # transformers raises all kinds; each is about this checkpoint
         raise VerifyError(
-            f"{path}: transformers {transformers.__version__} cannot load it: {_reason(error)}",
+            f"{path}: transformers {transformers.__version__} cannot load it: {reason(error)}",
             hint="`growkit inspect` shows what the files hold",
         ) from error
     missing = frozenset(info["missing_keys"])
@@ -109,7 +109,8 @@ def _folder(path: Path) -> Path:
     return path.parent if path.is_file() else path
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """The first line of what transformers has to say."""
     return f"{type(error).__name__}: {[*str(error).strip().splitlines(), ''][0]}"
 
 
@@ -175,7 +176,7 @@ def outputs(
             named = heads or {HIDDEN: result[HIDDEN]}
         except Exception as error:  # as in `load`
             raise VerifyError(
-                f"{loaded.path}: {type(loaded.model).__name__} does not run: " + _reason(error),
+                f"{loaded.path}: {type(loaded.model).__name__} does not run: " + reason(error),
                 hint=RUNS,
             ) from error
         for name, value in named.items():

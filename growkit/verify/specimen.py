@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from growkit.errors import VerifyError
-from growkit.verify.model import build, silence
+from growkit.verify.model import build, reason, silence
 
 
 def write_specimen(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> None:
@@ -30,10 +30,8 @@ def write_specimen(config: Mapping[str, Any], folder: Path, *, seed: int = 0) ->
             randomise(model, seed)
             model.save_pretrained(folder)
         except Exception as error:  # transformers raises all kinds; each is about this config
-            said = [*str(error).strip().splitlines(), ""][0]
             raise VerifyError(
-                f"transformers cannot build a tiny model of this config: "
-                f"{type(error).__name__}: {said}",
+                f"transformers cannot build a tiny model of this config: {reason(error)}",
                 hint="give the config.json of a model that transformers knows",
             ) from error
 

@@ -52,5 +52,5 @@ MODELS = {
     "whisper/scaled": Tiny(
         "WhisperForConditionalGeneration", {**WHISPER, "scale_embedding": True}, "whisper"
     ),
-    "whisper/audio": Tiny("WhisperForAudioClassification", WHISPER, "whisper"),
+    "whisper/audio": Tiny("WhisperForAudioClassification", WHISPER, "whisper", lacks="vocab"),
 }
