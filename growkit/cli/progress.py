@@ -1,4 +1,8 @@
-"""Progress in bytes, rate and time left: a bar on a terminal, else a line every few seconds."""
+"""Progress in bytes, rate and time left: a bar on a terminal, else a line every few seconds.
+
+Nothing of the kind with -q or HF_HUB_DISABLE_PROGRESS_BARS. NO_COLOR and TERM=dumb ask for plain
+text: the bar, which draws over itself, gives way to the lines.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +23,30 @@ def progress_shown(quiet: bool) -> Iterator[Progress | None]:
     off = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower() in {"1", "on", "yes", "true"}
     if quiet or off:
         yield None
-    elif sys.stderr.isatty():
+    elif bars_wanted():
         yield from _bar()
     else:
         yield _lines()
 
 
+def bars_wanted() -> bool:
+    """Whether stderr is a terminal that may be drawn on."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not plain
+
+
 def _bar() -> Iterator[Progress]:
     from tqdm import tqdm
 
-    bar = tqdm(desc="growing", unit="B", unit_scale=True, file=sys.stderr, leave=False, delay=0.2)
+    bar = tqdm(
+        desc="growing",
+        unit="B",
+        unit_scale=True,
+        file=sys.stderr,
+        leave=False,
+        delay=0.2,
+        dynamic_ncols=True,  # a window may be resized
+    )
 
     def show(done: int, total: int) -> None:
         if bar.total is None:  # the first call says what an earlier run has left
