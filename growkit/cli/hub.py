@@ -69,7 +69,7 @@ def push(
     \b
     Examples:
       growkit push big/ org/big
-      growkit push big/ org/big --public --check
+      growkit push big/ org/big --revision v1.0 --check
     """
     quiet_downloads(quiet)
     from dataclasses import asdict

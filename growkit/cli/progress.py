@@ -38,23 +38,30 @@ def bars_wanted() -> bool:
 def _bar() -> Iterator[Progress]:
     from tqdm import tqdm
 
-    bar = tqdm(
-        desc="growing",
-        unit="B",
-        unit_scale=True,
-        file=sys.stderr,
-        leave=False,
-        delay=0.2,
-        dynamic_ncols=True,  # a window may be resized
-    )
+    bars: list[tqdm] = []  # one, from the first call on: the time before was not spent on bytes
 
     def show(done: int, total: int) -> None:
-        if bar.total is None:  # the first call says what an earlier run has left
-            bar.total, bar.initial, bar.n = total, done, done
-        bar.update(done - bar.n)
+        if not bars:  # an earlier run may have left some bytes
+            bars.append(
+                tqdm(
+                    desc="growing",
+                    initial=done,
+                    total=total,
+                    unit="B",
+                    unit_scale=True,
+                    file=sys.stderr,
+                    leave=False,
+                    delay=0.2,
+                    dynamic_ncols=True,  # a window may be resized
+                )
+            )
+        bars[0].update(done - bars[0].n)
 
-    with bar:
+    try:
         yield show
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def _lines() -> Progress:
