@@ -120,7 +120,7 @@ def test_types_are_exported(wheel: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     version, grow, claim, number, missing = done.stdout.splitlines()
     assert version.endswith('Revealed type is "str"')
-    assert "growkit.run.Grown" in grow
+    assert "-> growkit.execute.Result" in grow
     assert claim.endswith('Revealed type is "str"')
     assert "has incompatible type" in number
     assert 'Missing positional argument "recipe"' in missing

@@ -37,7 +37,6 @@ from growkit.cli.options import (
 )
 from growkit.cli.progress import progress_shown
 
-
 ENVIRONMENT = """\b
 Environment:
   GROWKIT_DEBUG=1                 the traceback of a failure, too
