@@ -59,13 +59,16 @@ wheel: setup fetch ## build the wheel, install it into a fresh venv, run the tes
 		../venv/bin/python -c 'import growkit; print("testing", *growkit.__path__)' && \
 		../venv/bin/python -m pytest --quiet -m 'not slow and not checkout'
 
+# the oldest transformers is older than the torch of constraints.txt
+OLD := 'ignore:.torch.jit.script. is deprecated:DeprecationWarning'
+
 lowest: fetch ## run the test suite with the lowest versions that pyproject.toml allows, torch aside
 	@rm -rf build/lowest
 	@$(PYTHON) -m venv build/lowest
 	@($(PYTHON) tests/lowest.py && grep ^torch= constraints.txt) > build/lowest/constraints.txt
 	@build/lowest/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
 		--constraint build/lowest/constraints.txt --editable '.[test]'
-	@build/lowest/bin/python -m pytest --quiet
+	@build/lowest/bin/python -m pytest --quiet -W $(OLD)
 
 golden: setup ## write the digests of grown tiny models anew, where other bytes are meant
 	@$(BIN)/python tests/golden.py

@@ -15,7 +15,6 @@ pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).parent.parent
 GITHUB = ROOT / ".github"
-GUIDE = (GITHUB / "CONTRIBUTING.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.MULTILINE))
 with (ROOT / "pyproject.toml").open("rb") as file:
@@ -74,11 +73,12 @@ def test_issue_forms(form: str) -> None:
 
 def test_the_guide_names_what_is_there() -> None:
     """Targets of make, files and folders, links."""
-    assert {*re.findall(r"`make ([a-z-]+)`", GUIDE)} <= TARGETS
-    named = re.findall(r"`([\w.-]+(?:/[\w.-]*)+)`", GUIDE)
+    guide = (GITHUB / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"`make ([a-z-]+)`", guide)} <= TARGETS
+    named = re.findall(r"`([\w.-]+(?:/[\w.-]*)+)`", guide)
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
-    links = re.findall(r"\]\(([^)]+)\)", GUIDE)
+    links = re.findall(r"\]\(([^)]+)\)", guide)
     assert [link for link in links if not (GITHUB / link).exists()] == []
 
 

@@ -38,6 +38,7 @@ from growkit.errors import GrowkitError
 from growkit.family_file import family_names
 from growkit.recipe import builtin_recipes
 
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COLUMNS = 80
 SWITCHES = ("HF_HUB_DISABLE_PROGRESS_BARS", "NO_COLOR", "COLUMNS", "LINES", "GROWKIT_DEBUG")
 PLAIN = {k: v for k, v in os.environ.items() if k not in SWITCHES} | {
@@ -254,6 +255,7 @@ def test_all_names_are_offered() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_script(shell: str) -> None:
     """What the line in the README evaluates is a script of that shell, and nothing else."""
+    assert f"_GROWKIT_COMPLETE={shell}_source growkit" in README
     done = subprocess.run(
         [sys.executable, "-m", "growkit"],
         env=PLAIN | {"_GROWKIT_COMPLETE": f"{shell}_source"},
@@ -267,8 +269,10 @@ def test_script(shell: str) -> None:
 
 def test_tab_in_bash() -> None:
     """The line of the README, then a recipe by its first letters and Tab."""
+    line = re.search(r"^ +eval .*_GROWKIT_COMPLETE=bash_source growkit\)\"", README, re.MULTILINE)
+    assert line
     with terminal("bash", "--norc", "--noprofile", "-i", PS1="ready> ") as window:
-        window.type('eval "$(_GROWKIT_COMPLETE=bash_source growkit)"; echo $((6 * 7))\n')
+        window.type(f"{line.group().strip()}; echo $((6 * 7))\n")
         window.read("\r42\r\n")
         window.type("growkit plan small --recipe hyperclone_d\t")
         assert "hyperclone_diagonal" in window.read("hyperclone_diagonal", 60.0)
