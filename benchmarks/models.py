@@ -45,12 +45,12 @@ def llama(folder: Path, size: str, *, sparse: bool = False, seed: int = 0) -> Pa
     return _write(folder, shapes, _config("llama", "LlamaForCausalLM", s), sparse, seed)
 
 
-def mixture(folder: Path, tensors: int) -> Path:
+def mixture(folder: Path, tensors: int, hidden: int = 256) -> Path:
     """A sparse mixture of experts of about so many tensors."""
-    s = {"hidden": 256, "mlp": 512, "heads": 4, "kv_heads": 4, "vocab": 1000}
+    s = {"hidden": hidden, "mlp": 2 * hidden, "heads": 4, "kv_heads": 4, "vocab": 1000}
     experts = max(2, math.isqrt(tensors // 6))
     s |= {"experts": experts, "layers": max(1, tensors // (3 * experts + 7))}
-    hidden, mlp = s["hidden"], s["mlp"]
+    mlp = s["mlp"]
     layer = {
         "input_layernorm": (hidden,),
         "post_attention_layernorm": (hidden,),

@@ -31,7 +31,9 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     perturb      noise that the network sees
     steps        one step of a recipe, applied to the model so far
     lints        what a trainer should know: equal copies, dead units
+    stages       what a pipeline runs behind the model, grown with it
     plan         recipe and headers in; formulas, new config and exactness claim out
+    descent      which layers and units of the source each new one comes from
     gauge        other coordinates on one axis, the same function
     specimen     from a config of any size to that of a tiny model
     digest       what identifies a result
@@ -46,6 +48,7 @@ The rooms of the building, from the ground up; each imports only rooms above it 
     show         a plan in words, for a terminal
     store        bytes in and out; the only room that opens files
     verify       does the large model compute the small one's function?
+    picture      the growth as a page and as an SVG, for people who would rather look
     task         one output file: the unit of work, whoever does it
     beside       everything beside the weights: config, index, tokenizer
     workers      tasks in several processes of this machine
@@ -71,6 +74,7 @@ The words, each with one meaning:
     source       where a term's numbers come from: a checkpoint's tensor, or a seeded generator
     layout       where the output's bytes go
     shard        one output file of several
+    stage        what sentence-transformers runs behind a model, such as pooling
     task         the writing of one shard, by whoever it is sent to
     rank         one of several processes that share the files and do not talk to each other
     report       what a finished growth says about itself

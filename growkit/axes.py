@@ -19,6 +19,7 @@ HyperCloning (2409.12903), and the derivations checked in this project's tests.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from growkit.kernel import TOLERANCE, BoolArray, FloatArray, IntArray, Kernel
 
-__all__ = ["AxisMap", "BoolArray", "FloatArray", "IntArray", "Kernel"]
+__all__ = ["AxisMap", "BoolArray", "FloatArray", "IntArray", "Kernel", "chained"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +210,11 @@ class AxisMap:
         inside = self.read.after(seen.transpose())
         outside = Kernel.identity(self.new).plus(inside.scaled(-1.0))
         return outside.cleaned().masked(~self.fresh)
+
+
+def chained(first: Mapping[str, AxisMap], later: Mapping[str, AxisMap]) -> dict[str, AxisMap]:
+    """The maps of several axes, and after them those of a further step."""
+    return {**first, **{a: first[a].then(m) if a in first else m for a, m in later.items()}}
 
 
 def _by_row(k: Kernel, factor: FloatArray) -> Kernel:

@@ -1,4 +1,4 @@
-"""Everything beside the weights: config, index, recipe, report, model card, tokenizer.
+"""Everything beside the weights: config, index, recipe, report, pictures, card, tokenizer, stages.
 
 Most of it is known before a weight is written. The law: what `known` gives is plain data, so that
 another process can complete the result without the plan or the sources; growkit.json comes last.
@@ -6,22 +6,21 @@ another process can complete the result without the plan or the sources; growkit
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from growkit import __version__, report
 from growkit.card import model_card
-from growkit.layout import INDEX, Layout
+from growkit.layout import INDEX, Layout, Shard, lay_out
+from growkit.picture import PAGE, PICTURE, growth_page, growth_picture
 from growkit.plan import Plan
 from growkit.recipe import resolved
+from growkit.stages import resized
 from growkit.store import Workspace
-from growkit.store.check import checksums, seal
-
-# keys of side files that hold a size, by user axis
-SIDE_SIZES = {"word_embedding_dimension": "hidden"}
+from growkit.store.check import checksums, json_text, seal
+from growkit.task import Task, write_file
 
 
 def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
@@ -42,13 +41,18 @@ def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
         seconds=0,
         peak_bytes=0,
     )
-    texts = {"recipe.yaml": resolved(plan.recipe), "config.json": _json(plan.config)}
+    texts = {
+        "recipe.yaml": resolved(plan.recipe),
+        "config.json": json_text(plan.config),
+        PAGE: growth_page(plan, output_bytes=layout.total_bytes),
+        PICTURE: growth_picture(plan),
+    }
     if layout.index:
-        texts[INDEX] = _json(layout.index)
+        texts[INDEX] = json_text(layout.index)
     return {
         "record": record,
         "texts": texts,
-        "card": model_card(plan, record),
+        "card": model_card(plan, record, picture=PICTURE),
         "shards": {shard.name: shard.size for shard in shards},
     }
 
@@ -78,28 +82,48 @@ def complete(
     record["timings"] = {"started": started, "seconds": round(seconds, 3)}
     record["peak_memory_bytes"] = peak_bytes
     work.add("README.md", beside["card"])
-    work.add("growkit.json", seal(_json(record)))
+    work.add("growkit.json", seal(json_text(record).encode()))
     return record
 
 
-def _json(value: Any) -> str:
-    """JSON for people and diffs: indented, but lists of numbers on one line."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    flat = re.sub(r"\[[-\d.,\seE+]+\]", lambda m: re.sub(r"\s+", "", m[0]).replace(",", ", "), text)
-    return flat + "\n"
+def stage_files(plan: Plan) -> dict[str, Shard]:
+    """The files of weights that stages behind the model grow, by their names in OUT."""
+    files = {}
+    for follower in plan.stages:
+        if follower.formulas:
+            size = sum(f.nbytes for f in follower.formulas)
+            (shard,) = lay_out(follower.formulas, max_shard_bytes=size).shards
+            name = f"{follower.stage.folder}/{shard.name}"
+            files[name] = replace(shard, name=name)
+    return files
 
 
-def carry(plan: Plan, work: Workspace) -> None:
-    """Tokenizer and the like, byte for byte; what holds a grown size is edited."""
+def carry(plan: Plan, work: Workspace, *, budget: int, allow_nonfinite: bool) -> None:
+    """Tokenizer and the like, byte for byte; what holds a grown size is edited, or grown itself."""
     first = next(iter(plan.sources.values()))
+    files, followers = stage_files(plan), {f.stage.folder: f for f in plan.stages}
+    unlisted = {name.rpartition("/")[0] for name in first.side_files} - {
+        stage.folder for stage in first.stages
+    }
+    before, after = (sizes.get("hidden") for sizes in (plan.sizes_before, plan.sizes_after))
 
-    def edit(value: Any) -> Any:
-        for key, axis in SIDE_SIZES.items():
-            size = plan.sizes_before.get(axis)
-            if size and isinstance(value, dict) and value.get(key) == size:
-                value = {**value, key: plan.sizes_after[axis]}
+    def edit(folder: str, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if folder in followers:
+            return {**value, **followers[folder].sizes}
+        if folder in unlisted and before and after:
+            return {**value, **resized(value, before, after)}
         return value
 
     for name in first.side_files:
-        holds_sizes = Path(name).name == "config.json"  # of a module in a sub-folder
-        work.copy_side_file(first, name, edit if holds_sizes else None)
+        folder, _, file = name.rpartition("/")
+        if name in files:
+            sources = {folder: followers[folder].stage.stored}
+            write_file(
+                Task(files[name], sources, work.marks, budget, allow_nonfinite, shared=False)
+            )
+        elif file == "config.json":
+            work.copy_side_file(first, name, partial(edit, folder))
+        else:
+            work.copy_side_file(first, name)

@@ -122,5 +122,8 @@ def _loading(plan: Plan) -> str:
 def _training(report: Json) -> str:
     counts = ", ".join(f"{n} {kind}" for kind, n in origins(report["tensors"]).items())
     hints = "\n".join(f"- {hint}" for hint in report["hints"])
-    origin = "`growkit.json` has the origin of each, `recipe.yaml` the recipe."
+    origin = (
+        "`growkit.json` has the origin of each, `growth.html` shows that of layers and units, "
+        "`recipe.yaml` is the recipe."
+    )
     return f"## Train\n\n{hints}\n\nTensors: {counts}. {origin}"

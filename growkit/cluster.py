@@ -81,4 +81,5 @@ def _lost(address: str, what: str) -> HubError:
     return HubError(
         f"--cluster {address}: {what}",
         hint="check the address and the scheduler, and run again to resume",
+        retryable=True,
     )

@@ -7,7 +7,7 @@ after it; nothing is mutated, no weight is read, no claim is made (that is `grow
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -17,12 +17,13 @@ from growkit.axes import AxisMap, BoolArray, Kernel
 from growkit.errors import RecipeError
 from growkit.expression import Expression
 from growkit.family import Family, Pattern
-from growkit.formula import Noise, Ones, Shape, Stored, Term
+from growkit.formula import Kernels, Noise, Ones, Shape, Stored, Term
 from growkit.kernel import TOLERANCE
 from growkit.model import spell
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
 Parts = Mapping[str, "Part"]
+Draw = Callable[["Part", Shape], Noise]  # random numbers for a new tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,10 @@ class Part:
     def shape(self, sizes: Mapping[str, int]) -> Shape:
         """Its shape for these axis sizes."""
         return tuple(e.size(sizes) for e, _ in self.pattern.dims)
+
+    def made_of(self, terms: Iterable[Term]) -> Part:
+        """The same tensor made of other terms."""
+        return Part(self.pattern, self.numbers, self.name, self.dtype, tuple(terms), self.zeroed)
 
     def scaled(self, factor: float) -> Part:
         """The tensor times a factor; what undoes an earlier factor leaves no rounding behind."""
@@ -89,8 +94,10 @@ class Composer:
         self.maps, self.sizes, self.dual = maps, sizes, dual
         self.still = still  # fresh units of these axes stay zero
         self._dims: dict[tuple[Expression, str], DimKernel | None] = {}
-        self._products: dict[tuple[int, int], tuple[Kernel, Kernel, Kernel]] = {}
-        self._halves: dict[int, tuple[Kernel, Kernel, Kernel]] = {}
+        self._kinds: dict[str, tuple[DimKernel | None, ...]] = {}
+        self._chains: dict[tuple[str, Kernels], Kernels] = {}
+        self._products: dict[tuple[Kernel, Kernel], Kernel] = {}
+        self._halves: dict[Kernel, tuple[Kernel, Kernel]] = {}
 
     def dim(self, expression: Expression, role: str) -> DimKernel | None:
         """The kernel for a dim with these axes in this role; None if it does not change."""
@@ -98,6 +105,20 @@ class Composer:
         if found not in self._dims:
             self._dims[found] = self._build(expression, role)
         return self._dims[found]
+
+    def dims(self, pattern: Pattern) -> tuple[DimKernel | None, ...]:
+        """The same for all dims of a tensor of this kind."""
+        if pattern.name not in self._kinds:
+            self._kinds[pattern.name] = tuple(self.dim(e, role) for e, role in pattern.dims)
+        return self._kinds[pattern.name]
+
+    def grown(self, pattern: Pattern, term: Term) -> Term:
+        """A term of a tensor of this kind, after this step."""
+        known = (pattern.name, term.kernels)
+        if known not in self._chains:
+            kernels = (d.kernel if d else None for d in self.dims(pattern))
+            self._chains[known] = self.products(kernels, term.kernels)
+        return term.through(self._chains[known])
 
     def _build(self, expression: Expression, role: str) -> DimKernel | None:
         m = expression.map(self.maps, self.sizes)
@@ -119,23 +140,32 @@ class Composer:
         """later · first, remembered."""
         if later is None or first is None:
             return later or first
-        found = (id(later), id(first))
-        if found not in self._products:  # keep the factors alive, or their ids could be used again
-            self._products[found] = (later.after(first), later, first)
-        return self._products[found][0]
+        if (later, first) not in self._products:
+            self._products[later, first] = later.after(first)
+        return self._products[later, first]
+
+    def products(self, later: Iterable[Kernel | None], first: Kernels) -> Kernels:
+        """The same dim by dim."""
+        return tuple(self.product(k, old) for k, old in zip(later, first, strict=True))
 
     def halves(self, kernel: Kernel) -> tuple[Kernel, Kernel]:
         """The first row that takes each source, and the rows that take one again."""
-        if id(kernel) not in self._halves:
+        if kernel not in self._halves:
             again = kernel.repeats
-            self._halves[id(kernel)] = (kernel.masked(~again), kernel.masked(again), kernel)
-        return self._halves[id(kernel)][:2]
+            self._halves[kernel] = (kernel.masked(~again), kernel.masked(again))
+        return self._halves[kernel]
+
+
+def shapes(parts: Parts, sizes: Mapping[str, int]) -> dict[str, Shape]:
+    """The shape of each kind of tensor for these axis sizes, by the name of its pattern."""
+    kinds = {part.pattern.name: part for part in parts.values()}
+    return {name: part.shape(sizes) for name, part in kinds.items()}
 
 
 def grow_axes(
     parts: Parts,
     composer: Composer,
-    random: Callable[[Part, Shape], Noise],
+    random: Draw,
     sizes_after: Mapping[str, int],
     above: tuple[str, ...] = (),
 ) -> dict[str, Part]:
@@ -143,7 +173,8 @@ def grow_axes(
 
     `above` are layer axes: copied rows of a layer are then made of the next layer's tensor.
     """
-    grown = {k: _grow_part(p, composer, random, sizes_after) for k, p in parts.items()}
+    after = shapes(parts, sizes_after)
+    grown = {k: _grow_part(p, composer, random, after[p.pattern.name]) for k, p in parts.items()}
     for key, part in parts.items() if above else ():
         slot = next((i for i, s in enumerate(part.pattern.slots) if s in above), None)
         if slot is not None and not part.zeroed:
@@ -154,7 +185,7 @@ def grow_axes(
 
 def _from_above(part: Part, upper: Part, composer: Composer, grown: Part) -> Part:
     """AKI of bert2BERT (2110.07143): own rows, and below them copies of the next layer's rows."""
-    dims = [composer.dim(e, role) for e, role in part.pattern.dims]
+    dims = composer.dims(part.pattern)
     row = next((i for i, (_, role) in enumerate(part.pattern.dims) if role == "+"), None)
     made = dims[row] if row is not None else None
     if row is None or made is None or upper is part:
@@ -164,35 +195,24 @@ def _from_above(part: Part, upper: Part, composer: Composer, grown: Part) -> Par
     for source, first in ((part, own), (upper, again)):
         kernels = [d.kernel if d else None for d in dims]
         kernels[row] = first
-        terms += [_after(composer, kernels, t) for t in source.terms]
-    return replace(grown, terms=(*terms, *grown.terms[len(part.terms) :]))
+        terms += [t.through(composer.products(kernels, t.kernels)) for t in source.terms]
+    return grown.made_of((*terms, *grown.terms[len(part.terms) :]))
 
 
-def _after(composer: Composer, kernels: list[Kernel | None], term: Term) -> Term:
-    pairs = zip(kernels, term.kernels, strict=True)
-    return replace(term, kernels=tuple(composer.product(k, old) for k, old in pairs))
-
-
-def _grow_part(
-    part: Part,
-    composer: Composer,
-    random: Callable[[Part, Shape], Noise],
-    sizes_after: Mapping[str, int],
-) -> Part:
-    dims = [composer.dim(e, role) for e, role in part.pattern.dims]
+def _grow_part(part: Part, composer: Composer, random: Draw, shape: Shape) -> Part:
+    dims = composer.dims(part.pattern)
     if not any(dims):
         return part
-    kernels = [d.kernel if d else None for d in dims]
-    terms = [_after(composer, kernels, t) for t in part.terms]
-    terms += _new_gains(dims, part.shape(sizes_after))
+    terms = [composer.grown(part.pattern, t) for t in part.terms]
+    terms += _new_gains(dims, shape)
     for i, dim in enumerate(dims):
         if dim and dim.fresh and len(dims) > 1 and not part.zeroed:
             mask = tuple(dim.fresh if j == i else None for j in range(len(dims)))
-            terms.append(Term(random(part, part.shape(sizes_after)), mask))
-    return replace(part, terms=tuple(terms))
+            terms.append(Term(random(part, shape), mask))
+    return part.made_of(terms)
 
 
-def _new_gains(dims: list[DimKernel | None], shape: Shape) -> list[Term]:
+def _new_gains(dims: Sequence[DimKernel | None], shape: Shape) -> list[Term]:
     """1 for every gain that has no source."""
     if not any(d and d.ones for d in dims):
         return []
@@ -259,6 +279,8 @@ def fold_factors(
     `folds` says on which axes. A factor acts on what the modules before it in its layer put out;
     it stays where these are no longer plain enough for it.
     """
+    if not any(pattern.is_factor for pattern in family.patterns.values()):
+        return dict(parts)
     order = {name: place for place, name in enumerate(family.patterns)}
     out, before = dict(parts), list[Part]()
     for part in sorted(parts.values(), key=lambda p: (p.numbers, order[p.pattern.name])):
@@ -335,16 +357,19 @@ def add_noise(
 ) -> dict[str, Part]:
     """Null-space noise on every weight that reads a grown axis; silent parts stay zero."""
     out = dict(parts)
+    known: dict[str, tuple[Kernel | None, Kernels]] = {}  # by kind of tensor
     for key, part in parts.items():
-        reads = part.pattern.consumed
-        if part.zeroed or reads is None or not chosen(part, only):
+        pattern = part.pattern
+        if part.zeroed or not chosen(part, only):
             continue
-        kernel = null_space(reads)
-        if kernel is None:
-            continue
-        kernels = tuple(kernel if role == "-" else None for _, role in part.pattern.dims)
-        noise = make(part, kernel.square_norm / kernel.new)
-        out[key] = replace(part, terms=(*part.terms, Term(noise, kernels)))
+        if pattern.name not in known:
+            kernel = null_space(pattern.consumed) if pattern.consumed else None
+            kernels = tuple(kernel if role == "-" else None for _, role in pattern.dims)
+            known[pattern.name] = kernel, kernels
+        kernel, kernels = known[pattern.name]
+        if kernel is not None:
+            noise = make(part, kernel.square_norm / kernel.new)
+            out[key] = part.made_of((*part.terms, Term(noise, kernels)))
     return out
 
 
@@ -371,5 +396,4 @@ def check_only(parts: Parts, only: tuple[str, ...]) -> None:
 
 def chosen(part: Part, only: tuple[str, ...]) -> bool:
     """Whether a part's name, on disk or in the family, fits one of the patterns (none: all fit)."""
-    names = (part.name, part.key)
-    return not only or any(fnmatchcase(n, p) for n in names for p in only)
+    return not only or any(fnmatchcase(n, p) for n in (part.name, part.key) for p in only)

@@ -7,7 +7,7 @@ its default would be wrong.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from growkit.errors import CheckpointError, RecipeError
@@ -35,6 +35,21 @@ def put(config: dict[str, Any], path: str, value: Any) -> None:
     for part in parents:
         config = config.setdefault(part, {})
     config[last] = value
+
+
+def put_bases(
+    config: dict[str, Any], keys: Sequence[Sequence[str]], bases: Sequence[float]
+) -> None:
+    """Write the bases of rotary positions where the config has them, else under the last key.
+
+    Where one can only be written into a mapping that is not there yet, the others go there too: a
+    mapping that lacks one of them is not read.
+    """
+    paths = [[k for k in names if get(config, k) is not None] or [names[-1]] for names in keys]
+    made = {p.partition(".")[0] for each in paths for p in each if "." in p} - config.keys()
+    for names, each, base in zip(keys, paths, bases, strict=True):
+        for path in dict.fromkeys([*each, *(k for k in names if k.partition(".")[0] in made)]):
+            put(config, path, base)
 
 
 def whole(config: Mapping[str, Any], key: str, value: Any) -> int:

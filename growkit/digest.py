@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from growkit.formula import FileIdentity, Noise, Stored, Term
+from growkit.formula import FileIdentity, Kernels, Noise, Stored, Term
 from growkit.kernel import Kernel
 from growkit.plan import Plan
 
-FORMAT = 2  # raise when the same plan would be written to other bytes
+FORMAT = 3  # raise when the same plan would be written to other bytes
 
 
 # reading fields is several times faster than the repr of a dataclass
@@ -30,28 +30,36 @@ _NOISE = attrgetter(*(f.name for f in fields(Noise) if f.name != "signal"))
 def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
     """sha256 of recipe, formulas, layout (`headers`), format version and source files."""
     sha = hashlib.sha256()
-    known: dict[int, str] = {}
+    known: dict[Kernel | None, str] = {None: ""}
+    lists: dict[Kernels, str] = {}  # many tensors share their kernels
 
     def of_kernel(kernel: Kernel | None) -> str:
-        if kernel is None:
-            return ""
-        if id(kernel) not in known:
+        if kernel not in known:
+            assert kernel is not None
             inner = hashlib.sha256(repr(kernel.shape).encode())
             for array in (kernel.index, kernel.coef, kernel.share, kernel.rows, kernel.dense):
                 inner.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-            known[id(kernel)] = inner.hexdigest()
-        return known[id(kernel)]
+            known[kernel] = inner.hexdigest()
+        return known[kernel]
 
-    def of_term(term: Term) -> str:
-        source = term.source
-        kernels = [of_kernel(k) for k in term.kernels]
+    def of_kernels(kernels: Kernels) -> str:
+        if kernels not in lists:
+            lists[kernels] = repr([of_kernel(k) for k in kernels])
+        return lists[kernels]
+
+    def of_term(term: Term, before: Mapping[int, str]) -> str:
+        """Its text; `before` are the texts of terms before it, which noise may have for a signal"""
+        source, last = term.source, f"{of_kernels(term.kernels)}, {term.scale!r})"
         if isinstance(source, Noise):
-            signal = [of_term(t) for t in source.signal]
-            return repr((_NOISE(source), signal, kernels, term.scale))
+            signal = [before.get(id(t)) or of_term(t, before) for t in source.signal]
+            return f"({_NOISE(source)!r}, {signal!r}, {last}"
         known_by = _STORED(source) if isinstance(source, Stored) else source.shape
-        return repr((known_by, kernels, term.scale))
+        return f"({known_by!r}, {last}"
 
-    identity = {n: [_identity(f) for f in c.files] for n, c in plan.sources.items()}
+    identity = {
+        n: [_identity(f) for f in (*c.files, *(f for s in c.stages for f in s.stored.files))]
+        for n, c in plan.sources.items()
+    }
     revisions = {n: c.revision for n, c in plan.sources.items()}
     for text in (
         f"growkit format {FORMAT}",
@@ -60,8 +68,12 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
     ):
         sha.update(text.encode() + b"\0")
     for formula in plan.formulas:
-        sha.update(repr((formula.name, formula.shape, formula.dtype)).encode())
-        sha.update("".join(of_term(t) for t in formula.terms).encode())
+        told = [repr((formula.name, formula.shape, formula.dtype))]
+        texts: dict[int, str] = {}
+        for term in formula.terms:
+            texts[id(term)] = of_term(term, texts)
+            told.append(texts[id(term)])
+        sha.update("".join(told).encode())
     for header in headers:
         sha.update(header)
     return sha.hexdigest()

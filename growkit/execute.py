@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -36,6 +36,7 @@ from growkit.task import Written, in_this_process, peak_of, tasks
 BASE_BYTES = 60_000_000
 TORCH_BYTES = 220_000_000
 WRITER_BYTES = BUFFERS * BUFFER
+TENSOR_BYTES = 2_000  # of plan and report, for each tensor of the sources and of the result
 MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -140,11 +141,13 @@ class _Job:
 
 def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
-    kinds = one_of_each(plan.formulas)
+    behind = [formula for follower in plan.stages for formula in follower.formulas]
+    kinds = one_of_each([*plan.formulas, *behind])
     torch = 0 if all(map(is_plain, kinds)) else TORCH_BYTES
     fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
     count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
-    outside = BASE_BYTES if count > 1 else 0  # the process that waits for the workers
+    # the plan, and the process that waits for the workers
+    outside = plan_bytes(plan) + (BASE_BYTES if count > 1 else 0)
     asked, free = parse_size(how.max_memory), available_bytes()
     # on a cluster, the memory is that of other machines
     whole = asked if free is None or how.cluster else min(asked, free)
@@ -174,7 +177,7 @@ def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
     work = max(working_bytes(f, block_rows(f, budget)) for f in kinds)
     known = Estimate(
         output_bytes=sum(f.nbytes for f in plan.formulas),
-        disk_bytes=layout.total_bytes,
+        disk_bytes=layout.total_bytes + sum(s.size for s in beside.stage_files(plan).values()),
         peak_bytes=outside + count * (fixed + work),
         shards=tuple(s.name for s in layout.shards),
         digest=digest(
@@ -185,6 +188,12 @@ def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
         ),
     )
     return _Job(plan, layout, budget, known)
+
+
+def plan_bytes(plan: Plan) -> int:
+    """Bytes that the plan itself takes, and all that is told of it."""
+    sources = sum(len(checkpoint.tensors) for checkpoint in plan.sources.values())
+    return TENSOR_BYTES * (sources + len(plan.formulas))
 
 
 def estimate(plan: Plan, **options: Unpack[Options]) -> Estimate:
@@ -212,7 +221,7 @@ def execute(
             record = read_record(work.out) or {}
             return Result(work.out, record, True, time.monotonic() - begin, plan)
         written = _write_shards(job, work, how, job.layout.shards, progress)
-        beside.carry(plan, work)
+        _carry(job, work, how)
         record = beside.complete(
             beside.known(plan, job.layout, job.estimate.digest),
             work,
@@ -238,7 +247,7 @@ def execute_share(
     with _workspace(job, out, how, share) as work:
         if not work.already_done:
             if read_result(work.out) is None:
-                beside.carry(plan, work)
+                _carry(job, work, how)
             known = beside.known(plan, job.layout, job.estimate.digest)
             work.leave({**known, "started": started})
             _write_shards(job, work, how, shards, progress, shared=True)
@@ -299,11 +308,15 @@ def finish(out: str | Path) -> Finished:
         return Finished(work.commit(), record, False, time.monotonic() - begin)
 
 
+def _carry(job: _Job, work: Workspace, how: _How) -> None:
+    beside.carry(job.plan, work, budget=job.budget, allow_nonfinite=how.allow_nonfinite)
+
+
 def _workspace(job: _Job, out: str | Path, how: _How, share: Share | None = None) -> Workspace:
     return Workspace(
         out,
         digest=job.estimate.digest,
-        layout=job.layout,
+        layout=replace(job.layout, total_bytes=job.estimate.disk_bytes),
         sources=list(job.plan.sources.values()),
         overwrite=how.overwrite,
         role="rank" if share else "alone",

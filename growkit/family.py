@@ -50,7 +50,7 @@ KINDS: Mapping[str, str] = {
 }
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
 MAX_NAME = 10_000  # characters that aliases may make of a name
-_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
+_NUMBER = re.compile(r"\.([0-9]+)(?=\.|$)")  # in a name behind a dot
 _SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 
 _COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}
@@ -72,6 +72,15 @@ class Pattern:
     optional: bool = False
     by_layer: bool = False  # optional in every layer by itself
     first: int = 0  # the lowest layer that has it
+
+    def has(self, numbers: tuple[int, ...]) -> bool:
+        """Whether its tensors may have these numbers in their names."""
+        if len(numbers) != len(self.slots):
+            return False
+        for slot, number in zip(self.slots, numbers, strict=True):
+            if slot != number and not isinstance(slot, str):
+                return False
+        return True
 
     @property
     def is_factor(self) -> bool:
@@ -112,6 +121,7 @@ class Rope:
     base: tuple[float, ...]  # what each is where the config does not say it
     type: tuple[str, ...] = ()
     refuse: tuple[str, ...] = ()  # rope types whose frequencies depend on more than theta
+    listed: str = ""  # its type, where that lists a factor for every pair
     numbered: bool = False  # frequencies depend on a pair's number too (the ramp of YaRN)
     part: float = 1.0  # how much of a head turns
     turned: int | None = None  # how many coordinates turn, where that does not follow the size
@@ -236,6 +246,10 @@ class Family:
                 out[axis] = (axis,)
         return out
 
+    def user_sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Sizes by the axis names that recipes use: `head_dim` for query, key and value axes."""
+        return {u: sizes[axes[0]] for u, axes in self.user_axes.items() if axes[0] in sizes}
+
     def size_after(self, axis: str, sizes: Mapping[str, int]) -> int:
         """The size of a follower when its stream has the size given."""
         if axis in self.derived:
@@ -247,22 +261,17 @@ class Family:
 
         Raises CheckpointError with the nearest pattern if there is none, or more than one.
         """
-        shape = _NUMBER.sub("#", name)
+        shape, numbers = numbered(name)
         if shape not in self._matched:
             self._matched[shape] = self._candidates(shape)
         ignored, candidates = self._matched[shape]
         if ignored:
             return None
-        numbers = tuple(map(int, _NUMBER.findall(name)))
-        found = {
-            p.name: (p, numbers)
-            for p in candidates
-            if all(isinstance(s, str) or s == n for s, n in zip(p.slots, numbers, strict=True))
-        }
+        found = [p for p in candidates if p.has(numbers)]
         if len(found) == 1:
-            return next(iter(found.values()))
+            return found[0], numbers
         if found:
-            both = " and ".join(sorted(found))
+            both = " and ".join(sorted(p.name for p in found))
             raise CheckpointError(
                 f"tensor {name}: fits two patterns of family {self.name}: {both}",
                 hint="the family file is ambiguous",
@@ -293,7 +302,18 @@ class Family:
             self._shapes.setdefault(_SLOT.sub("#", pattern.name), []).append(pattern)
         spellings = self._spellings(shape)
         ignored = any(s in self.ignore for s in spellings)
-        return ignored, [p for s in spellings for p in self._shapes.get(s, ())]
+        fitting = {p.name: p for s in spellings for p in self._shapes.get(s, ())}
+        return ignored, [*fitting.values()]
+
+
+def numbered(name: str) -> tuple[str, tuple[int, ...]]:
+    """A name with # in place of its numbers, and these.
+
+    >>> numbered("layers.3.norm.weight")
+    ('layers.#.norm.weight', (3,))
+    """
+    parts = _NUMBER.split(f".{name}")
+    return ".#".join(parts[::2])[1:], tuple(map(int, parts[1::2]))
 
 
 def module_tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:

@@ -20,6 +20,7 @@ from growkit.axes import Kernel
 from growkit.expression import Expression
 
 Shape = tuple[int, ...]
+Kernels = tuple[Kernel | None, ...]  # one per dim; None is the identity
 
 # safetensors' names of the dtypes that can be grown, with bytes per element; others are only copied
 FLOATS: Mapping[str, int] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -71,6 +72,20 @@ class Checkpoint:
     side_files: tuple[str, ...] = ()  # tokenizer and the like, relative paths, to be carried along
     revision: str | None = None
     vocabulary: str | None = None  # sha256 of the tokenizer's files, if there are any
+    stages: tuple[Stage, ...] = ()  # what sentence-transformers runs behind the model, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a pipeline runs behind the model, in a folder of its own inside the checkpoint's.
+
+    `stored` are its config and the headers of its weights; it has no tensors where they are not in
+    safetensors, or where there are none.
+    """
+
+    folder: str
+    kind: str  # the last word of its class's name, such as Dense
+    stored: Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +131,15 @@ Source = Stored | Ones | Noise
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """`scale` times a source with one kernel per dim; None is the identity."""
+    """`scale` times a source with one kernel per dim."""
 
     source: Source
-    kernels: tuple[Kernel | None, ...]
+    kernels: Kernels
     scale: float = 1.0
+
+    def through(self, kernels: Kernels) -> Term:
+        """The same source and scale, through other kernels."""
+        return Term(self.source, kernels, self.scale)
 
     @property
     def is_copy(self) -> bool:
@@ -142,6 +161,7 @@ class Formula:
     dtype: str
     terms: tuple[Term, ...] = field(default=())
     dims: tuple[tuple[Expression, str], ...] = ()  # axes and role of each dim, for people
+    numbers: tuple[tuple[str | int, int], ...] = ()  # axis and number of each slot of its name
 
     @property
     def copied(self) -> Stored | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -62,15 +63,7 @@ def fuse_parts(
         for part, composer in here:
             one = part if inward else part.scaled(share)
             kernels = [_kernel(composer, e, r, share) for e, r in one.pattern.dims]
-            terms += [
-                replace(
-                    t,
-                    kernels=tuple(
-                        composer.product(k, old) for k, old in zip(kernels, t.kernels, strict=True)
-                    ),
-                )
-                for t in one.terms
-            ]
+            terms += [t.through(composer.products(kernels, t.kernels)) for t in one.terms]
         zeroed = all(part.zeroed for part, _ in here)
         out[key] = replace(first, terms=tuple(terms), zeroed=zeroed)
     return out
@@ -160,3 +153,15 @@ def _refuse(name: str, differing: list[str]) -> None:
         f"source {name}: cannot be fused: {', '.join(differing)}",
         hint="sources of a fusion differ in values and widths only",
     )
+
+
+def same_files(one: Model, other: Model) -> bool:
+    """Whether two sources are one checkpoint given twice: the same files, whatever their names."""
+
+    def real(model: Model) -> list[object]:
+        path = Path(model.checkpoint.path)
+        folder = path if path.suffix != ".safetensors" else path.parent
+        files = [folder / f.name for f in model.checkpoint.files]
+        return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
+
+    return real(one) == real(other)

@@ -44,6 +44,7 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
             if pattern.name in patterns:
                 raise FamilyError(f"{where}: {line}: {pattern.name} is described twice")
             patterns[pattern.name] = pattern
+    rope = _rope(data.get("rope"), config)
     return Family(
         name=data["family"],
         about=data.get("about", ""),
@@ -68,14 +69,14 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         },
         mirrors={k: expression(e) for k, e in data.get("mirrors", {}).items()},
         derived={a: expression(e) for a, e in data.get("derived", {}).items()},
-        limits=data.get("limits", {}),
+        limits={**data.get("limits", {}), **_listed(rope)},
         joins=data.get("joins", {}),
         bare_norms={expression(e): k for e, k in data.get("bare_norms", {}).items()},
         multipliers={
             m: (v["axis"], float(v["power"])) for m, v in data.get("multipliers", {}).items()
         },
         scores=data.get("scores", {}),
-        rope=_rope(data.get("rope"), config),
+        rope=rope,
         alibi=Alibi(**data["alibi"]) if data.get("alibi") else None,
         head=_head(data.get("head")),
     )
@@ -88,6 +89,7 @@ def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | N
     theta, base = rope.get("theta") or [], rope.get("base", 10000)
     theta = theta if any(isinstance(t, list) for t in theta) else [theta]
     turned = get(config, rope.get("dims", ""))
+    types = [get(config, key) for key in _many(rope.get("type"))]
     parts = [get(config, key) for key in _many(rope.get("partial"))]
     return Rope(
         rope["pairs"],
@@ -95,10 +97,17 @@ def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | N
         tuple(map(float, base if isinstance(base, list) else [base] * len(theta))),
         _many(rope.get("type")),
         _many(rope.get("refuse")),
-        any(get(config, key) in rope.get("numbered", ()) for key in _many(rope.get("type"))),
+        next((t for t in types if t in rope.get("listed", ())), ""),
+        any(t in rope.get("numbered", ()) for t in types),
         float(next((p for p in parts if p is not None), rope.get("part", 1.0))),
         turned if isinstance(turned, int) else None,
     )
+
+
+def _listed(rope: Rope | None) -> dict[str, str]:
+    """Rotary pairs that each have a factor in the config are as many as they are."""
+    listed = rope.listed if rope else ""
+    return {"head_dim": f"{listed} lists a factor for every rotary pair"} if listed else {}
 
 
 def _head(head: Mapping[str, Any] | None) -> Head | None:

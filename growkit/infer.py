@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from growkit.errors import FamilyError
-from growkit.expression import Expression, parse
+from growkit.expression import parse
 
 if TYPE_CHECKING:
     from growkit.verify.blueprint import Blueprint, Shapes
@@ -336,11 +336,3 @@ def _last_norm(built: Blueprint) -> str:
     """The last norm outside the layers."""
     norms = [n for n in _modules(built.shapes, {}) if "norm" in built.kinds.get(n, "").lower()]
     return next((n for n in reversed(norms) if not re.search(r"\.\d+\.", n)), "null")
-
-
-def dims_of(text: str) -> dict[str, tuple[Expression, ...]]:
-    """The dims that a draft gives every tensor, for counting how many are right."""
-    from growkit.family_file import build_family, read_yaml
-
-    family = build_family(read_yaml(text, "draft"), {}, set(), "draft")
-    return {p.name: tuple(e for e, _ in p.dims) for p in family.patterns.values()}

@@ -203,12 +203,6 @@ class Kernel:
         diagonal = np.where(self.index == np.arange(self.new)[:, None], self.coef, 0.0).sum()
         return float(diagonal + (self.share * self.rows[:, : self.new].T).sum())
 
-    def rows_needed(self, start: int, stop: int) -> IntArray:
-        """Sorted source rows that new rows [start, stop) are made of."""
-        if self.dense is not None or self.share[start:stop].any():
-            return np.arange(self.old)
-        return self.gathered_rows(start, stop)
-
     def gathered_rows(self, start: int, stop: int) -> IntArray:
         """Sorted source rows that the gather part of new rows [start, stop) takes."""
         return np.unique(self.index[start:stop][self.coef[start:stop] != 0])

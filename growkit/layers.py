@@ -6,14 +6,14 @@ to the stream is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from growkit.axes import AxisMap, Kernel
-from growkit.compose import Composer, Part, Parts, grow_axes, ones
+from growkit.compose import Composer, Draw, Part, Parts, grow_axes, ones
 from growkit.errors import RecipeError
 from growkit.family import Family
 from growkit.formula import Noise, Shape, Term
@@ -28,7 +28,7 @@ def grow_layers(
     axis: str,
     layers: LayerMap,
     sizes: Mapping[str, int],
-    random: Callable[[Part, Shape], Noise],
+    random: Draw,
 ) -> dict[str, Part]:
     """Layers taken by the layer map: mixed, drawn anew, scaled or made silent."""
     members: dict[int, list[Part]] = {}
@@ -75,7 +75,7 @@ def _mix(part: Part, slot: int, layer: Layer, parts: Parts) -> Part:
     return replace(part, terms=tuple(terms), zeroed=zeroed)
 
 
-def _draw(part: Part, sizes: Mapping[str, int], random: Callable[[Part, Shape], Noise]) -> Part:
+def _draw(part: Part, sizes: Mapping[str, int], random: Draw) -> Part:
     """A tensor as an initialiser makes it: weights drawn, gains 1, biases and shifts 0."""
     if part.pattern.norm:
         return _unit(part, sizes)
@@ -120,6 +120,17 @@ def _adders(parts: Parts, family: Family, axis: str) -> set[str]:
         for name, pattern in inside.items()
         if any(role == "+" and e.axes & streams for e, role in pattern.dims)
     }
+
+
+def silent_layers(parts: Parts, family: Family, axis: str) -> frozenset[int]:
+    """The layers of a stack that add nothing to the stream: what would add to it is zero."""
+    adds = _adders(parts, family, axis)
+    silent, loud = set[int](), set[int]()
+    for part in parts.values():
+        if part.pattern.name in adds and axis in part.pattern.slots:
+            number = part.numbers[part.pattern.slots.index(axis)]
+            (loud if part.terms else silent).add(number)
+    return frozenset(silent - loud)
 
 
 def _move_norms(
@@ -187,7 +198,7 @@ def grow_numbered(
     parts: Parts,
     axis: str,
     m: AxisMap,
-    random: Callable[[Part, Shape], Noise],
+    random: Draw,
     sizes_after: Mapping[str, int],
 ) -> dict[str, Part]:
     """Tensors that have a unit's number in their name (experts, a norm per head), unit by unit."""

@@ -87,33 +87,31 @@ def _split(formulas: Sequence[Formula], limit: int) -> list[list[Formula]]:
     open_group: list[Formula] = []
     filled = 0
     for formula in formulas:
-        if formula.nbytes > limit:
+        size = formula.nbytes
+        if size > limit:
             groups.append([formula])
             continue
-        if filled + formula.nbytes > limit:
+        if filled + size > limit:
             groups.append(open_group)
             open_group, filled = [], 0
         open_group.append(formula)
-        filled += formula.nbytes
+        filled += size
     return [*groups, open_group] if open_group else groups
 
 
 def _place(name: str, formulas: Sequence[Formula]) -> Shard:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    ordered = sorted(formulas, key=lambda f: (_DTYPE_ORDER.index(f.dtype), f.name))
-    for f in ordered:
-        span = [offset, offset + f.nbytes]
-        entries[f.name] = {"dtype": f.dtype, "shape": list(f.shape), "data_offsets": span}
-        offset = span[1]
+    stop = 0
+    spans = []
+    for f in sorted(formulas, key=lambda f: (_DTYPE_ORDER.index(f.dtype), f.name)):
+        start, stop = stop, stop + f.nbytes
+        entries[f.name] = {"dtype": f.dtype, "shape": f.shape, "data_offsets": (start, stop)}
+        spans.append((f, start, stop))
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    start = -(-(8 + len(text)) // PAGE) * PAGE
-    header = (start - 8).to_bytes(8, "little") + text.ljust(start - 8)
-    placed = []
-    for f in ordered:
-        placed.append(Placed(f, start, start + f.nbytes))
-        start += f.nbytes
-    return Shard(name, header, start, tuple(placed))
+    data = -(-(8 + len(text)) // PAGE) * PAGE
+    header = (data - 8).to_bytes(8, "little") + text.ljust(data - 8)
+    placed = tuple(Placed(f, data + start, data + stop) for f, start, stop in spans)
+    return Shard(name, header, data + stop, placed)
 
 
 def _index(shards: Sequence[Shard]) -> Mapping[str, Any]:

@@ -10,8 +10,8 @@ noise on a few tensors or a blend count for exactly what they separate.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from growkit.formula import Noise, Stored
 KINDS = ("stream", "neurons", "heads", "value")  # kv heads are told apart by query heads
 Layers = tuple[tuple[str, int], ...]  # which layer of which stack; empty outside of all
 Place = tuple[str, Layers]  # an axis, and the layer that it lies in
+Places = dict[Place, dict[Hashable, Part]]  # by what is done to it, the first tensor of each kind
 
 
 def lints(
@@ -41,29 +42,30 @@ def lints(
     `filled`: models that stand side by side are different ones.
     """
     units = _Units(sizes)
-    locked: dict[str, list[Place]] = defaultdict(list)
-    dead: dict[str, int] = defaultdict(int)
+    locked, dead = Counter[str](), Counter[str]()
+    known: dict[Hashable, tuple[int, bool]] = {}
     there = _places(family, parts)
-    for place, members in there.items():
-        axis = place[0]
-        nothing = units.dead(axis, members)
-        if nothing.any():
-            dead[axis] += int(nothing.sum())
-        if units.alike(axis, members, nothing):
-            locked[axis].append(place)
-    for axis, found in locked.items():
+    for (axis, _), members in there.items():
+        kinds = (axis, *members)
+        if kinds not in known:
+            nothing = units.dead(axis, members.values())
+            known[kinds] = int(nothing.sum()), units.alike(axis, members.values(), nothing)
+        count, alike = known[kinds]
+        dead[axis] += count
+        locked[axis] += alike
+    for axis, count in (+locked).items():
         of = sum(a == axis for a, _ in there)
-        where = f" in {len(found)} of {of} layers" if len(found) < of else ""
+        where = f" in {count} of {of} layers" if count < of else ""
         yield (
             f"{_named(family, axis)}: copies are equal and stay equal{where}: "
             "train with dropout, or add a noise step"
         )
-    if not (locked or filled) and _side_by_side(units, family, parts):
+    if not (+locked or filled) and _side_by_side(units, family, parts, there):
         yield (
             "the models side by side are equal and stay equal: "
             "train with dropout, or add a noise step"
         )
-    for axis, count in dead.items():
+    for axis, count in (+dead).items():
         yield (
             f"{_named(family, axis)}: {count} units are zero on both sides and get no gradient; "
             "add a noise step, or choose another map"
@@ -79,31 +81,38 @@ def _named(family: Family, axis: str) -> str:
     return next((u for u, axes in family.user_axes.items() if axis in axes), axis)
 
 
-def _places(family: Family, parts: Mapping[str, Part]) -> dict[Place, list[Part]]:
+def _places(family: Family, parts: Mapping[str, Part]) -> Places:
     """The tensors on every axis; axes other than the stream begin anew in each layer."""
-    out: dict[Place, list[Part]] = defaultdict(list)
-    for axis in family.of_kind(*KINDS):
-        everywhere = family.axes[axis] == "stream"
-        for part in parts.values():
-            if any(axis in e.axes for e, _ in part.pattern.dims):
-                out[axis, () if everywhere else _layer(part)].append(part)
-    inside = {axis for axis, layer in out if layer}  # what lies outside serves these layers
-    return {place: found for place, found in out.items() if place[1] or place[0] not in inside}
+    axes = family.of_kind(*KINDS)
+    on = {
+        name: [a for a in axes if any(a in e.axes for e, _ in pattern.dims)]
+        for name, pattern in family.patterns.items()
+    }
+    found: Places = defaultdict(dict)
+    for part in parts.values():
+        name = part.pattern.name
+        if on[name]:
+            kind, layer = (name, *[t.kernels for t in part.terms]), _layer(part)
+            for axis in on[name]:
+                place = (axis, () if family.axes[axis] == "stream" else layer)
+                found[place].setdefault(kind, part)
+    inside = {axis for axis, layer in found if layer}  # what lies outside serves these layers
+    ordered = sorted(found, key=lambda place: axes.index(place[0]))
+    return {place: found[place] for place in ordered if place[1] or place[0] not in inside}
 
 
 def _layer(part: Part) -> Layers:
     """Which layer a tensor belongs to."""
     slots = zip(part.pattern.slots, part.numbers, strict=True)
-    return tuple((s, n) for s, n in slots if isinstance(s, str))
+    return tuple([(s, n) for s, n in slots if isinstance(s, str)])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
     """What a kernel does with each unit of an axis."""
 
     labels: IntArray  # equal where its rows are
     zero: BoolArray
-    kernel: Kernel  # kept alive, or its id could be used again
 
 
 class _Units:
@@ -111,45 +120,40 @@ class _Units:
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self.sizes = sizes
-        self._rows: dict[tuple[int, Expression, str], _Rows] = {}
-        self._alike: dict[tuple[int, ...], bool] = {}
+        self._rows: dict[tuple[Kernel, Expression, str], _Rows] = {}
 
-    def on(self, axis: str, members: Iterable[Part], roles: str) -> dict[int, _Rows] | None:
+    def on(self, axis: str, members: Iterable[Part], roles: str) -> set[_Rows] | None:
         """What all kernels do in these roles; None if a tensor takes the axis as it is."""
-        found: dict[int, _Rows] = {}
+        found: set[_Rows] = set()
         for part in members:
             for dim, (expression, role) in enumerate(part.pattern.dims):
                 for term in part.terms if axis in expression.axes and role in roles else ():
                     kernel = term.kernels[dim]
                     if kernel is None:  # no growth, noise or another model: all units differ
                         return None
-                    rows = self._look(kernel, expression, axis)
-                    found[id(rows)] = rows
+                    found.add(self._look(kernel, expression, axis))
         return found
 
     def dead(self, axis: str, members: Iterable[Part]) -> BoolArray:
         """Which units nobody produces and nobody reads; gains and shifts do not count."""
         found = self.on(axis, members, "+-")
         none = np.zeros(self.sizes[axis], dtype=bool)
-        return none if not found else np.logical_and.reduce([r.zero for r in found.values()])
+        return none if not found else np.logical_and.reduce([r.zero for r in found])
 
     def alike(self, axis: str, members: Iterable[Part], nothing: BoolArray) -> bool:
         """Whether two units, other than those of `nothing`, are treated alike by every tensor."""
         found = self.on(axis, members, "+-*~#=")
         if not found:
             return False
-        key = tuple(sorted(found))
-        if key not in self._alike:
-            size = self.sizes[axis]
-            labels = np.where(nothing, np.arange(size), size)
-            for rows in found.values():
-                both = labels * size + rows.labels
-                labels = np.unique(both, return_inverse=True)[1].reshape(-1)
-            self._alike[key] = bool(labels.max(initial=0) + 1 < size)
-        return self._alike[key]
+        size = self.sizes[axis]
+        labels = np.where(nothing, np.arange(size), size)
+        for rows in found:
+            both = labels * size + rows.labels
+            labels = np.unique(both, return_inverse=True)[1].reshape(-1)
+        return bool(labels.max(initial=0) + 1 < size)
 
     def _look(self, kernel: Kernel, expression: Expression, axis: str) -> _Rows:
-        key = (id(kernel), expression, axis)
+        key = (kernel, expression, axis)
         if key not in self._rows:
             if kernel.dense is not None:
                 rows = kernel.dense
@@ -160,17 +164,18 @@ class _Units:
             rows = rows[places].reshape(len(places), -1)
             labels = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
             zero = np.asarray(kernel.zero_rows[places].all(axis=1))
-            self._rows[key] = _Rows(labels, zero, kernel)
+            self._rows[key] = _Rows(labels, zero)
         return self._rows[key]
 
 
-def _side_by_side(units: _Units, family: Family, parts: Mapping[str, Part]) -> bool:
+def _side_by_side(units: _Units, family: Family, parts: Mapping[str, Part], there: Places) -> bool:
     """Whether copies of one model stand in blocks of their own, and nothing tells them apart.
 
     Then no two units of an axis are alike, only whole blocks are.
     """
     streams = family.of_kind("stream")
-    if any(units.on(a, parts.values(), "+-*~#=") is None for a in streams):
+    members = [there.get((axis, ()), {}).values() for axis in streams]
+    if any(units.on(a, m, "+-*~#=") is None for a, m in zip(streams, members, strict=True)):
         return False
     sources = [[t.source for t in part.terms] for part in parts.values()]
     names = [[s.name for s in found if isinstance(s, Stored)] for found in sources]
@@ -183,15 +188,15 @@ def _dead_layers(family: Family, parts: Mapping[str, Part]) -> Iterator[str]:
 
     Either alone gets a gradient from the first step on; both together never.
     """
-    zero: dict[Layers, set[str]] = defaultdict(set)
-    loud, streams = set(), set(family.of_kind("stream"))
-    for part in parts.values():
-        if layer := _layer(part):
-            if part.pattern.norm and part.pattern.dims[0][1] == "*" and not part.terms:
-                zero[layer].add(part.pattern.module)
-            elif part.terms and any(r == "+" and e.axes & streams for e, r in part.pattern.dims):
-                loud.add(layer)
-    dead = [layer for layer in zero if layer not in loud]
+    streams = set(family.of_kind("stream"))
+    dead = {
+        _layer(part)
+        for part in parts.values()
+        if not part.terms and part.pattern.norm and part.pattern.dims[0][1] == "*"
+    } - {()}
+    for part in parts.values() if dead else ():
+        if part.terms and any(r == "+" and e.axes & streams for e, r in part.pattern.dims):
+            dead.discard(_layer(part))
     if dead:
         yield (
             f"{len(dead)} layers have a norm with gain zero and add zero to the stream: "

@@ -19,9 +19,9 @@ from typing import Any
 
 from growkit.config import default, spelling, whole
 from growkit.errors import CheckpointError, FamilyError
-from growkit.family import Family, Pattern
+from growkit.family import Family, Pattern, numbered
 from growkit.family_file import build_family, find_family
-from growkit.formula import FLOATS, Checkpoint, TensorInfo
+from growkit.formula import FLOATS, Checkpoint, Shape, TensorInfo
 from growkit.grammar import get
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
@@ -66,12 +66,7 @@ class Model:
 
     def user_sizes(self) -> dict[str, int]:
         """Sizes by the axis names that recipes use."""
-        return user_sizes(self.family, self.sizes)
-
-
-def user_sizes(family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes by the axis names that recipes use: `head_dim` for query, key and value axes."""
-    return {u: sizes[axes[0]] for u, axes in family.user_axes.items() if axes[0] in sizes}
+        return self.family.user_sizes(self.sizes)
 
 
 def spell(name: str, numbers: Sequence[int]) -> str:
@@ -80,14 +75,13 @@ def spell(name: str, numbers: Sequence[int]) -> str:
     >>> spell("layers.{layers}.norm.weight", [3])
     'layers.3.norm.weight'
     """
-    first, *texts = _texts(name)
-    return first + "".join([f"{n}{text}" for n, text in zip(numbers, texts, strict=False)])
+    return _template(name) % tuple(numbers)
 
 
 @cache
-def _texts(name: str) -> list[str]:
-    """What stands around the numbers of a pattern's name."""
-    return re.split(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", name)
+def _template(name: str) -> str:
+    """A pattern's name with %d for each of its numbers."""
+    return re.sub(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", "%d", name.replace("%", "%%"))
 
 
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
@@ -131,7 +125,7 @@ def _modules(
     """
     kinds: dict[str, str] = {}
     for name in names:
-        kinds.setdefault(_NUMBER.sub("#", name), name)
+        kinds.setdefault(numbered(name)[0], name)
     zeros = {shape.replace("#", "0") for shape in kinds} & set(names)
     out = set()
     for present in (set[str](), None):
@@ -163,7 +157,10 @@ def solve_sizes(
         value = default(family, config, names) if value is None else whole(config, key, value)
         if value is not None:
             equations += [(f"config.json: {key}", e, value) for e in expressions]
+    kinds: dict[tuple[str, Shape], Entry] = {}
     for entry in entries.values():
+        kinds.setdefault((entry.pattern.name, entry.info.shape), entry)
+    for entry in kinds.values():
         if len(entry.pattern.dims) == len(entry.info.shape):
             pairs = zip(entry.pattern.dims, entry.info.shape, strict=True)
             equations += [(entry.info.name, e, n) for (e, _), n in pairs]
@@ -181,7 +178,8 @@ def solve_sizes(
         if expression.axes <= sizes.keys():
             size = sizes.setdefault(axis, expression.size(sizes))
             equations.append((f"{axis} = {expression}", expression, size))
-    _refuse_unknown_sizes(family, entries, sizes)
+    patterns = {e.pattern.name: e.pattern for e in kinds.values()}.values()
+    _refuse_unknown_sizes(family, patterns, sizes)
     for where, expression, value in equations:
         if expression.axes <= sizes.keys() and expression.size(sizes) != value:
             bound = ", ".join(f"{a} = {sizes[a]}" for a in sorted(expression.axes))
@@ -190,17 +188,17 @@ def solve_sizes(
                 f"found {value} ({bound})",
                 hint="config.json and the tensors must belong together",
             )
-    named = {s for entry in entries.values() for s in entry.pattern.slots}
+    named = {s for pattern in patterns for s in pattern.slots}
     absent = {*family.of_kind("layers")} - named  # a stack that this class does not have
     return {axis: size for axis, size in sizes.items() if axis not in absent}
 
 
 def _refuse_unknown_sizes(
-    family: Family, entries: Mapping[str, Entry], sizes: Mapping[str, int]
+    family: Family, patterns: Iterable[Pattern], sizes: Mapping[str, int]
 ) -> None:
     """Every axis of a tensor or of a name has a size."""
-    used = {a for e in entries.values() for x, _ in e.pattern.dims for a in x.axes}
-    used |= {s for e in entries.values() for s in e.pattern.slots if isinstance(s, str)}
+    used = {a for p in patterns for x, _ in p.dims for a in x.axes}
+    used |= {s for p in patterns for s in p.slots if isinstance(s, str)}
     for axis in sorted(used - sizes.keys()):
         keys = [k for k, es in family.config.items() if any(axis in e.axes for e in es)]
         raise CheckpointError(

@@ -17,10 +17,8 @@ from growkit.axes import AxisMap, BoolArray, Kernel
 from growkit.compose import Part, Parts, chosen
 from growkit.errors import RecipeError
 from growkit.expression import Expression
-from growkit.formula import Noise, Term
+from growkit.formula import Kernels, Noise, Term
 from growkit.ops import Noising
-
-Kernels = tuple[Kernel | None, ...]
 
 
 def new_units(write: Kernel) -> BoolArray:
@@ -50,7 +48,7 @@ class NewRows:
         self._maps, self._start = maps, start  # from the first step to now
         self._old_layers = {a: {n.index(i) for i in n} for a, n in layers.items()}
         self._masks: dict[Expression, BoolArray | None] = {}
-        self._kernels: dict[tuple[int, Expression, bool], tuple[Kernel, Kernel | None]] = {}
+        self._kernels: dict[tuple[Kernel | None, Expression, bool], Kernel] = {}
 
     def mask(self, expression: Expression) -> BoolArray | None:
         """Which rows are new; None if none is."""
@@ -84,13 +82,13 @@ class NewRows:
         return tuple(k if keep is None else self._one(k, e, keep) for k, (e, _), keep in dims)
 
     def _one(self, kernel: Kernel | None, expression: Expression, keep_new: bool) -> Kernel:
-        found = (id(kernel), expression, keep_new)
-        if found not in self._kernels:  # with the kernel itself, or its id could be used again
+        found = (kernel, expression, keep_new)
+        if found not in self._kernels:
             mask = self.mask(expression)
             assert mask is not None
             whole = Kernel.identity(len(mask)) if kernel is None else kernel
-            self._kernels[found] = (whole.masked(mask == keep_new), kernel)
-        return self._kernels[found][0]
+            self._kernels[found] = whole.masked(mask == keep_new)
+        return self._kernels[found]
 
 
 def add_visible_noise(
@@ -133,4 +131,4 @@ def add_visible_noise(
 
 
 def _limited(part: Part, piece: tuple[bool | None, ...], rows: NewRows) -> list[Term]:
-    return [replace(t, kernels=rows.limited(t.kernels, part, piece)) for t in part.terms]
+    return [t.through(rows.limited(t.kernels, part, piece)) for t in part.terms]

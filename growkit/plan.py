@@ -14,15 +14,17 @@ from typing import Any
 
 from growkit import proof
 from growkit.axes import AxisMap
-from growkit.compose import as_stored
+from growkit.compose import as_stored, shapes
 from growkit.errors import CheckpointError, RecipeError
-from growkit.facts import Claim
+from growkit.facts import APPROXIMATE, Claim
 from growkit.formula import Checkpoint, Formula
+from growkit.layers import silent_layers
 from growkit.lints import lints
-from growkit.model import DTYPES, Model, user_sizes
+from growkit.model import DTYPES, Model
 from growkit.ops import Arrays, Growth
 from growkit.proof import StepClaim, Storage
 from growkit.recipe import Recipe
+from growkit.stages import Follower, follow, hints
 from growkit.steps import State, apply, begin
 
 
@@ -45,12 +47,21 @@ class Plan:
     growths: tuple[Growth, ...]  # what each step said
     storage: Storage
     maps: Mapping[str, AxisMap]  # composed over all steps, by family axis
+    axes: Mapping[str, tuple[str, ...]]  # the axes behind `sizes_after`, as the family names them
+    beside: Mapping[str, Mapping[str, AxisMap]]  # source → the same, of those fused with the first
     layers: Mapping[str, tuple[int, ...]]  # layer axis → the old layer that each new one copies
+    silent: Mapping[str, frozenset[int]]  # layer axis → layers that add nothing to the stream
     readback: str | None  # the family axis of the last hidden state
     dropped: tuple[str, ...]  # "name: reason"
     zeroed: tuple[str, ...]  # output tensors that are zero on purpose
     lints: tuple[str, ...]
     same: tuple[tuple[str, str, str], ...]  # (source, name, name): tied copies that must be equal
+    stages: tuple[Follower, ...] = ()  # what runs behind the model and has to change
+
+    @property
+    def main(self) -> str:
+        """What the recipe calls SOURCE."""
+        return self.recipe.sources[0]
 
     @property
     def config_before(self) -> Mapping[str, Any]:
@@ -107,16 +118,16 @@ def finish(
     family = state.model.family
     want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
     formulas = []
+    known = shapes(state.parts, state.sizes)
     for part in state.parts.values():
-        shape = part.shape(state.sizes)
+        shape = known[part.pattern.name]
         terms = as_stored(part, shape)
-        for term in terms:
-            for kernel, size in zip(term.kernels, shape, strict=True):
-                assert kernel is None or kernel.new == size, (
-                    f"{part.name}: {kernel.shape} for {shape}"
-                )
+        numbers = tuple(zip(part.pattern.slots, part.numbers, strict=True))
         dtype = want or part.dtype
-        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims))
+        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims, numbers))
+    for kernels, shape in {(t.kernels, f.shape) for f in formulas for t in f.terms}:
+        for kernel, size in zip(kernels, shape, strict=True):
+            assert kernel is None or kernel.new == size, f"{kernel.shape} for {shape}"
     config = dict(state.config)
     if want:
         key = next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")
@@ -124,6 +135,17 @@ def finish(
     dtypes = {f.dtype for f in formulas}
     dtype = DTYPES[max(dtypes, key=lambda d: sum(prod(f.shape) for f in formulas if f.dtype == d))]
     before = sum(prod(e.info.shape) for e in state.model.entries.values())
+    readback = next((a for a in family.of_kind("stream") if a in state.sizes), None)
+    behind = state.model.checkpoint.stages
+    grown = state.maps.get(readback or "")
+    followers = follow(
+        behind,
+        grown,
+        deeper=any(layers != (*range(state.model.sizes[a]),) for a, layers in state.layers.items()),
+        factor=_put_out(state, readback),
+        dtype=want,
+    )
+    exact = state.claim.claim != APPROXIMATE
     return Plan(
         recipe=recipe,
         recipe_name=recipe_name,
@@ -132,7 +154,7 @@ def finish(
         formulas=tuple(formulas),
         config=config,
         sizes_before=state.model.user_sizes(),
-        sizes_after=user_sizes(family, state.sizes),
+        sizes_after=family.user_sizes(state.sizes),
         parameters_before=before,
         parameters_after=sum(prod(f.shape) for f in formulas),
         claim=state.claim,
@@ -140,10 +162,31 @@ def finish(
         growths=growths,
         storage=proof.storage(dtype, formulas),
         maps=state.maps,
+        axes={u: a for u, a in family.user_axes.items() if a[0] in state.sizes},
+        beside=state.beside,
         layers=state.layers,
-        readback=next((a for a in family.of_kind("stream") if a in state.sizes), None),
+        silent={a: silent_layers(state.parts, family, a) for a in state.layers},
+        readback=readback,
         dropped=tuple(d for m in models.values() for d in m.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        lints=tuple(lints(family, state.parts, state.sizes, state.claim, filled=state.filled)),
+        lints=(
+            *lints(family, state.parts, state.sizes, state.claim, filled=state.filled),
+            *hints(behind, followers, grown, exact=exact),
+        ),
         same=tuple((n, *pair) for n, m in models.items() for pair in m.same),
+        stages=followers,
     )
+
+
+def _put_out(state: State, stream: str | None) -> float:
+    """By what the last hidden state is multiplied, beside its map: the last norm may serve a head.
+
+    Of a model of two stacks it is the first stack's, whose norms serve no head.
+    """
+    family = state.model.family
+    serves = any(
+        family.head and p.pattern.module == family.head.scale_at and p.pattern.over
+        and stream in p.pattern.over.axes
+        for p in state.parts.values()
+    )  # fmt: skip
+    return state.served if serves and len(family.of_kind("layers")) == 1 else 1.0

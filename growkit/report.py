@@ -20,15 +20,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import yaml
 
+from growkit.descent import descent_json, descents
 from growkit.facts import APPROXIMATE
-from growkit.formula import Formula, Stored
+from growkit.formula import Formula, Kernels, Stored
 from growkit.kernel import BoolArray, Kernel
 from growkit.plan import Plan
 from growkit.recipe import resolved
 
 Kind = Literal["copied", "scaled", "mixed", "new"]
 Json = dict[str, Any]
-Kernels = tuple[Kernel | None, ...]
 
 
 # -- where a tensor comes from -------------------------------------------------------------------
@@ -176,6 +176,7 @@ def plan_json(
         "digest": digest,
         **_head(plan),
         "config": config_changes(plan),
+        "descent": {axis: descent_json(found) for axis, found in descents(plan).items()},
         "exactness": _exactness(plan),
         "output_bytes": output_bytes,
         "disk_bytes": disk_bytes,
@@ -226,7 +227,7 @@ def config_changes(plan: Plan) -> dict[str, list[Any]]:
     return {
         key: [before.get(key), after.get(key)]
         for key in [*before, *(k for k in after if k not in before)]
-        if before.get(key) != after.get(key)
+        if [before.get(key)] != [after.get(key)]  # in lists, a NaN that stays is no change
     }
 
 

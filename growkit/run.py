@@ -38,11 +38,14 @@ from growkit.family_file import family_names, family_text
 from growkit.formula import ITEM_BYTES
 from growkit.model import Model, read_model
 from growkit.ops.matrices import matrices
+from growkit.picture import growth_page
 from growkit.plan import Plan, build_plan
 from growkit.recipe import Recipe, check_sources, choose_recipe
 from growkit.share import Share, read_share
+from growkit.show import in_bytes
 from growkit.store import check_files, open_checkpoint, read_config, read_maps, write_maps
 from growkit.store.check import read_record, write_record
+from growkit.store.page import write_page
 from growkit.user_family import blamed
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ __all__ = [
     "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
     "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
     "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth", "pull",
-    "push", "read_share", "save_maps", "verify_growth",
+    "push", "read_share", "save_maps", "save_page", "verify_growth",
 ]  # fmt: skip
 
 
@@ -96,6 +99,20 @@ def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
         )
     write_maps(Path(path), arrays)
     return {name: array.shape for name, array in arrays.items()}
+
+
+def save_page(plan: Plan, path: str | Path, known: Estimate) -> None:
+    """Write a page of HTML that shows the growth and what it will take.
+
+    A file that is there is replaced if it is a page, else OutputError is raised.
+    """
+    cost = {
+        "files of weights": f"{len(known.shards):,}",
+        "disk needed": in_bytes(known.disk_bytes),
+        "peak memory while it is written": in_bytes(known.peak_bytes),
+        "digest": known.digest,
+    }
+    write_page(Path(path), growth_page(plan, output_bytes=known.output_bytes, cost=cost))
 
 
 def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:
@@ -164,7 +181,6 @@ def grow(
         seed=seed,
         family=family,
     )
-    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
     writing: Options = {
         "max_shard_size": max_shard_size,
         "max_memory": max_memory,
@@ -173,22 +189,29 @@ def grow(
         "overwrite": overwrite,
         "allow_nonfinite": allow_nonfinite,
     }
-    _download(plan, {**(sources or {}), plan.recipe.sources[0]: source}, target, writing)
+    target = _target(plan, source, sources, out, writing)
     result = execute(plan, target, **writing, progress=progress)
     if verify:
         result = _verified(result, source, config)
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
 
 
-def _download(plan: Plan, sources: Mapping[str, str | Path], out: Path, writing: Options) -> None:
-    """Fetch the sources that are on the Hub, unless there is nothing left to do."""
-    repos = {name: hub.repo_named(source) for name, source in sources.items()}
-    if not any(repos.values()) or is_done(plan, out, **writing):
-        return
-    size = sum(f.nbytes for f in plan.formulas)
-    for name, repo in repos.items():
-        if repo is not None and name in plan.sources:
-            hub.download(repo, plan.sources[name], out=out, out_bytes=size)
+def _target(
+    plan: Plan,
+    source: str | Path,
+    sources: Mapping[str, str] | None,
+    out: str | Path | None,
+    writing: Options,
+) -> Path:
+    """OUT. Sources that are on the Hub are here afterwards, unless there is nothing left to do."""
+    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
+    given = {**(sources or {}), plan.recipe.sources[0]: source}
+    repos = {name: repo for name in plan.sources if (repo := hub.repo_named(given[name]))}
+    if repos and not is_done(plan, target, **writing):
+        size = sum(f.nbytes for f in plan.formulas)
+        for name, repo in repos.items():
+            hub.download(repo, plan.sources[name], out=target, out_bytes=size)
+    return target
 
 
 def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
@@ -233,8 +256,7 @@ def grow_share(
         seed=seed,
         family=family,
     )
-    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
-    _download(plan, {**(sources or {}), plan.recipe.sources[0]: source}, target, options)
+    target = _target(plan, source, sources, out, options)
     return execute_share(plan, target, share, progress=progress, **options)
 
 
@@ -284,21 +306,16 @@ def inspect_checkpoint(
 
 
 def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
-    coupled = {
-        a
-        for expressions in model.family.config.values()
-        if len(expressions) > 1
-        for e in expressions
-        for a in e.axes
-    }
+    groups = [{a for e in es for a in e.axes} for es in model.family.config.values() if len(es) > 1]
     axes = {}
     for axis, members in model.family.user_axes.items():
         if members[0] not in model.sizes:
             continue
         table = model.family.axes[members[0]] == "table"
         why = "by the operator resize" if table else ""
-        if not table and members[0] in coupled and axis != "head_dim":
-            others = {u for u, m in model.family.user_axes.items() if coupled & {*m}} - {axis}
+        coupled = {a for group in groups if group & {*members} for a in group}
+        others = {u for u, m in model.family.user_axes.items() if coupled & {*m}} - {axis}
+        if others and not table:
             why = f"together with {' and '.join(sorted(others))}"
         axes[axis] = {"size": model.sizes[members[0]], "can_grow": True, "why": why}
     dtypes: dict[str, int] = {}

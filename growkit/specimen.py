@@ -15,11 +15,8 @@ from growkit.family import Family
 from growkit.model import solve_sizes
 from growkit.ops.contract import Layer
 
-HEADS, KV_HEADS, HEAD_DIM = (
-    6,
-    2,
-    16,
-)  # a quarter of 16 still makes rotary pairs, before and after ·3/2
+HEADS, KV_HEADS = 6, 2
+HEAD_DIM = 16  # a quarter of it still makes rotary pairs, before and after ·3/2
 FREE = 54  # a multiple of HEADS, as some configs ask
 LAYERS, EXPERTS, CHOSEN, ROWS = 4, 8, 2, 97
 ODD = (34, 38, 46, 58, 62, 74)  # sizes for neurons and inner streams: even, so that 3/2 is whole

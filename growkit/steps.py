@@ -6,17 +6,18 @@ attention scores and tied heads included. Nothing is mutated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from growkit import proof
 from growkit.attention import fit_scores, one_source
-from growkit.axes import AxisMap, Kernel
+from growkit.axes import AxisMap, Kernel, chained
 from growkit.compose import (
     Composer,
+    Draw,
     Part,
+    Parts,
     add_noise,
     blend,
     check_only,
@@ -26,12 +27,13 @@ from growkit.compose import (
     scale_embeddings,
     scale_modules,
     scale_norms,
+    shapes,
 )  # fmt: skip
 from growkit.config import (
     check_sizes,
     norm_eps,
     number,
-    put,
+    put_bases,
     remap_layers,
     resize_config,
     scale_eps,
@@ -39,12 +41,12 @@ from growkit.config import (
 from growkit.errors import CheckpointError, RecipeError
 from growkit.expression import Expression
 from growkit.facts import Claim, Facts, approximate
-from growkit.family import Family
-from growkit.formula import Noise, Ones, Shape, Stored, Term
-from growkit.fusion import check_fusable, fuse_parts, injections
+from growkit.family import Family, Head
+from growkit.formula import Noise, Ones, Stored, Term
+from growkit.fusion import check_fusable, fuse_parts, injections, same_files
 from growkit.grammar import get
 from growkit.layers import grow_layers, grow_numbered, rescale_scores
-from growkit.model import Model, user_sizes
+from growkit.model import Model
 from growkit.ops import Blending, Growth, LayerMap, Noising
 from growkit.ops.maps import tile
 from growkit.perturb import NewRows, add_visible_noise
@@ -62,10 +64,12 @@ class State:
     config: Mapping[str, Any]
     parts: Mapping[str, Part]
     maps: Mapping[str, AxisMap]  # from the source to now
+    beside: Mapping[str, Mapping[str, AxisMap]]  # the same from sources that were fused with it
     layers: Mapping[str, tuple[int, ...]]
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
     claim: Claim
+    served: float = 1.0  # what the norm before a head has been multiplied by for it
     filled: bool = False  # no direction is unvisited: different models stand side by side
 
 
@@ -92,7 +96,7 @@ def begin(source: str, model: Model, tied: str) -> State:
         a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers") if a in model.sizes
     }
     rule = "embedding" if tied == "embedding" else "final_norm"
-    return State(model, model.sizes, config, parts, {}, layers, is_tied, rule, Claim())
+    return State(model, model.sizes, config, parts, {}, {}, layers, is_tied, rule, Claim())
 
 
 def apply(
@@ -121,14 +125,15 @@ def _facts(state: State, growth: Growth) -> Facts:
     family, config = state.model.family, state.config
     norms: dict[Expression, set[tuple[str, str]]] = {}
     factors, bent = set(), set()
-    for part in state.parts.values():
-        pattern = part.pattern
+    patterns = {p.pattern.name: p.pattern for p in state.parts.values()}
+    for pattern in patterns.values():
         target = "stream" if pattern.to_stream else "branch" if pattern.branch else ""
         if pattern.over:
             norms.setdefault(pattern.over, set()).add((pattern.norm, target))
-        elif pattern.is_factor and not all(isinstance(t.source, Ones) for t in part.terms):
-            factors.add(pattern.dims[-1][0])
         bent |= {e for e, role in pattern.dims if pattern.bent and role == "+"}
+    for part in state.parts.values() if any(p.is_factor for p in patterns.values()) else ():
+        if part.pattern.is_factor and not all(isinstance(t.source, Ones) for t in part.terms):
+            factors.add(part.pattern.dims[-1][0])
     for over, norm in family.bare_norms.items():
         norms.setdefault(over, set()).add((norm, ""))
     head, read_axis, write_axis = family.head, "", ""
@@ -148,7 +153,7 @@ def _facts(state: State, growth: Growth) -> Facts:
         read_axis=read_axis,
         write_axis=write_axis,
         headed=bool(head and (state.tied or head.weight in state.parts)),
-        carrier=any(head and p.pattern.module == head.scale_at for p in state.parts.values()),
+        carrier=any(head and p.module == head.scale_at for p in patterns.values()),
         thetas=thetas,
         thetas_after=tuple(t**growth.theta_power for t in thetas),
         rope_type=next(filter(None, kinds), "default"),
@@ -177,8 +182,9 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
 
     state = replace(state, parts=fold_factors(state.parts, family, state.sizes, folds))
     facts = _facts(state, growth)
-    there = {a for p in state.parts.values() for e, _ in p.pattern.dims for a in e.axes}
-    there |= {s for p in state.parts.values() for s in p.pattern.slots if isinstance(s, str)}
+    patterns = {p.pattern.name: p.pattern for p in state.parts.values()}
+    there = {a for p in patterns.values() for e, _ in p.dims for a in e.axes}
+    there |= {s for p in patterns.values() for s in p.slots if isinstance(s, str)}
     there |= set(family.of_kind("choices"))
     maps, gains, still = fit_scores(facts, {a: m for a, m in growth.maps.items() if a in there})
     facts = replace(facts, gains=gains)
@@ -203,8 +209,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         parts = scale_embeddings(parts, family, 1.0 / rho)
         claim = claim.also(proof.prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
     elif rho is not None and rho != 1.0 and family.head and facts.carrier:
-        parts = scale_modules(parts, [family.head.scale_at], 1.0 / rho)
-        parts = scale_modules(parts, family.head.also, rho)
+        state, parts = _divide_head(state, parts, family.head, rho)
     config = resize_config(family, state.config, sizes)
     for scale in [*growth.norm_scale.values()][:1]:  # one config key serves all norms
         scale_eps(family, config, scale)
@@ -213,20 +218,27 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         others = sum(not over.axes & asked for over in norms)
         claim = claim.also(proof.prove_norm_scale(facts, scale, others))
     if growth.theta_power != 1.0 and family.rope:
-        for keys, theta in zip(family.rope.theta, facts.thetas_after, strict=True):
-            present = [k for k in keys if get(config, k) is not None]
-            for path in present or keys[-1:]:
-                put(config, path, theta)
+        put_bases(config, family.rope.theta, facts.thetas_after)
     return (
         replace(
             state,
             sizes=sizes,
             config=config,
             parts=parts,
-            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in maps.items()}},
+            maps=chained(state.maps, maps),
+            beside={name: chained(known, maps) for name, known in state.beside.items()},
         ),
         claim,
     )
+
+
+def _divide_head(
+    state: State, parts: Parts, head: Head, rho: float
+) -> tuple[State, dict[str, Part]]:
+    """What the head reads, divided by ρ at the norm before it; what else reads that norm is not."""
+    divided = scale_modules(parts, [head.scale_at], 1.0 / rho)
+    divided = scale_modules(divided, head.also, rho)
+    return replace(state, served=state.served / rho), divided
 
 
 def _shrunk(parts: Mapping[str, Part], family: Family) -> float:
@@ -235,15 +247,11 @@ def _shrunk(parts: Mapping[str, Part], family: Family) -> float:
     return 1.0 / abs(table.terms[0].scale) if table and table.terms else 1.0
 
 
-def _random(state: State, number: int, seed: int) -> Callable[[Part, Shape], Noise]:
+def _random(state: State, number: int, seed: int) -> Draw:
     """Draws values for new rows at the config's own scale."""
     std = state.config.get("initializer_range")
     std = float(std) if isinstance(std, int | float) else INIT_STD
     return lambda part, shape: Noise(seed, number, part.name, shape, std=std)
-
-
-def _then(first: AxisMap | None, later: AxisMap) -> AxisMap:
-    return first.then(later) if first else later
 
 
 def _grow_depth(
@@ -284,8 +292,10 @@ def _noise(state: State, noise: Noising, number: int, seed: int) -> State:
             known[expression] = None if kernel is None or kernel.zero_rows.all() else kernel
         return known[expression]
 
+    known_shapes = shapes(state.parts, state.sizes)
+
     def make(part: Part, spread: float) -> Noise:
-        shape = part.shape(state.sizes)
+        shape = known_shapes[part.pattern.name]
         return Noise(seed, number, part.name, shape, noise.std, noise.snr_db, part.terms, spread)
 
     if noise.kind == "null_space":
@@ -327,9 +337,8 @@ def _fuse(
     if state.tied and state.tie_rule == "embedding":
         parts = scale_embeddings(parts, family, 1 / rho)
     elif rho != 1.0 and family.head:
-        parts = scale_modules(parts, [family.head.scale_at], 1 / rho)
-        parts = scale_modules(parts, family.head.also, rho)
-    copies = first and all(_same_files(state.model, other.model) for other in others)
+        state, parts = _divide_head(state, parts, family.head, rho)
+    copies = first and all(same_files(state.model, other.model) for other in others)
     if copies:
         facts = _facts(state, growth)
         now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
@@ -345,23 +354,20 @@ def _fuse(
             sizes=after,
             config=resize_config(family, state.config, after),
             parts=parts,
-            maps={**state.maps, **{a: _then(state.maps.get(a), m) for a, m in now.items()}},
+            maps=chained(state.maps, now),
+            beside={} if copies else _beside(state, growth, maps),
             filled=not copies,
         ),
         claim,
     )
 
 
-def _same_files(one: Model, other: Model) -> bool:
-    """Whether two sources are one checkpoint given twice: the same files, whatever their names."""
-
-    def real(model: Model) -> list[object]:
-        path = Path(model.checkpoint.path)
-        folder = path if path.suffix != ".safetensors" else path.parent
-        files = [folder / f.name for f in model.checkpoint.files]
-        return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
-
-    return real(one) == real(other)
+def _beside(
+    state: State, growth: Growth, maps: Sequence[Mapping[str, AxisMap]]
+) -> dict[str, Mapping[str, AxisMap]]:
+    """The maps of all sources but the first; `maps` are those of the models now fused."""
+    earlier = {name: chained(known, maps[0]) for name, known in state.beside.items()}
+    return earlier | dict(zip(growth.fuse, maps[1:], strict=True))
 
 
 def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:
@@ -378,7 +384,7 @@ def _blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[St
 def _check_alike(state: State, other: Model, name: str) -> None:
     """Refuse to mix checkpoints that differ in more than their values."""
     family = state.model.family
-    here, there = user_sizes(family, state.sizes), other.user_sizes()
+    here, there = family.user_sizes(state.sizes), other.user_sizes()
     differing = [f"{a} {here[a]} and {there.get(a)}" for a in here if here[a] != there.get(a)]
     if family.name != other.family.name:
         differing = [f"family {family.name} and {other.family.name}"]

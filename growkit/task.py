@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 from growkit import __version__
@@ -100,9 +101,7 @@ def write(task: Task, tell: Tell = lambda count: None) -> Written:
     with marks.claim(shard.name) if task.shared else nullcontext():
         if marks.finished(shard.name) is None:
             begin = time.monotonic()
-            with SourceRows(task.sources) as rows:
-                checksums, nonfinite = _write(task, rows, tell)
-                rows.check_unchanged()
+            checksums, nonfinite = write_file(task, tell)
             spent = {"seconds": round(time.monotonic() - begin, 3), "peak_bytes": peak_bytes()}
             marks.mark(shard, checksums, {**spent, "nonfinite": nonfinite})
         else:
@@ -132,17 +131,35 @@ def peak_of(written: Sequence[Written]) -> int:
     return sum(worst.values())
 
 
+def write_file(
+    task: Task, tell: Tell = lambda count: None
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Write the file of a task, marked or not.
+
+    By tensor the checksum; and where there are any, how many values are NaN or infinite.
+    """
+    with SourceRows(task.sources) as rows:
+        written = _write(task, rows, tell)
+        rows.check_unchanged()
+    return written
+
+
 def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], dict[str, int]]:
-    """By tensor the checksum; and where there are any, how many values are NaN or infinite."""
     nonfinite: dict[str, int] = {}
     marks, shard = task.marks, task.shard
-    with ShardWriter(marks.folder, shard, temporary=marks.temporary(shard.name)) as writer:
+    temporary = marks.temporary(shard.name.replace("/", "-"))
+    with (
+        ShardWriter(marks.folder, shard, temporary=temporary) as writer,
+        closing(_ahead(_blocks(shard, rows, task.budget))) as blocks,
+    ):
         tell(len(shard.header))
         for placed in shard.tensors:
             writer.begin(placed)
-            bad = overflowed = 0
-            for block in _blocks(placed.formula, rows, task.budget):
+            left, bad, overflowed = placed.formula.nbytes, 0, 0
+            while left:
+                block = next(blocks)
                 writer.write(block.data)
+                left -= len(block.data)
                 bad, overflowed = bad + block.nonfinite, overflowed + block.overflowed
                 tell(len(block.data))
             if bad and not task.allow_nonfinite:
@@ -153,14 +170,25 @@ def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], di
         return writer.finish(), nonfinite
 
 
-def _blocks(formula: Formula, rows: SourceRows, budget: int) -> Iterator[Block]:
-    if is_plain(formula):
-        yield from plain(formula, rows, budget=budget)
-        return
-    from growkit.engine import evaluate, one_thread
+def _blocks(shard: Shard, rows: SourceRows, budget: int) -> Iterator[Block]:
+    """All blocks of a file, tensor after tensor."""
+    for placed in shard.tensors:
+        if is_plain(placed.formula):
+            yield from plain(placed.formula, rows, budget=budget)
+        else:
+            from growkit.engine import evaluate, one_thread
 
-    with one_thread():
-        yield from evaluate(formula, rows, budget=budget)
+            with one_thread():
+                yield from evaluate(placed.formula, rows, budget=budget)
+
+
+def _ahead(blocks: Iterator[Block]) -> Generator[Block, None, None]:
+    """The blocks, each made in a second thread while the caller is busy with the one before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="growkit-make") as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
 
 
 def _refuse_values(formula: Formula, bad: int, overflowed: int) -> None:

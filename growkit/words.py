@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def explain(plan: Plan, name: str) -> str:
     lines += [] if formula.terms else ["", "  = 0"]
     for i, term in enumerate(formula.terms):
         scale = "" if term.scale == 1.0 else f"{term.scale:.6g} × "
-        lines += ["", *wrapped(f"{'+' if i else '='} {scale}{_source(term)}", "  ")]
+        lines += ["", *wrapped(f"{'+' if i else '='} {scale}{source_text(term)}", "  ")]
         for dim, kernel in enumerate(term.kernels):
             lines += wrapped(f"dim {dim}: {_dim(formula, dim)}{in_words(kernel)}", "    ")
             if kernel is not None and kernel.scalar() is None:
@@ -65,28 +66,22 @@ def maps_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def terms_json(plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    """What every output tensor is the sum of; an empty list is zeros."""
-    words: dict[int, str] = {}  # many tensors share a kernel
+def terms_json(formula: Formula) -> list[dict[str, Any]]:
+    """What an output tensor is the sum of; an empty list is zeros."""
 
-    def dim(formula: Formula, number: int, kernel: Kernel | None) -> dict[str, str]:
-        if id(kernel) not in words:
-            words[id(kernel)] = in_words(kernel)
+    def dim(number: int, kernel: Kernel | None) -> dict[str, str]:
         expression, role = formula.dims[number] if formula.dims else ("", "")
         found = {"axes": str(expression), "role": ROLES.get(role, "kept")}
-        return found | {"map": words[id(kernel)]}
+        return found | {"map": in_words(kernel)}
 
-    return {
-        formula.name: [
-            {
-                "source": _source(term),
-                "scale": term.scale,
-                "dims": [dim(formula, i, kernel) for i, kernel in enumerate(term.kernels)],
-            }
-            for term in formula.terms
-        ]
-        for formula in plan.formulas
-    }
+    return [
+        {
+            "source": source_text(term),
+            "scale": term.scale,
+            "dims": [dim(i, kernel) for i, kernel in enumerate(term.kernels)],
+        }
+        for term in formula.terms
+    ]
 
 
 ROLES = {"+": "write", "-": "read", "*": "gain", "~": "shift", "#": "table"}
@@ -100,6 +95,7 @@ def _dim(formula: Formula, number: int) -> str:
     return f"{expression}, {ROLES[role]}: " if role in ROLES else f"{expression}: "
 
 
+@lru_cache(maxsize=1024)
 def in_words(kernel: Kernel | None) -> str:
     """A kernel as a person would say it.
 
@@ -198,7 +194,8 @@ def _coefs(kernel: Kernel) -> str:
     return f" (coef {low:.6g})" if low == high else f" (coefs {low:.6g} to {high:.6g})"
 
 
-def _source(term: Term) -> str:
+def source_text(term: Term) -> str:
+    """Where the numbers of a term come from."""
     source = term.source
     if isinstance(source, Stored):
         times = f", rows × {source.by.name}" if source.by else ""

@@ -29,7 +29,8 @@ largest difference of the outputs, relative to the largest output: **exact**, **
 the eps of norms), **approx.** (the function changes), **refused**; numbers in brackets are the
 reasons, listed below the table; a dash means that the model has nothing of that kind. Widths are
 those of all axes together (`axes: 2x`); `heads` grow by one kv head with its query heads, `mlp` by
-7 units, depth to twice the layers, new ones silent. Heads and head sizes that share `hidden` grow
+7 units, `vocab` by 9 tokens (a model without a table of tokens has a dash), depth to twice the
+layers, new ones silent. Heads and head sizes that share `hidden` grow
 only together with it, so their columns refuse them alone; where heads have ALiBi slopes, they grow
 to the places of these slopes. `make families-table` measures all of this anew.
 

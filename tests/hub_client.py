@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from hub_server import READ, WRITE, Hub
+from tiny import build, save
+
+from growkit import run
 
 SECRETS = (WRITE, READ)
 
@@ -87,3 +91,10 @@ def user(hub: Hub, folder: Path, **options: Any) -> User:
     work = folder / "work"
     work.mkdir(parents=True)
     return User(hub, folder / "home", work, **options)
+
+
+def grown(folder: Path, max_shard_size: str) -> Path:
+    """A result in several shards."""
+    model = build("llama", "causal", heads=4, head_dim=32, mlp=256, dtype=torch.float32)
+    small = save(model, folder / "small")
+    return run.grow(small, "double_width", out=folder / "big", max_shard_size=max_shard_size).out

@@ -113,8 +113,10 @@ def test_the_command(tmp_path: Path) -> None:
     call[2] = str(bad)
     failed = CliRunner().invoke(app, [*call, "--json"])
     assert failed.exit_code == 3
-    assert json.loads(failed.stdout)["passed"] is False
-    assert "does not describe this model" in failed.stderr
+    told = json.loads(failed.stdout)
+    assert (told["passed"], told["exit_code"]) == (False, 3)
+    assert "does not describe this model" in told["error"]
+    assert failed.stderr == f"error: {told['error']}\nhint: {told['hint']}\n"
 
 
 @pytest.mark.parametrize("call", ["check x.yaml", "check --config c.json", "infer", "a b"])

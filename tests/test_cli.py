@@ -17,6 +17,7 @@ from typing import Any
 import click
 import pytest
 import torch
+import zoo
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from tiny import build, save
@@ -24,6 +25,7 @@ from tiny import build, save
 from growkit import __version__, run
 from growkit.cli import app
 from growkit.cli import progress as progress_room
+from growkit.cli.door import PIECES, print_json
 from growkit.cli.progress import progress_shown
 from growkit.errors import CheckpointError, FamilyError, RecipeError
 from growkit.family_file import family_names
@@ -36,7 +38,7 @@ OPTIONS = {
     "--push-to --summary --json --quiet",
     "finish": "out --json --quiet",
     "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --workers --tensor --maps --json",
+    "--max-memory --workers --tensor --html --maps --json",
     "verify": "checkpoints --files --text --max-drift --json",
     "inspect": "checkpoint --config --family --json",
     "recipes": "name --schema --json",
@@ -120,6 +122,7 @@ def test_version() -> None:
         "plan SMALL --recipe double_width",
         "plan SMALL --recipe double_width --tensor lm_head.weight --json",
         "plan SMALL --recipe double_width --maps OUT",
+        "plan SMALL --recipe double_width --html OUT",
         "inspect SMALL",
         "recipes",
         "recipes bert_base --json",
@@ -240,6 +243,14 @@ def test_lints_are_warnings(small: Path, tmp_path: Path) -> None:
     result = growkit("grow", small, "--recipe", recipe, "-o", tmp_path / "out", "-q")
     assert result.stderr.startswith("warning: hidden: copies are equal and stay equal")
     assert result.stdout == f"{tmp_path / 'out'}\n"
+
+
+def test_json_is_printed_in_pieces(capsys: pytest.CaptureFixture[str]) -> None:
+    """What makes one object is the same as in one piece, and made when its turn comes."""
+    numbers = list(range(2 * PIECES))
+    print_json({"each": [Path(str(n)) for n in numbers]}, lambda path: {"n": int(path.name)})
+    whole = json.dumps({"each": [{"n": n} for n in numbers]}, indent=2)
+    assert capsys.readouterr().out == whole + "\n"
 
 
 # -- failures ------------------------------------------------------------------------------------
@@ -470,6 +481,15 @@ def test_inspect(small: Path) -> None:
     assert told["classes"] == ["LlamaForCausalLM"]
 
 
+def test_inspect_couples_what_one_key_says(tmp_path: Path) -> None:
+    """Each tower of CLIP has a width of its own, which only its own heads share."""
+    folder = zoo.save(zoo.build(zoo.models()["clip/both"]), tmp_path / "clip")
+    told = json.loads(ok("inspect", folder, "--json"))["axes"]
+    assert told["text.hidden"]["why"] == "together with text.head_dim and text.heads"
+    assert told["vision.heads"]["why"] == "together with vision.head_dim and vision.hidden"
+    assert told["vision.mlp"]["why"] == ""
+
+
 def test_verify(small: Path, big: Path) -> None:
     """The claim holds: exit code 0, on stdout what was measured."""
     assert ok("verify", small, big).endswith("passed\n")
@@ -590,6 +610,31 @@ def test_progress_rate_leaves_out_what_was_there(
         show(1_500_000, 2_000_000)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "growing: 1.5 MB of 2 MB, 250 kB/s, 2 s left"
+
+
+def test_a_log_sees_that_it_lives(
+    bars: pytest.MonkeyPatch, small: Path, big: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What takes long and counts no bytes says so now and then, and only then."""
+    bars.setattr(progress_room, "SILENCE", 0.1)
+    with progress_room.alive(quiet=False) as moved:
+        assert moved is not None
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            moved(0, 1)
+        assert capsys.readouterr().err == ""
+        time.sleep(0.4)
+    said = capsys.readouterr().err.splitlines()
+    assert said
+    assert all(line.startswith("working: ") and line.endswith(" s") for line in said)
+    time.sleep(0.1)
+    assert capsys.readouterr().err == "", "it goes on after the end"
+    with progress_room.alive(quiet=True):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+    bars.setattr(progress_room, "SILENCE", 0.001)
+    assert "working: " in growkit("verify", small, big).stderr
 
 
 def test_progress_bar(bars: pytest.MonkeyPatch) -> None:

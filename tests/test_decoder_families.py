@@ -69,7 +69,14 @@ OLD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
     "olmo 3": (
         "olmo2/olmo3",
         without(ROPE, "layer_types", rope_theta=5e5),
-        ("silent depth", "head_dim 2x"),
+        ("silent depth", "head_dim 2x", "head_dim 3/2x"),
+    ),
+    "olmo 3, scaled": (
+        "olmo2/olmo3",
+        without(
+            ROPE, "layer_types", rope_theta=3e5, rope_scaling={"rope_type": "linear", "factor": 4.0}
+        ),
+        ("head_dim 2x", "head_dim 3/2x"),
     ),
     "smollm 3": (
         "smollm3/causal",
@@ -144,6 +151,18 @@ def test_axes_that_do_not_grow(tmp_path: Path, name: str, axis: str, why: str) -
     _, small = saved(name, tmp_path)
     with pytest.raises(RecipeError, match=why):
         grow(small, parse_recipe({"steps": [{"op": "width", "to": {axis: "2x"}}]}))
+
+
+@pytest.mark.parametrize("name", ["llama/causal", "gemma3_text/causal", "gpt_neox/causal"])
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+def test_longrope_in_any_family(tmp_path: Path, name: str, key: str) -> None:
+    """As many factors as rotary pairs stand in the config: it would no longer load."""
+    factors = {k: v for k, v in LONGROPE.items() if k != "type"} | {key: "longrope"}
+    _, small = saved(name, tmp_path, without(ROPE, rope_scaling=factors))
+    step = cases.width(head_dim="2x", hidden="2x")
+    with pytest.raises(RecipeError, match="longrope lists a factor for every rotary pair"):
+        plan_growth(small, parse_recipe({"steps": [step]}))
+    assert plan_growth(small, parse_recipe({"steps": [cases.width(axes="2x")]}))
 
 
 def test_multi_token_prediction_is_refused(tmp_path: Path) -> None:

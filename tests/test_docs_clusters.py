@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from pages import ROOT, Block, blocks, walk
 from processes import ENV, files, growkit_in, until
 from tiny import build, save
 
-PAGE = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [re.findall(r"^\$ (.*)$", body, flags=re.M) for kind, body in BLOCKS if kind != "bash"]
-(SCRIPT,) = [body for kind, body in BLOCKS if kind == "bash"]
-WORKERS, SLURM, TORCHRUN, DASK, GROW = COMMANDS
+PAGE = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+WORKERS, SCRIPT, JOB, THEN, TORCHRUN, FINISH, SCHEDULER, WORKER, GROW = blocks(PAGE)
 
 SHARDS = "--max-shard-size 2kB"  # for a tiny model as many files as for a large one
 
 # what Slurm does with a script or a command: every task of an array in a process of its own
 SBATCH = """#!/bin/bash
-for word; do case $word in --wrap=*) exec bash -c "${word#--wrap=}" >&2;; esac; done
+for word; do case $word in
+  --wrap=*) bash -c "${word#--wrap=}" >&2 && echo Submitted batch job 1235; exit ;;
+esac; done
 script=${!#}
 last=$(sed -n 's/^#SBATCH --array=0-//p' $script)
 for id in $(seq $last -1 0); do
@@ -48,27 +48,17 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(home: Path, *lines: str) -> str:
-    """What a shell prints for these lines, after `growkit` and what else is installed."""
+def run(home: Path, *chosen: Block) -> None:
+    """Walk these blocks as they stand, but for the size of shards, where there is a Slurm."""
     (home / "bin").mkdir(exist_ok=True)
-    growkit = home / "bin" / "growkit"
-    growkit.write_text(f'#!/bin/sh\nexec {sys.executable} -m growkit "$@"\n')
     sbatch = home / "bin" / "sbatch"
     sbatch.write_text(SBATCH)
-    for program in (growkit, sbatch):
-        program.chmod(0o755)
-    path = f"{home / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
-    done = subprocess.run(
-        ["bash", "-ec", small("\n".join(lines))],
-        cwd=home,
-        env=ENV | {"PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    sbatch.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{ENV['PATH']}")
+        patch.setenv("PYTHONPATH", ENV["PYTHONPATH"])
+        wrong = walk([replace(block, code=small(block.code)) for block in chosen], home)
+    assert not wrong, "\n\n".join(wrong)
 
 
 def small(text: str) -> str:
@@ -78,21 +68,21 @@ def small(text: str) -> str:
 
 def test_workers(home: Path) -> None:
     """The first example."""
-    assert "written in" in run(home, *WORKERS)
+    run(home, WORKERS)
     assert files(home / "deep") == files(home / "whole")
 
 
 def test_slurm(home: Path) -> None:
     """The script runs once per task of the array, at the same time; then the last step."""
-    (home / "grow.sh").write_text(small(SCRIPT))
-    run(home, *SLURM)
+    run(home, SCRIPT, JOB, THEN)
+    assert small(SCRIPT.code) == (home / "grow.sh").read_text()
     assert files(home / "big") == files(home / "whole")
 
 
 @pytest.mark.slow
 def test_torchrun(home: Path) -> None:
     """The example, by the torchrun of this environment."""
-    run(home, *TORCHRUN)
+    run(home, TORCHRUN, FINISH)
     assert files(home / "big") == files(home / "whole")
 
 
@@ -126,16 +116,16 @@ def test_dask(home: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    here = [
-        line.replace("--host head", f"--host 127.0.0.1 --port {port} --no-dashboard")
+    scheduler, worker, grow = [
+        block.code.replace("--host head", f"--host 127.0.0.1 --port {port} --no-dashboard")
         .replace("head:8786", f"127.0.0.1:{port}")
         .replace("--nworkers", "--no-dashboard --nworkers")
-        for line in (*DASK, *GROW)
+        for block in (SCHEDULER, WORKER, GROW)
     ]
-    with running(home, *here[:1]):
+    with running(home, scheduler):
         until(lambda: answers(port) or time.sleep(0.1))
-        with running(home, *here[1:2]):
-            run(home, here[2])
+        with running(home, worker):
+            run(home, replace(GROW, code=grow))
     assert files(home / "big") == files(home / "whole")
 
 

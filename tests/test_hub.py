@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import struct
 import sys
@@ -17,6 +18,7 @@ import pytest
 import torch
 from hub_client import User, user
 from hub_server import READ, Hub, Repository
+from safetensors.torch import save_file
 from tiny import build, save
 
 from growkit import run
@@ -227,6 +229,31 @@ def test_grow_from_the_hub(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert run.grow(snapshot, "double_width", out=out).already_done
     assert me.ok("verify", "org/small", out, HF_HUB_OFFLINE="1").out.endswith("passed\n")
+
+
+def test_grow_stages_from_the_hub(me: User, hub: Hub, small: Path, tmp_path: Path) -> None:
+    """A plan needs the headers of what stands behind the model, and the growth its weights."""
+    staged = Path(shutil.copytree(small, tmp_path / "staged"))
+    listed = [{"path": "1_Pooling", "type": "x.Pooling"}, {"path": "2_Dense", "type": "x.Dense"}]
+    (staged / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    (staged / "2_Dense").mkdir()
+    sizes = {"in_features": 128, "out_features": 1024}
+    (staged / "2_Dense" / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    save_file({"linear.weight": torch.randn(1024, 128)}, staged / "2_Dense" / "model.safetensors")
+    hub.add("org/staged", staged)
+    hub.requests.clear()
+    command = ("grow", "org/staged", "--recipe", "double_width")
+    digest = me.ok("plan", *command[1:], "--json").json["digest"]
+    assert 0 < weights_asked(hub)["model.safetensors"] < 4 * 1024 * 128
+    assert not list(me.home.rglob("*.safetensors"))
+    told = me.ok(*command, "--json").json
+    assert told["digest"] == digest
+    out, here = Path(told["out"]), run.grow(staged, "double_width", out=tmp_path / "here").out
+    for name in ("config.json", "model.safetensors"):
+        assert (out / "2_Dense" / name).read_bytes() == (here / "2_Dense" / name).read_bytes()
+    assert weights(out) == weights(here)
+    pulled = Path(me.ok("pull", "org/staged").out.strip())
+    assert (pulled / "2_Dense" / "model.safetensors").exists()
 
 
 def test_no_download_before_a_refusal(me: User, hub: Hub) -> None:

@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hub_client import user
+from hub_client import grown, user
 from hub_server import WRITE, Hub
-from tiny import build, save
-
-from growkit import run
 
 pytestmark = pytest.mark.slow  # the client takes its time before it tries again
 
@@ -20,10 +16,7 @@ pytestmark = pytest.mark.slow  # the client takes its time before it tries again
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A result in several shards."""
-    folder = tmp_path_factory.mktemp("faults")
-    model = build("llama", "causal", heads=4, head_dim=32, mlp=256, dtype=torch.float32)
-    small = save(model, folder / "small")
-    return run.grow(small, "double_width", out=folder / "big", max_shard_size="2MB").out
+    return grown(tmp_path_factory.mktemp("faults"), "2MB")
 
 
 @pytest.fixture

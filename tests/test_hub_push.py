@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from hub_client import User, user
+from hub_client import User, grown, user
 from hub_server import READ, Hub
-from tiny import build, save
 
 from growkit import card, run
 
@@ -23,10 +21,7 @@ over = pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A result in several shards."""
-    folder = tmp_path_factory.mktemp("push")
-    model = build("llama", "causal", heads=4, head_dim=32, mlp=256, dtype=torch.float32)
-    small = save(model, folder / "small")
-    return run.grow(small, "double_width", out=folder / "big", max_shard_size="1MB").out
+    return grown(tmp_path_factory.mktemp("push"), "1MB")
 
 
 @pytest.fixture

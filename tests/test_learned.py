@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 import zoo
+from families_table import told
 from numpy.random import default_rng
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
@@ -21,9 +22,8 @@ import growkit
 from growkit import run
 from growkit.errors import CheckpointError, GrowkitError, OutputError, RecipeError
 from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.model import read_model
 from growkit.recipe import Recipe, load_recipe
-from growkit.store import open_checkpoint, read_maps
+from growkit.store import read_maps
 
 LEARNED = {"op": "learned", "maps": "maps.safetensors"}
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}
@@ -100,26 +100,26 @@ def test_maps_of_a_plan_give_the_same_model(tmp_path: Path, name: str) -> None:
     assert error > DIFFERS if have.plan.claim.claim == APPROXIMATE else error < 1e-9
 
 
-LEADING = [p.values[0] for p in zoo.by_speed() if not p.marks]  # one model of each family
-# Maps are of what tensors have; sizes of a stack that the class lacks have none to follow.
-LACK_A_STACK = ("bart/decoder", "whisper/audio")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in LEADING if n not in LACK_A_STACK])
+@pytest.mark.parametrize("name", zoo.by_speed())
 def test_every_family(tmp_path: Path, name: str) -> None:
-    """Norms of queries and keys, experts, gains stored as 1 + w, axes that follow: all the same."""
+    """Norms of queries and keys, experts, gains stored as 1 + w, axes that follow: all the same.
+
+    Also the sizes of axes that no tensor of the class has, in config.json alone.
+    """
     source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
-    family = read_model(open_checkpoint(source)).family
-    deeper = [] if "layers" in family.limits else [DEEPER]
-    steps = steps_of([width(axes="2x"), *deeper])
-    want = run.grow(source, steps, out=tmp_path / "want")
-    run.save_maps(run.plan_growth(source, steps), tmp_path / "maps.safetensors")
+    steps = [width(axes="2x"), DEEPER]
+    if told()[name, "silent depth"] == "refused":  # such layers grow neither way
+        twice = {"layers.mix": np.repeat(np.eye(3), 2, axis=0), "layers.silent": [0.0, 1] * 3}
+        for way in (steps_of(steps), write(tmp_path / "layers", twice)):
+            with pytest.raises(RecipeError, match="layers"):
+                run.plan_growth(source, way)
+        steps = steps[:1]
+    want = run.grow(source, steps_of(steps), out=tmp_path / "want")
+    run.save_maps(run.plan_growth(source, steps_of(steps)), tmp_path / "maps.safetensors")
     have = run.grow(source, recipe(tmp_path, LEARNED), out=tmp_path / "have")
-    there = {a for f in want.plan.formulas for e, _ in f.dims for a in e.axes}
-    for key, expressions in family.config.items():  # sizes of what no tensor has have no map
-        if {a for e in expressions for a in e.axes} <= there | {*family.of_kind("layers")}:
-            assert have.plan.config.get(key) == want.plan.config.get(key)
+    assert have.plan.config == want.plan.config
+    assert have.plan.sizes_after == want.plan.sizes_after
+    assert have.plan.layers == want.plan.layers
     assert have.plan.claim.claim == want.plan.claim.claim
     a, b = (load_file(r.out / "model.safetensors") for r in (want, have))
     assert a.keys() == b.keys()
@@ -408,6 +408,28 @@ def test_refused_files(tmp_path: Path, arrays: dict[str, Any], message: str) -> 
         run.plan_growth(source, write(tmp_path, arrays))
     assert "steps[0] (learned): " in caught.value.message
     assert "maps.safetensors" in caught.value.message or "sizes" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        (
+            "deepseek_v3/not normed", {"experts.write": np.eye(12)[[*range(12)] * 2]},
+            r"maps\.experts: does not grow in family deepseek_v3: .* copies would count twice",
+        ),
+        (
+            "olmo/clipped", {"head_dim.write": np.eye(12)[[*range(12)] * 2]},
+            r"maps\.head_dim: does not grow in family olmo: .* clip_qkv",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_grow_by_name_does_not_grow_by_maps(
+    tmp_path: Path, name: str, arrays: dict[str, Any], message: str
+) -> None:
+    """What the code of a family forbids, no matrix can mend."""
+    source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
+    with pytest.raises(RecipeError, match=message):
+        run.plan_growth(source, write(tmp_path, arrays))
 
 
 def test_no_rotary_positions(tmp_path: Path) -> None:

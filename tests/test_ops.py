@@ -95,6 +95,16 @@ def test_query_heads_stay_with_their_kv_head(
     np.testing.assert_array_equal(own, meets)
 
 
+def test_kv_heads_alone_are_repeated() -> None:
+    """Query heads stay where they are, so each part of a group gets a copy of its kv head."""
+    for how in ({"kv_heads": "repeat"}, "auto"):
+        maps = grow("llama", "width", to={"kv_heads": 4}, how=how).maps
+        assert maps["kv_heads"].write.index[:, 0].tolist() == [0, 0, 1, 1]
+        assert maps["heads"].is_identity
+    maps = grow("llama", "decoalesce", to={"kv_heads": "2x"}).maps
+    assert maps["kv_heads"].write.index[:, 0].tolist() == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "expected"), [((3, 0), 2, (1, 0)), ((2, 3), 1, (1,)), ((2,), 1, (1,))]
 )
@@ -174,6 +184,8 @@ def chosen(*index: int) -> dict[str, Any]:
         ("llama", {"to": {"heads": 6, "kv_heads": 4}}, "6 heads cannot be shared by 4 kv heads"),
         ("llama", {"to": {"heads": 4, "kv_heads": 3}}, "4 heads cannot be shared by 3"),
         ("llama", {"to": {"heads": 3, "kv_heads": 3}}, "shrinks the axis"),
+        ("llama", {"to": {"kv_heads": 4}, "how": {"kv_heads": "tile"}}, "share less are repeated"),
+        ("llama", {"to": {"kv_heads": 4}, "how": "random"}, "how.kv_heads: random does not fit"),
         (
             "llama",
             {"to": {"mlp": 36}, "how": {"mlp": {"map": "uneven", "weights": [1, 2, 3]}}},

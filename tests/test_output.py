@@ -22,7 +22,7 @@ import growkit as package
 from growkit import run
 from growkit.blocks import block_rows, working_bytes
 from growkit.cli import app
-from growkit.execute import BASE_BYTES, TORCH_BYTES, WRITER_BYTES
+from growkit.execute import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
 
 EDITED = {"growkit.json", "README.md"}  # they hold times, and what a person writes
 ENV = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
@@ -101,6 +101,7 @@ def test_files_of_a_result(small: Path) -> None:
     finally:
         os.umask(before)
     own = ["README.md", "config.json", "growkit.json", "model.safetensors", "recipe.yaml"]
+    own += ["growth.html", "growth.svg"]
     found = {str(p.relative_to(out)): p.stat().st_mode & 0o777 for p in out.rglob("*")}
     assert found == {
         **dict.fromkeys([*own, *copied, "1_Pooling/config.json"], 0o640),
@@ -253,7 +254,7 @@ def test_memory_does_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     save(build("llama", "causal", heads=8, head_dim=16, mlp=400, layers=1), Path("m"))
     plan = run.plan_growth("m", "double_width")
-    fixed = BASE_BYTES + TORCH_BYTES + WRITER_BYTES
+    fixed = plan_bytes(plan) + BASE_BYTES + TORCH_BYTES + WRITER_BYTES
     least = fixed + max(working_bytes(f, 1) for f in plan.formulas)
     rows = [(block_rows(f, least - fixed), f.shape[0]) for f in plan.formulas]
     assert sum(some < whole for some, whole in rows) > 5

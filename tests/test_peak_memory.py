@@ -76,6 +76,16 @@ def test_the_plan_knows_the_peak(tmp_path: Path, llama: dict[str, Path], recipe:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["copies", "noise"], indirect=True)
+def test_the_plan_counts_its_tensors(tmp_path: Path, recipe: Path) -> None:
+    """The same for 10,000 tensors that are small: plan, layout and report are what takes memory."""
+    source = models.mixture(tmp_path / "mixture", 10_000, hidden=16)
+    said = planned(source, recipe)
+    found = grown(source, recipe, tmp_path / "out")
+    assert found <= said <= 1.3 * found + 100e6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["copies", "width"], indirect=True)
 def test_larger_models_take_no_more(tmp_path: Path, llama: dict[str, Path], recipe: Path) -> None:
     """Three sizes, of the largest the first files: within 10 % of each other."""
@@ -142,4 +152,5 @@ def test_planning_30000_tensors(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPES["noise"].replace("3/2x", "2x"))
     command = (*GROWKIT, "plan", str(source), "--recipe", str(recipe))
-    assert measure.run(command).peak_bytes < 300e6
+    for options in ((), ("--json",)):
+        assert measure.run((*command, *options)).peak_bytes < 300e6

@@ -1,25 +1,15 @@
-"""The README holds: its commands and programs run and print what it shows, its tables are true.
-
-Blocks run in the order of the README, in one folder that starts as a copy of the real checkpoint.
-Compared is stdout, with what may differ from run to run masked. A line … stands for any lines.
-"""
+"""The README's tables are true. Its commands and programs are run in test_pages.py."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import tiny
-import trained
 import yaml
+from pages import README
 
 import growkit
 from growkit import run
@@ -28,150 +18,14 @@ from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.ops import OPERATORS
 from growkit.recipe import parse_recipe
 
-ROOT = trained.ROOT
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-LEFT_OUT = "…"
-SET_UP = ("make", "pip", "source", "cp", "cd")  # commands that are looked at and not run
-MASKS = {
-    r"\b[0-9a-f]{64}\b": "DIGEST",
-    r"\S+/(?=small-)": "",  # the folder that the user is in
-    r"\d[\d.]*e[-+]\d+": "MEASURED",
-    r"\d[\d.]* (s|[kMGT]?B)\b": r"N \1",
-}
-BIN = Path(sys.executable).parent  # of the environment that runs the tests
-SETTINGS = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
-
-
-# -- commands and programs -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What the README says to run, and what it shows as the output."""
-
-    kind: str  # "console", "python" or "yaml"
-    code: str
-    shown: str = ""
-    slow: bool = False
-
-
-def blocks() -> list[Block]:
-    """All of the README, in order; a console block gives one for each command."""
-    found: list[Block] = []
-    fence = re.compile(r"(<!-- slow -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    for slow, kind, body in fence.findall(README):
-        if kind == "console":
-            for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
-                command, _, shown = part.partition("\n")
-                found.append(Block(kind, command, shown, bool(slow)))
-        elif kind == "text":
-            found[-1] = replace(found[-1], shown=body)
-        else:
-            found.append(Block(kind, body, slow=bool(slow)))
-    return found
-
-
-def is_set_up(block: Block) -> bool:
-    """It changes the user's machine or shell."""
-    return block.kind == "console" and block.code.split()[0] in SET_UP
-
-
-def parameters(chosen: list[Block]) -> list[object]:
-    """Blocks as parameters of a test, named by their first words."""
-    marks = {True: [pytest.mark.slow], False: []}
-    return [
-        pytest.param(b, marks=marks[b.slow], id=b.code.splitlines()[0][:70].strip()) for b in chosen
-    ]
-
-
-def masked(text: str) -> list[str]:
-    """The words of a text, without what may differ from run to run."""
-    for pattern, name in MASKS.items():
-        text = re.sub(pattern, name, text)
-    return text.split()
-
-
-def same(shown: str, printed: str) -> bool:
-    """What was printed is what is shown, up to masks, line breaks and lines left out."""
-    gap = "<any-lines>"
-    words = masked(re.sub(rf"^{LEFT_OUT}$", gap, shown, flags=re.MULTILINE))
-    pattern = "".join(r"(?:\S+ )*" if word == gap else re.escape(word) + " " for word in words)
-    return bool(re.fullmatch(pattern, "".join(f"{word} " for word in masked(printed))))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the reader is after setting up: a copy of the checkpoint and what is beside it."""
-    here = tmp_path_factory.mktemp("readme") / "try"
-    return Path(shutil.copytree(trained.small().parent, here))
-
-
-@pytest.mark.parametrize("block", parameters([b for b in blocks() if not is_set_up(b)]))
-def test_block_runs_and_prints_what_is_shown(block: Block, folder: Path) -> None:
-    """As a user would type it, in the order of the README."""
-    if block.kind == "yaml":
-        name = block.code.splitlines()[0].removeprefix("# ")
-        (folder / name).write_text(block.code, encoding="utf-8")
-        return
-    command = {"console": ["bash", "-c", block.code], "python": ["python", "-c", block.code]}
-    done = subprocess.run(
-        command[block.kind], cwd=folder, env=SETTINGS, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert same(block.shown, done.stdout), f"printed:\n{done.stdout}"
-
-
-@pytest.mark.parametrize(
-    ("shown", "printed", "agree"),
-    [
-        ("a 2.5e-08 b\n", "a 7e-9\nb\n", True),
-        ("/home/you/small-x: written in 4.1 s\n", "/srv/small-x: written in 12 s\n", True),
-        ("438 MB\n", "1.2 MB\n", True),
-        ("438 MB\n", "1.2 GB\n", False),
-        ("6 layers\n", "7 layers\n", False),
-        ("a\n…\nc\n", "a\nb 1\nb 2\nc\n", True),
-        ("a\n…\nc\n", "a\nb 1\n", False),
-        ("…\nc\n", "a\nc\n", True),
-        ("…\nc\n", "abc\n", False),
-        ("a\n…\n", "a\nb\n", True),
-        ("a\n", "a\nb\n", False),
-        ("", "", True),
-        ("", "a\n", False),
-    ],
-)
-def test_what_counts_as_the_same(shown: str, printed: str, agree: bool) -> None:
-    """Sizes, times, digests and measurements may differ; counts and words may not."""
-    assert same(shown, printed) is agree
-
-
-@pytest.mark.parametrize("block", parameters([b for b in blocks() if is_set_up(b)]))
-def test_set_up_is_there(block: Block) -> None:
-    """What the README says to set up with exists: targets, extras and folders."""
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    match block.code.split():
-        case ["make", target]:
-            assert re.search(rf"^{target}:.*##", makefile, re.MULTILINE)
-        case ["pip", "install", what]:
-            extra = re.fullmatch(r"'\.\[(\w+)\]'", what)
-            with (ROOT / "pyproject.toml").open("rb") as file:
-                assert extra
-                assert extra[1] in tomllib.load(file)["project"]["optional-dependencies"]
-        case ["source", script]:
-            assert f"VENV ?= {Path(script).parts[0]}\n" in makefile
-        case ["cp", "-R", fetched, copy]:
-            assert f"SMALL := {fetched}/{trained.DEFAULT.name}\n" in makefile
-            assert trained.DEFAULT.parent == ROOT / fetched
-            assert f"$ cd {copy}\n" in README
-        case other:
-            assert other[0] == "cd"
-
+TEXT = README.read_text(encoding="utf-8")
 
 # -- tables --------------------------------------------------------------------------------------
 
 
 def table(title: str) -> list[list[str]]:
     """The cells of the first table below a heading or sentence, without its head."""
-    lines = README.partition(title)[2].splitlines()
+    lines = TEXT.partition(title)[2].splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("|---"))
     rows = []
     for line in lines[start + 1 :]:

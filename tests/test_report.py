@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,16 @@ def test_plan_json(plan: Plan) -> None:
     assert told["resolved"]["steps"][0]["op"] == "width"
     assert told["tensors"].keys() == {f.name for f in plan.formulas}
     assert config_changes(plan)["n_head"] == [3, 6]
+
+
+def test_a_nan_in_the_config_is_no_change(small: Path, tmp_path: Path) -> None:
+    """Python's JSON has it, and it is not equal to itself; it is carried over like any value."""
+    folder = shutil.copytree(small, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | {"limit": float("nan")}
+    (folder / "config.json").write_text(json.dumps(config))
+    plan = plan_growth(folder, "double_width")
+    assert math.isnan(plan.config["limit"])
+    assert "limit" not in config_changes(plan)
 
 
 # -- model card ----------------------------------------------------------------------------------

@@ -302,6 +302,7 @@ TRAVELS = ["1_Pooling/config.json", "modules.json", "tokenizer.json", "vocab.txt
 OWN = ["LICENSE", "modeling_custom.py"]
 STAYS = [
     *("README.md", ".gitattributes", "growkit.json", "recipe.yaml", "training_args.bin"),
+    *("growth.html", "growth.svg"),
     *("optimizer.pt", "rng_state_0.pth", "scheduler.pt", "trainer_state.json", "tf_model.h5"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json", "flax_model.msgpack", "x.gguf"),
     *("onnx/model.onnx", "onnx/config.json", "openvino/m.xml", "checkpoint-10/vocab.txt"),

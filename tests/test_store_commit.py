@@ -43,7 +43,7 @@ def fill(work: Workspace, extra: str = "") -> None:
     work.add("config.json", "{}" + extra)
     files = {p.name: p.stat().st_size for p in work.folder.iterdir()}
     listed = {"files": files, "checksums": checksums(work.folder, files), "tensors": tensors}
-    work.add("growkit.json", seal(json.dumps({"digest": work.marks.digest, **listed})))
+    work.add("growkit.json", seal(json.dumps({"digest": work.marks.digest, **listed}).encode()))
     work.commit()
 
 

@@ -13,7 +13,7 @@ import zoo
 from safetensors.torch import load_file, save_file
 
 from growkit import run
-from growkit.errors import CheckpointError
+from growkit.errors import CheckpointError, UsageError
 from growkit.facts import EXACT
 from growkit.recipe import parse_recipe
 from growkit.verify import full_precision
@@ -140,3 +140,13 @@ def test_an_architecture_of_unknown_heads(tmp_path: Path) -> None:
     small = to_timm(saved, tmp_path / "small", config)
     with pytest.raises(CheckpointError, match=r"model_args\.\w+ is missing, so the size of"):
         run.inspect_checkpoint(small)
+
+
+def test_verify_says_that_it_cannot(tmp_path: Path) -> None:
+    """A folder of timm is no model of transformers: one sentence, and what runs it instead."""
+    saved = zoo.save(zoo.build(TINY), tmp_path / "saved")
+    config = {"architecture": "deit_tiny_distilled_patch16_224", "num_features": 48}
+    small = to_timm(saved, tmp_path / "small", {**config, "model_args": ARGS})
+    with pytest.raises(UsageError, match="no class of transformers, and verify runs no") as caught:
+        run.grow(small, "double_width", out=tmp_path / "big", verify=True)
+    assert "timm.create_model('local-dir:FOLDER', pretrained=True)" in (caught.value.hint or "")

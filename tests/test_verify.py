@@ -543,6 +543,8 @@ TAKES = {
     "vit/masked": "outputs of 1 image",
     "clip/both": "logits of 2 images and 31 tokens",
     "clip_text/projection": "outputs of 31 tokens",
+    "bert/question": "logits of 31 tokens",
+    "electra/pretraining": "logits of 31 tokens",
 }
 
 
@@ -560,6 +562,14 @@ def test_the_class_gets_what_it_takes(tmp_path: Path, name: str) -> None:
     weights[altered][0] += 1.0
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     assert not run.verify_growth(small, out).passed
+
+
+def test_one_number_for_every_token_is_no_choice(tmp_path: Path) -> None:
+    """Where a span starts: texts of several lengths are compared, without a KL over classes."""
+    small = zoo.save(zoo.build(zoo.models()["llama/answers"]), tmp_path / "small")
+    found = compare(checkpoint(small), checkpoint(small))
+    assert found.error == 0.0
+    assert found.kl is found.top1 is None
 
 
 # -- the extra -----------------------------------------------------------------------------------

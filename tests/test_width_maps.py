@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import zoo
 from safetensors.torch import load_file
 from test_exactness import DIFFERS, TOLERANCE, measure, sizes, steps_of
 from test_proof import flipped
@@ -290,3 +291,20 @@ def test_recipes(tmp_path: Path, name: str, claims: dict[str, str], family: str,
     assert result.plan.claim.claim == claims[family]
     error = measure(model, small, result)
     assert error > DIFFERS if claims[family] == APPROXIMATE else error < 1e-10
+
+
+def test_lemon_needs_a_gain(tmp_path: Path) -> None:
+    """Norms without gains cannot carry the factor of uneven copies; whole copies need none."""
+    small = zoo.save(zoo.build(zoo.models()["olmo/causal"]), tmp_path / "small")
+    family = tmp_path / "mine.yaml"
+    family.write_text("family: mine\nextends: olmo\nmodel_type: [olmo]\neps: norm_eps\n")
+    uneven = steps_of([width({"hidden": "lemon"}, hidden="4/3x")])
+    with pytest.raises(RecipeError, match=r"lemon does not fit .* no gain to carry the change"):
+        run.plan_growth(small, uneven, family=family)
+    with pytest.raises(RecipeError, match=r"lemon does not fit .* no config key for eps"):
+        run.plan_growth(small, uneven)
+    for how, ratio, mine in (("lemon", "2x", family), ("pad", "4/3x", None)):
+        out = tmp_path / how
+        step = width({"hidden": how}, hidden=ratio)
+        assert run.grow(small, steps_of([step]), out=out, family=mine).plan.claim.claim == EXACT
+        assert run.verify_growth(small, out).measurement.error < 1e-10

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from zoo import cases
 
 from growkit import run
-from growkit.facts import APPROXIMATE
+from growkit.facts import APPROXIMATE, EPS
 from growkit.family_file import family_names
 from growkit.model import read_model
 from growkit.recipe import parse_recipe
@@ -46,9 +46,10 @@ def test_contract(saved: dict, tmp_path_factory: pytest.TempPathFactory, name: s
     assert len(model.entries) + len(model.dropped) == len(model.checkpoint.tensors)
     bound = [{a for e in es for a in e.axes} for es in family.config.values()]
     bound += [{*pair} for pair in family.followers.items()] + [{*p} for p in family.like.items()]
-    bound += [{t.heads, t.kv_heads} for t in family.attentions]
+    for key, other in family.defaults.items():  # a size that the config leaves out is another's
+        if other in family.config and key not in zoo.models()[name].config:
+            bound.append({a for k in (key, other) for e in family.config[k] for a in e.axes})
     used = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
-    used.discard("labels")  # how many a head has is given by its class
     for a in used:
         for b in used - {a}:
             if model.sizes[a] == model.sizes[b]:
@@ -103,6 +104,19 @@ def test_factors_that_cannot_be_folded(tmp_path: Path) -> None:
     formulas = {f.name: f for f in plan.formulas}
     weight = formulas["encoder.layer.0.attention.output.dense.weight"].terms[0].source
     assert weight.by.name == "encoder.layer.0.layer_scale1.lambda1"
+
+
+@pytest.mark.parametrize(("how", "claim"), [("stack", APPROXIMATE), ("insert", EPS)])
+def test_layers_copied_with_the_factor_of_a_tied_head(tmp_path: Path, how: str, claim: str) -> None:
+    """BART's last norm carries it, in a layer that is copied whole, or that silent ones follow."""
+    small = zoo.save(zoo.build(zoo.models()["bart/generation"]), tmp_path / "small")
+    steps = [cases.width(axes="2x"), {"op": "depth", "to": {"layers": "2x"}, "how": how}]
+    result = run.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
+    found = run.verify_growth(small, result.out)
+    assert found.passed
+    assert result.plan.claim.claim == claim
+    assert found.measurement.error is not None
+    assert (found.measurement.error > DIFFERS) == (claim == APPROXIMATE)
 
 
 def test_every_family_is_tried() -> None:

@@ -7,13 +7,14 @@ given in growkit's words and are all different by default, so that no axis can p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+
+from growkit.verify.specimen import randomise
 
 SIZES: Mapping[str, int] = {
     "heads": 3,
@@ -71,7 +72,9 @@ def build(
     cls = getattr(transformers, name)
     config = cls.config_class(**{**_config(family, sizes), **keys, **overrides})
     extra = {"add_pooling_layer": False} if head == "no_pooler" else {}
-    return randomise(cls(config, **extra).to(dtype).eval(), seed)
+    model = cls(config, **extra).to(dtype).eval()
+    randomise(model, seed)  # the same for one seed whatever the dtype
+    return model
 
 
 _SIZE_WORDS = {*SIZES, "hidden", "kv_heads"}
@@ -107,32 +110,6 @@ def _config(family: str, sizes: Mapping[str, int]) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-
-
-def randomise(model: Any, seed: int) -> Any:
-    """Every parameter drawn anew, in place, the same for one seed whatever the dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    done: set[int] = set()  # a tied parameter is reached twice, as an embedding first
-    with torch.no_grad():
-        for module in model.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                if id(parameter) in done:
-                    continue
-                done.add(id(parameter))
-                normal = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.copy_(_drawn(module, name, normal))
-    return model
-
-
-def _drawn(module: Any, name: str, normal: torch.Tensor) -> torch.Tensor:
-    if name == "bias":
-        return 0.3 * normal
-    if normal.ndim == 1:
-        return 1.0 + 0.3 * normal
-    if isinstance(module, torch.nn.Embedding):
-        return 0.8 * normal
-    fan_in = normal.shape[1] if isinstance(module, torch.nn.Linear) else normal.shape[0]
-    return 1.3 / math.sqrt(fan_in) * normal
 
 
 def save(model: Any, folder: Path) -> Path:

@@ -24,7 +24,7 @@ import click
 
 from growkit import __version__
 from growkit.cli.complete import complete_files, offered, recipe_names
-from growkit.cli.door import Door, as_text, print_json
+from growkit.cli.door import Door, as_text, failure, print_json
 from growkit.cli.families import families
 from growkit.cli.hub import pull, push, pushed_text, quiet_downloads
 from growkit.cli.options import (
@@ -35,7 +35,7 @@ from growkit.cli.options import (
     json_option,
     quiet_option,
 )
-from growkit.cli.progress import progress_shown
+from growkit.cli.progress import alive, progress_shown
 
 ENVIRONMENT = """\b
 Environment:
@@ -121,7 +121,7 @@ def grow(
         raise click.UsageError("--rank goes with none of --cluster, --verify and --push-to")
     if summary is not None:
         refuse_unwritable(summary)
-    with progress_shown(quiet) as progress:
+    with progress_shown(quiet) as shown, alive(quiet, shown) as progress:
         quiet_downloads(quiet)
         options["progress"] = progress
         if share:
@@ -164,15 +164,14 @@ def finish(out: Path, as_json: bool, quiet: bool) -> None:
 @app.command(short_help="Show what `grow` would do: sizes, claim, cost.")
 @growth_options
 @click.option("--tensor", metavar="NAME", help="Show what one output tensor is made of.")
+@click.option("--html", type=FILE, help="Write a page that shows the growth, to look at.")
 @click.option("--maps", type=FILE, help="Write the maps as matrices that `learned` takes.")
 @json_option
 def plan(
     source: str,
     recipe: str,
-    max_shard_size: str,
-    max_memory: str,
-    workers: int,
     tensor: str | None,
+    html: Path | None,
     maps: Path | None,
     as_json: bool,
     **options: Any,
@@ -191,24 +190,28 @@ def plan(
 
     from growkit import report, run, show, words
 
+    writing = {key: options.pop(key) for key in ("max_shard_size", "max_memory", "workers")}
     planned = run.plan_growth(source, recipe, **options)
-    cost = asdict(
-        run.estimate(planned, max_shard_size=max_shard_size, max_memory=max_memory, workers=workers)
-    )
+    known = run.estimate(planned, **writing)
+    cost = asdict(known)
     text = show.plan_text(planned, **cost) if tensor is None else words.explain(planned, tensor)
     shapes = {} if maps is None else run.save_maps(planned, maps)
+    if html is not None:
+        run.save_page(planned, html, known)
     if not as_json:
         lines = [f"  {name} {words.shape_text(shape)}" for name, shape in shapes.items()]
-        click.echo("\n".join([text, *([f"\nmaps in {maps}", *lines] if lines else [])]))
+        lines = [f"\nmaps in {maps}", *lines] if lines else []
+        click.echo("\n".join([text, *lines, *([f"\npage in {html}"] if html else [])]))
         return
     told = report.plan_json(planned, **cost) | {"maps": words.maps_json(planned)}
-    for name, terms in words.terms_json(planned).items():
-        told["tensors"][name]["terms"] = terms
+    for formula in planned.formulas:
+        told["tensors"][formula.name]["terms"] = formula  # told when it is printed: many are large
     if tensor is not None:
         told = {"name": tensor, **told["tensors"][tensor], "text": text}
     if maps is not None:
         told["maps_file"] = {"path": str(maps), "matrices": shapes}
-    print_json(told)
+    told |= {"html_file": str(html)} if html is not None else {}
+    print_json(told, words.terms_json)
 
 
 @app.command(short_help="Run SMALL and BIG and compare what they compute.")
@@ -251,6 +254,7 @@ def verify(
         raise click.UsageError("--files runs no model: leave --text and --max-drift out")
     if max_drift is not None and math.isnan(max_drift):
         raise click.BadParameter("nan is no limit", param_hint="--max-drift")
+    click.get_current_context().with_resource(alive(quiet=False))
     quiet_downloads(quiet=False)
     from growkit import run
 
@@ -269,12 +273,13 @@ def verify(
         found = run.verify_growth(*checkpoints, text=lines, max_drift=max_drift)
         told = verification_json(found)
         words = [verification_text(told)]
-    print_json(told) if as_json else click.echo("\n".join(words))
     if not told["passed"]:
         looser = ", or allow more than --max-drift" if max_drift is not None else ""
-        click.echo("error: verification failed", err=True)
-        click.echo(f"hint: grow again with --overwrite{looser}", err=True)
-        click.get_current_context().exit(1)
+        told |= failure("verification failed", f"grow again with --overwrite{looser}", 1)
+    print_json(told) if as_json else click.echo("\n".join(words))
+    if not told["passed"]:
+        click.echo(f"error: {told['error']}\nhint: {told['hint']}", err=True)
+        click.get_current_context().exit(told["exit_code"])
 
 
 @app.command()
@@ -349,7 +354,7 @@ def _print_result(
 
 def main() -> Any:
     """The entry point of the `growkit` command; it ends the process."""
-    gc.set_threshold(50_000, 20, 100)  # a plan is many small objects, and cycles are few
+    gc.set_threshold(1_000_000, 20, 100)  # a plan is many small objects, and cycles are few
     for stream in (sys.stdout, sys.stderr):  # a terminal without × gets ? instead of a traceback
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -10,23 +10,37 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NoReturn
 
 import click
 
+PIECES = 10_000  # of JSON, printed at once: the whole may be more text than memory should hold
 RESUME = "run the same command again to resume; finished shards are kept"
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
-    click.echo(as_text(value))
+def print_json(value: Mapping[str, Any], later: Callable[[Any], Any] | None = None) -> None:
+    """One JSON object on stdout; `later` makes JSON of what is none yet, when its turn comes."""
+    pieces = _encoder(later).iterencode(value)
+    while text := "".join(islice(pieces, PIECES)):
+        click.echo(text, nl=False)
+    click.echo()
 
 
 def as_text(value: Mapping[str, Any]) -> str:
     """JSON as it is printed and saved."""
-    return json.dumps(value, indent=2, allow_nan=False)
+    return _encoder().encode(value)
+
+
+def _encoder(later: Callable[[Any], Any] | None = None) -> json.JSONEncoder:
+    return json.JSONEncoder(indent=2, allow_nan=False, default=later)
+
+
+def failure(message: str, hint: str, exit_code: int) -> dict[str, Any]:
+    """What JSON says about every failure."""
+    return {"error": message, "hint": hint, "exit_code": exit_code}
 
 
 class _Terminated(BaseException):
@@ -115,7 +129,7 @@ def _fail(
     if hint:
         click.echo(f"hint: {hint}", err=True)
     if ctx.meta["growkit.json"]:
-        told: dict[str, Any] = {"error": message, "hint": hint, "exit_code": exit_code}
+        told = failure(message, hint, exit_code)
         print_json(told if retryable is None else {**told, "retryable": retryable})
     ctx.exit(exit_code)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from growkit.cli.complete import complete_family
-from growkit.cli.door import print_json
+from growkit.cli.door import failure, print_json
 from growkit.cli.options import FILE, json_option
 
 FAMILY_ERROR = 3  # exit code: the family file does not fit
@@ -69,20 +69,21 @@ def _check(file: Path, config: Path, as_json: bool) -> None:
     from growkit import run
 
     findings = run.check_family(file, config)
-    passed = all(f.passed for f in findings)
+    wrong = ", ".join(f.what for f in findings if not f.passed)
+    sentence = f"{file}: does not describe this model: {wrong}"
+    failed = failure(sentence, "`growkit families NAME` prints a file that does", FAMILY_ERROR)
     if as_json:
         rows = [{"what": f.what, "passed": f.passed, "words": f.words} for f in findings]
-        print_json({"family": str(file), "passed": passed, "findings": rows})
+        told = {"family": str(file), "passed": not wrong, "findings": rows}
+        print_json({**told, **failed} if wrong else told)
     else:
         from growkit.words import wrapped
 
         for f in findings:
             verdict = "ok" if f.passed else "WRONG"
             click.echo("\n".join(wrapped(f"{verdict:<6}{f.what}: {f.words}", "", hang=6)))
-    if not passed:
-        wrong = ", ".join(f.what for f in findings if not f.passed)
-        click.echo(f"error: {file}: does not describe this model: {wrong}", err=True)
-        click.echo("hint: `growkit families NAME` prints a file that does", err=True)
+    if wrong:
+        click.echo(f"error: {failed['error']}\nhint: {failed['hint']}", err=True)
         click.get_current_context().exit(FAMILY_ERROR)
 
 

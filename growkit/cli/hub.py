@@ -11,7 +11,7 @@ import click
 
 from growkit.cli.door import print_json
 from growkit.cli.options import json_option
-from growkit.cli.progress import bars_wanted
+from growkit.cli.progress import alive, bars_wanted
 
 
 def quiet_downloads(quiet: bool) -> None:
@@ -71,6 +71,7 @@ def push(
       growkit push big/ org/big
       growkit push big/ org/big --revision v1.0 --check
     """
+    click.get_current_context().with_resource(alive(quiet))
     quiet_downloads(quiet)
     from dataclasses import asdict
 
@@ -98,6 +99,7 @@ def pull(repo: str, out: Path | None, as_json: bool, quiet: bool) -> None:
       growkit pull org/small
       growkit pull org/big@v1.0 -o big/
     """
+    click.get_current_context().with_resource(alive(quiet))
     quiet_downloads(quiet)
     from growkit import run
 

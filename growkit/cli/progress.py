@@ -1,7 +1,8 @@
 """Progress in bytes, rate and time left: a bar on a terminal, else a line every few seconds.
 
 Nothing of the kind with -q or HF_HUB_DISABLE_PROGRESS_BARS. NO_COLOR and TERM=dumb ask for plain
-text: the bar, which draws over itself, gives way to the lines.
+text: the bar, which draws over itself, gives way to the lines. A log gets a line now and then while
+no bytes are counted, too: a silent step looks like a dead one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import click
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 SECONDS = 5.0  # between lines
+SILENCE = 10.0  # seconds without a word, then one to a log
 
 
 @contextmanager
 def progress_shown(quiet: bool) -> Iterator[Progress | None]:
     """A callback that shows bytes, rate and time left on stderr; None if nobody wants to see it."""
-    off = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower() in {"1", "on", "yes", "true"}
-    if quiet or off:
+    if quiet or _off():
         yield None
     elif bars_wanted():
         yield from _bar()
@@ -33,6 +34,45 @@ def bars_wanted() -> bool:
     """Whether stderr is a terminal that may be drawn on."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return sys.stderr.isatty() and not plain
+
+
+@contextmanager
+def alive(quiet: bool, progress: Progress | None = None) -> Iterator[Progress | None]:
+    """Inside, a log gets a line after every SILENCE in which the progress does not move."""
+    if quiet or _off() or bars_wanted():
+        yield progress
+        return
+    import threading
+    import time
+
+    over, moves, begin = threading.Event(), 0, time.monotonic()
+
+    def counted(done: int, total: int) -> None:
+        nonlocal moves
+        moves += 1
+        if progress:
+            progress(done, total)
+
+    def beat() -> None:
+        seen = 0
+        while not over.wait(SILENCE):
+            if moves == seen:
+                click.echo(f"working: {time.monotonic() - begin:.0f} s", err=True)
+            seen = moves
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield counted
+    finally:
+        over.set()
+        thread.join()
+
+
+def _off() -> bool:
+    """Progress is switched off where huggingface_hub's is."""
+    said = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower()
+    return said in {"1", "on", "yes", "true"}
 
 
 def _bar() -> Iterator[Progress]:

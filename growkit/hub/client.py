@@ -113,21 +113,27 @@ def _told(repo: Repo, error: BaseException) -> GrowkitError | None:
             f"{repo}: not in the cache, and HF_HUB_OFFLINE forbids to ask the Hub",
             hint="unset HF_HUB_OFFLINE, or fetch it with `growkit pull` where there is a network",
         )
-    if isinstance(error, errors.GatedRepoError):
-        return HubError(
-            f"{repo}: gated: its owner asks you to accept terms first",
-            hint=f"accept them on {page(repo)}, then set HF_TOKEN or run `hf auth login`",
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return HubError(
-            f"{repo}: no such model on {host()}, or it is private",
-            hint="check the name; for a private one set HF_TOKEN, or run `hf auth login`",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return HubError(
-            f'{repo}: has no revision "{repo.revision or "main"}"',
-            hint=f"its branches and tags are on {page(repo)}/tree/main",
-        )
+    login = "set HF_TOKEN, or run `hf auth login`"
+    said = (  # what is gated counts as not found, too
+        (
+            errors.GatedRepoError,
+            "gated: its owner asks you to accept terms first",
+            f"accept them on {page(repo)}, then {login}",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            f"no such model on {host()}, or it is private",
+            f"check the name; for a private one {login}",
+        ),
+        (
+            errors.RevisionNotFoundError,
+            f'has no revision "{repo.revision or "main"}"',
+            f"its branches and tags are on {page(repo)}/tree/main",
+        ),
+    )
+    for kind, what, hint in said:
+        if isinstance(error, kind):
+            return HubError(f"{repo}: {what}", hint=hint)
     if isinstance(error, errors.HfHubHTTPError):
         return _refused(repo, error.response.status_code, error.server_message)
     if isinstance(error, errors.LocalEntryNotFoundError | errors.DryRunError):

@@ -22,14 +22,16 @@ from growkit.layout import format_size
 from growkit.store import open_checkpoint
 from growkit.store.faults import existing_ancestor, free_bytes
 from growkit.store.read import INDEX, VOCABULARY
+from growkit.store.side_files import STAGES, listed_stages
 from growkit.store.snapshot import Far
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-FIRST = ("config.json", f"*{INDEX}", "tokenizer.json", *sorted(VOCABULARY))  # to plan with
-RECORDS = ("growkit.json", "recipe.yaml", "README.md")  # of a model that growkit pushed
+FIRST = ("config.json", f"*{INDEX}", STAGES, "tokenizer.json", *sorted(VOCABULARY))  # to plan with
+# of a model that growkit pushed
+RECORDS = ("growkit.json", "recipe.yaml", "README.md", "growth.html", "growth.svg")
 CHUNK = 1 << 17  # bytes; holds the whole header of most files
 
 
@@ -63,6 +65,9 @@ def _open(repo: Repo, config: Path | None) -> tuple[Checkpoint, Mapping[str, Far
             f"{repo}: holds no config.json",
             hint="only models that transformers can load from their repository can be grown",
         )
+    stages = [f"{inner}/config.json" for inner, _ in listed_stages(folder)]
+    if any(name in files and not (folder / name).exists() for name in stages):
+        _snapshot(client, repo, folder.name, stages)
     return open_checkpoint(folder, config=config, far=files), files
 
 

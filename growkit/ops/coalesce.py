@@ -21,8 +21,8 @@ from growkit.ops.contract import (
     LayerMap,
     Operator,
     Size,
+    asked,
     check_axis,
-    spread,
     target_size,
 )
 from growkit.ops.maps import copies
@@ -50,15 +50,10 @@ class _Level(Operator):
 
     def _targets(self, family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
         """New sizes by user axis, those of the groups left out."""
-        now = {u: sizes[axes[0]] for u, axes in family.user_axes.items() if axes[0] in sizes}
-        wanted: dict[str, Size] = {}
-        to = spread(family, sizes, {a: size for a, size in self.to.items() if a != "axes"})
-        if "axes" in self.to:
-            wide = family.of_kind("stream", "latent", "heads", "kv_heads", "neurons")
-            wanted = {a: self.to["axes"] for a in wide if a in now and a not in family.limits}
-        for axis in (*to, *self.groups):
+        now = family.user_sizes(sizes)
+        wanted = asked(family, sizes, self.to)
+        for axis in self.groups:
             check_axis(family, axis)
-        wanted |= to
         for t in family.attentions:
             if t.kv_heads in now and t.heads in wanted and now[t.kv_heads] == now[t.heads]:
                 wanted.setdefault(t.kv_heads, wanted[t.heads])
@@ -84,7 +79,8 @@ class _Level(Operator):
         maps: dict[str, AxisMap] = {}
         if plain:
             name: Literal["tile", "repeat"] = "tile" if self.pairing.width == "half" else "repeat"
-            how = {u: "auto" if u == "head_dim" else name for u in plain}
+            alone = {t.kv_heads for t in family.attentions if t.heads not in plain}
+            how = {u: "auto" if u == "head_dim" or u in alone else name for u in plain}
             growth = Width.model_validate({"to": plain, "how": how}).grow(family, small)
             maps = {a: m for a, m in growth.maps.items() if a not in family.followers}
         for axis, groups in self.groups.items():
@@ -187,7 +183,7 @@ class Coalesce(_Level):
         small = _sizes_after(family, sizes, target)
         maps = {a: m.inverse() for a, m in self._up(family, small, sizes).items()}
         layers: dict[str, LayerMap] = {}
-        for axis in set(target) & set(family.of_kind("layers")):
+        for axis in (a for a in family.of_kind("layers") if a in target):
             groups = self._layer_groups(axis, target[axis], sizes[axis])
             layers[axis] = tuple(Layer(tuple((i, 1 / len(g)) for i in g)) for g in groups)
         return Growth(maps=maps, layers=layers)
@@ -214,7 +210,7 @@ class Decoalesce(_Level):
                 )
         maps = self._up(family, sizes, _sizes_after(family, sizes, target))
         layers: dict[str, LayerMap] = {}
-        for axis in set(target) & set(family.of_kind("layers")):
+        for axis in (a for a in family.of_kind("layers") if a in target):
             groups = self._layer_groups(axis, sizes[axis], target[axis])
             owner = {i: number for number, group in enumerate(groups) for i in group}
             layers[axis] = tuple(Layer.copy(owner[i]) for i in range(target[axis]))

@@ -184,6 +184,16 @@ def spread(
     return out
 
 
+def asked(family: Family, sizes: Mapping[str, int], to: Mapping[str, Size]) -> dict[str, Size]:
+    """The size that `to` asks of each user axis; `axes` is short for all that make a model wide."""
+    named = spread(family, sizes, {axis: size for axis, size in to.items() if axis != "axes"})
+    for axis in named:
+        check_axis(family, axis)
+    wide = family.of_kind("stream", "latent", "heads", "kv_heads", "neurons")
+    there = family.user_sizes(sizes).keys() - family.limits.keys()
+    return {a: to["axes"] for a in wide if a in there and "axes" in to} | named
+
+
 def check_axis(family: Family, axis: str, where: str = "to") -> None:
     """Refuse an axis name that this family does not have."""
     if axis not in family.user_axes:

@@ -137,6 +137,9 @@ def head_maps(
             f"{group} heads per kv head to {new_group}, for which there is no map",
             hint=f"make kv_heads a multiple of {kv * split}, or keep {group} heads per kv head",
         )
+    if split > 1 and kv * split == new_kv and choose(names[1]).map not in ("auto", "repeat"):
+        why = "kv heads that their query heads have to share less are repeated"
+        raise refuse(names[1], choose(names[1]).map, why)
     kv_map, head_map = repeat(kv, kv * split), AxisMap.identity(heads)
     kv, group = kv * split, group // split
     if new_group != group:

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError, did_you_mean
 from growkit.expression import parse
-from growkit.ops.contract import Arrays, Growth, Operator
+from growkit.ops.contract import Arrays, Growth, Operator, check_axis
 from growkit.ops.followers import follow
 from growkit.ops.matrices import (
     AXIS_PARTS,
@@ -75,6 +75,9 @@ class Learned(Operator):
                 found = given_map(self._arrays, (axis, users.get(axis, axis)), sizes[axis])
                 if found is not None:
                     maps[axis] = found
+        for axis in (*maps, *(a for a, made in layers.items() if made is not None)):
+            if users.get(axis) in family.limits:
+                check_axis(family, users[axis], "maps")
         maps = _with_others(family, sizes, maps)
         for axis in family.of_kind("query") if family.rope else ():
             if axis in maps and family.rope and family.rope.turns(maps[axis].new) % 2:

@@ -127,10 +127,12 @@ def _flags(arrays: Arrays, name: str, size: int) -> BoolArray:
 def matrices(maps: Mapping[str, AxisMap], growths: Sequence[Growth]) -> dict[str, FloatArray]:
     """The maps of a whole recipe, composed, as arrays by name. Null-space noise is no map.
 
-    `maps` are the axis maps over all steps, `growths` what each step said. Raises RecipeError where
-    a step does what no map can say.
+    `maps` are the axis maps over all steps, of axes that tensors have, and `growths` what each step
+    said: also of axes that only config.json has, such as those of a stack that the class lacks.
+    Raises RecipeError where a step does what no map can say.
     """
     layers: dict[str, LayerMap] = {}
+    untold: dict[str, AxisMap] = {}
     power = 1.0
     for number, growth in enumerate(growths):
         why = _no_map(growth)
@@ -142,8 +144,11 @@ def matrices(maps: Mapping[str, AxisMap], growths: Sequence[Growth]) -> dict[str
         power *= growth.theta_power
         for axis, later in growth.layers.items():
             layers[axis] = _composed(layers[axis], later) if axis in layers else later
+        for axis in growth.maps.keys() - maps.keys():
+            m = growth.maps[axis]
+            untold[axis] = untold[axis].then(m) if axis in untold else m
     out: dict[str, FloatArray] = {}
-    for axis, m in maps.items():
+    for axis, m in {**maps, **dict(sorted(untold.items()))}.items():
         if not m.is_identity:
             out |= {f"{axis}.{part}": array for part, array in _of_axis(m)}
     for axis, made in layers.items():

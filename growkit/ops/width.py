@@ -15,7 +15,16 @@ from pydantic import PrivateAttr
 
 from growkit.axes import AxisMap
 from growkit.errors import RecipeError
-from growkit.ops.contract import Arrays, Growth, Operator, Size, check_axis, spread, target_size
+from growkit.ops.contract import (
+    Arrays,
+    Growth,
+    Operator,
+    Size,
+    asked,
+    check_axis,
+    spread,
+    target_size,
+)
 from growkit.ops.followers import follow
 from growkit.ops.heads import head_dim_maps, head_maps
 from growkit.ops.maps import isometric, lemon, lemon_scale, pad, tile
@@ -90,15 +99,8 @@ class Width(Operator):
 
     def _targets(self, family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
         """The sizes asked for, by user axis; only axes that change."""
-        now = {u: sizes[axes[0]] for u, axes in family.user_axes.items() if axes[0] in sizes}
-        wanted: dict[str, Size] = {}
-        if "axes" in self.to:
-            wide = family.of_kind("stream", "latent", "heads", "kv_heads", "neurons")
-            wanted = {a: self.to["axes"] for a in wide if a in now and a not in family.limits}
-        for axis, size in spread(family, sizes, self.to).items():
-            if axis != "axes":
-                check_axis(family, axis)
-                wanted[axis] = size
+        now = family.user_sizes(sizes)
+        wanted = asked(family, sizes, self.to)
         for axis in spread(family, sizes, self.how) if isinstance(self.how, dict) else ():
             check_axis(family, axis, "how")
             if self._how(axis).map == "select":
@@ -159,6 +161,8 @@ class Width(Operator):
         if name == "lemon":
             if not isinstance(family.eps, str) or not family.eps:
                 raise refuse(axis, name, "the family file names no config key for eps")
+            if new % old and any(axis in over.axes for over in family.bare_norms):
+                raise refuse(axis, name, "a norm on it has no gain to carry the change of eps")
             return lemon(old, new, mean="ln" in kinds)
         check_map(axis, name, "stream")
         return plain_map(name, how)(old, new)

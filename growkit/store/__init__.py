@@ -15,6 +15,7 @@
     scratch    a folder that is gone afterwards
     check      a finished OUT against its own growkit.json
     summary    the file of --summary
+    page       the file of --html
     faults     the operating system's errors in growkit's words
 
 The law: sources are only ever read, and nothing half-written is ever visible under its final name.

@@ -1,7 +1,7 @@
 """A finished OUT against its own growkit.json: sizes, headers, and a checksum of every byte.
 
     files        name → bytes
-    checksums    name → crc32 of the file; of a weight file only what is before the data
+    checksums    name → crc32 of the file; of the model's weights only what is before the data
     tensors      name → file and crc32 of the data
 
 README.md is for people to edit and stands in none of them. growkit.json itself is sealed: its own
@@ -15,6 +15,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,8 @@ from growkit.store.read import WEIGHTS, locate
 RECORD = "growkit.json"
 UNSEALED = "00000000"
 _SEAL = re.compile(rb'("growkit\.json": ")([0-9a-f]{8})"')
+_NUMBERS = re.compile(r"\[[-\d.,\seE+]+\]")  # a list of them
+_PIECES = 10_000  # of JSON at a time: thousands of tensors make millions
 _BLOCK = 8 << 20  # bytes
 
 Json = Mapping[str, Any]
@@ -46,20 +49,38 @@ def write_record(out: Path, record: Json) -> None:
     path = out / RECORD
     temporary = path.with_suffix(".tmp")
     with writing(path):
-        temporary.write_text(seal(json.dumps(record, indent=2, ensure_ascii=False) + "\n"), "utf-8")
+        temporary.write_bytes(seal(json_text(record).encode()))
         temporary.replace(path)
 
 
-def seal(text: str) -> str:
-    """The text of a growkit.json with its own checksum in it."""
-    bare = _SEAL.sub(rb"\g<1>" + UNSEALED.encode() + b'"', text.encode())
-    return _SEAL.sub(rb"\g<1>" + f"{zlib.crc32(bare):08x}".encode() + b'"', bare).decode()
+def json_text(value: Any) -> str:
+    """JSON for people and diffs: indented, but lists of numbers on one line."""
+    pieces = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value)
+    done, rest = [], ""
+    while text := "".join(islice(pieces, _PIECES)):
+        whole, quote, rest = (rest + text).rpartition('"')  # no list of numbers is cut in two
+        done.append(_NUMBERS.sub(_on_one_line, whole + quote))
+    return "".join([*done, _NUMBERS.sub(_on_one_line, rest), "\n"])
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return re.sub(r"\s+", "", numbers[0]).replace(",", ", ")
+
+
+def seal(raw: bytes) -> bytes:
+    """The bytes of a growkit.json with their own checksum in them."""
+    place = _SEAL.search(raw)
+    if place is None:
+        return raw
+    before, after = memoryview(raw)[: place.start(2)], memoryview(raw)[place.end(2) :]
+    crc = zlib.crc32(after, zlib.crc32(UNSEALED.encode(), zlib.crc32(before)))
+    return b"".join((before, f"{crc:08x}".encode(), after))
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The crc32 of these files of a result, and of growkit.json, whose place is left open."""
     with reading(folder):
-        return {name: _file_crc32(folder / name) for name in names} | {RECORD: UNSEALED}
+        return {name: _file_crc32(folder / name, name) for name in names} | {RECORD: UNSEALED}
 
 
 def first_missing(out: Path, record: Json) -> str | None:
@@ -96,7 +117,7 @@ def _seal_problems(out: Path) -> Iterator[str]:
     said = _SEAL.findall(raw)
     if len(said) != 1:
         yield f"{RECORD}: has no checksum of its own"
-    elif seal(raw.decode()).encode() != raw:
+    elif seal(raw) != raw:
         yield f"{RECORD}: changed since it was written"
 
 
@@ -127,7 +148,7 @@ def _file_problems(out: Path, record: Json) -> Iterator[str]:
     for name in files if isinstance(files, dict) else ():
         try:
             with reading(out / name):
-                found = _file_crc32(locate(out, name))
+                found = _file_crc32(locate(out, name), name)
         except GrowkitError as error:
             yield f"{name}: {error.message}"
             continue
@@ -151,9 +172,9 @@ def _tensor_problems(path: Path, listed: Mapping[str, Json]) -> list[str]:
     ]
 
 
-def _file_crc32(path: Path) -> str:
+def _file_crc32(path: Path, name: str) -> str:
     with path.open("rb") as file:
-        if path.suffix != WEIGHTS:
+        if path.suffix != WEIGHTS or "/" in name:  # of a stage: none of its tensors is listed
             return _crc32(file, path.stat().st_size)
         prefix = file.read(8)
         return _crc32(file, int.from_bytes(prefix, "little"), zlib.crc32(prefix))

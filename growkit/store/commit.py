@@ -23,7 +23,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from growkit.errors import CheckpointError, OutputError, ResourceError, UsageError
@@ -105,12 +104,7 @@ class Workspace:
                 raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Leave finished shards to the next run; where there are none, leave nothing."""
         if self._lock_fd >= 0:
             if self._role == "alone" and len(self.missing()) == len(self._layout.shards):
@@ -136,9 +130,10 @@ class Workspace:
             text = json.dumps({**result, "overwrite": self._overwrite}, ensure_ascii=False)
             self.marks.put(self.partial / _RESULT, io.BytesIO(text.encode()))
 
-    def add(self, name: str, text: str) -> None:
+    def add(self, name: str, content: str | bytes) -> None:
         """Write a file of the result."""
-        self.marks.put(self.folder / name, io.BytesIO(text.encode()))
+        raw = content.encode() if isinstance(content, str) else content
+        self.marks.put(self.folder / name, io.BytesIO(raw))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file of the result so far, by its name in OUT."""
@@ -148,7 +143,7 @@ class Workspace:
     def copy_side_file(
         self, checkpoint: Checkpoint, name: str, edit: Callable[[Any], Any] | None = None
     ) -> None:
-        """Carry a side file over, byte for byte; or as the JSON that `edit` makes of its JSON."""
+        """Carry a side file over, byte for byte; or, where `edit` changes its JSON, as that."""
         source = locate(folder_of(checkpoint), name)
         with reading(source):
             file = source.open("rb")
@@ -162,7 +157,12 @@ class Workspace:
                 raise CheckpointError(
                     f"{source}: not valid JSON: {error}", hint="mend or remove the file"
                 ) from error
-        self.add(name, json.dumps(edit(value), indent=2, ensure_ascii=False) + "\n")
+            edited = edit(value)
+            if edited == value:
+                file.seek(0)
+                self.marks.put(self.folder / name, file)
+                return
+        self.add(name, json.dumps(edited, indent=2, ensure_ascii=False) + "\n")
 
     # -- the end ---------------------------------------------------------------------------------
 

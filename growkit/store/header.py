@@ -143,7 +143,7 @@ def _tensor(key: str, entry: Any, file: str, base: int, path: Path) -> TensorInf
     if not key.isprintable() or len(key) > MAX_NAME:
         raise _damaged(path, f"{shown(key, 100)!r} is not the name of a tensor")
     where = f"tensor {key}"
-    if not isinstance(entry, dict) or set(entry) != _KEYS:
+    if not isinstance(entry, dict) or entry.keys() != _KEYS:
         raise _damaged(path, f"{where}: expected dtype, shape and data_offsets, found {entry!r}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BITS:
@@ -165,7 +165,9 @@ def _tensor(key: str, entry: Any, file: str, base: int, path: Path) -> TensorInf
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**63 for v in value)
+    if not isinstance(value, list) or {*map(type, value)} - {int}:
+        return False
+    return min(value, default=0) >= 0 and max(value, default=0) < 2**63
 
 
 def _check_cover(tensors: list[TensorInfo], base: int, size: int, path: Path) -> None:

@@ -19,7 +19,13 @@ from growkit.errors import CheckpointError
 from growkit.formula import Checkpoint, FileIdentity, TensorInfo
 from growkit.store.faults import reading
 from growkit.store.header import QUANTISED_BITS, read_header, read_json, read_table
-from growkit.store.side_files import beside_file, files_below, in_folder
+from growkit.store.side_files import (
+    beside_file,
+    files_below,
+    in_folder,
+    listed_stages,
+    read_stages,
+)
 from growkit.store.snapshot import Listing, blob_of, is_snapshot, leads_to_blob
 
 WEIGHTS = ".safetensors"
@@ -29,9 +35,9 @@ VOCABULARY = {"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenize
 _SHARD = re.compile(r"(.+)-([0-9]{5,})-of-([0-9]{5,})\.safetensors")
 _BLOCK = 1 << 20  # bytes
 
-_QUANTISED_NAME = re.compile(
-    r"\.(qweight|qzeros|scales|absmax|SCB|weight_scale_inv|weight_packed)$|quant_state"
-)
+_QUANTISED = {
+    ".qweight", ".qzeros", ".scales", ".absmax", ".SCB", ".weight_scale_inv", ".weight_packed",
+}  # fmt: skip
 _LORA_NAME = re.compile(r"\.lora_[AB]\b|lora_embedding_[AB]")
 
 # what a folder without safetensors may hold instead, and the way out
@@ -93,11 +99,15 @@ def open_checkpoint(
         raise CheckpointError(f"{path}: holds no tensors", hint="give the file with the weights")
     _refuse_names(tensors.values(), given)
     with reading(folder):
-        side_files = beside_file(folder) if single else in_folder(far or files_below(folder))
+        if single:
+            side_files = beside_file(folder)
+        else:
+            stages = (inner for inner, _ in listed_stages(folder))
+            side_files = in_folder(far or files_below(folder), stages)
         for name in side_files:
             path = locate(folder, name)
             here = not far or path.exists()
-            if here and path.name == "config.json":  # of a module; its sizes will be edited
+            if here and path.name == "config.json":  # of a stage; its sizes will be edited
                 read_json(path, "config")
     return Checkpoint(
         path=str(given if single else folder),
@@ -107,6 +117,7 @@ def open_checkpoint(
         side_files=side_files,
         revision=revision,
         vocabulary=_vocabulary(folder, side_files),
+        stages=tuple(read_stages(folder, side_files, far)),
     )
 
 
@@ -308,9 +319,10 @@ def _refuse_names(tensors: Iterable[TensorInfo], given: Path) -> None:
     names = {t.name for t in tensors}
     for t in tensors:
         packed = t.name.endswith("_blocks") and f"{t.name.removesuffix('_blocks')}_scales" in names
-        if t.dtype in QUANTISED_BITS or packed or _QUANTISED_NAME.search(t.name):
+        named = t.name[t.name.rfind(".") :] in _QUANTISED or "quant_state" in t.name
+        if t.dtype in QUANTISED_BITS or packed or named:
             raise _quantised(given, f"{t.name} is {t.dtype} {list(t.shape)}")
-        if _LORA_NAME.search(t.name):
+        if "lora_" in t.name and _LORA_NAME.search(t.name):
             raise _adapter(given)
 
 

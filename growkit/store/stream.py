@@ -14,7 +14,6 @@ import errno
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,9 @@ _FINISH = 7  # SYNC_FILE_RANGE_WAIT_BEFORE | _WRITE | _WAIT_AFTER
 
 
 class Stream:
-    """Append to `fd`, the new file at `path`; what the disk refuses may be told a bit later.
+    """Append to `fd`, the new file at `path`; what the disk refuses may be told a bit later."""
 
-    `look` is shown all bytes in order, by the thread that writes them.
-    """
-
-    def __init__(self, fd: int, path: Path, look: Callable[[memoryview], None]) -> None:
-        self._look = look
+    def __init__(self, fd: int, path: Path) -> None:
         self.position = 0  # bytes taken so far
         self._fd = fd
         self._direct = _open_direct(path)
@@ -81,7 +76,6 @@ class Stream:
 
     def _write(self, buffer: memoryview, start: int, stop: int) -> None:
         view = buffer[: stop - start]
-        self._look(view)
         while view:
             whole = len(view) - len(view) % PAGE
             if self._direct < 0 or start % PAGE or not whole:

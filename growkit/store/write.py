@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from growkit.layout import Placed, Shard
@@ -36,14 +34,16 @@ class ShardWriter:
         self._path = folder / shard.name
         self._temporary = temporary or folder / f"{shard.name}.tmp"
         self._next = 0  # tensor to come
-        self._checksums = _Checksums(shard)
+        self._crc = 0
+        self._checksums: dict[str, str] = {}
         self._fd = -1
 
     def __enter__(self) -> Self:
         with writing(self._temporary, size=self._shard.size):
+            self._path.parent.mkdir(exist_ok=True)  # of a stage
             self._temporary.unlink(missing_ok=True)  # so that the umask of today decides the mode
             self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            self._stream = Stream(self._fd, self._temporary, self._checksums.add)
+            self._stream = Stream(self._fd, self._temporary)
             try:
                 _reserve(self._fd, self._shard.size)
                 self._stream.append(memoryview(self._shard.header))
@@ -57,11 +57,13 @@ class ShardWriter:
         assert self._shard.tensors[self._next] == placed, f"{placed.formula.name}: out of order"
         at_start = self._stream.position == placed.start
         assert at_start, f"{placed.formula.name}: begins at the wrong byte"
+        self._crc = 0
 
     def write(self, data: Bytes) -> None:
         """Append to the tensor; the caller may reuse its memory at once."""
         view = memoryview(data)
         if view.nbytes:
+            self._crc = zlib.crc32(view, self._crc)
             with writing(self._temporary, size=self._shard.size):
                 self._stream.append(view.cast("B"))
 
@@ -70,6 +72,7 @@ class ShardWriter:
         placed = self._shard.tensors[self._next]
         at_stop = self._stream.position == placed.stop
         assert at_stop, f"{placed.formula.name}: not written to its last byte"
+        self._checksums[placed.formula.name] = f"{self._crc:08x}"
         self._next += 1
 
     def finish(self) -> dict[str, str]:
@@ -82,7 +85,7 @@ class ShardWriter:
             self._fd = -1
             self._temporary.rename(self._path)
             sync_folder(self._path.parent)
-        return self._checksums.found
+        return self._checksums
 
     def _drop(self) -> None:
         if self._fd >= 0:
@@ -91,39 +94,8 @@ class ShardWriter:
             self._fd = -1
             self._temporary.unlink(missing_ok=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._drop()
-
-
-class _Checksums:
-    """The crc32 of every tensor of a file, from the file's bytes as they pass."""
-
-    def __init__(self, shard: Shard) -> None:
-        self.found: dict[str, str] = {}
-        ends = [("", len(shard.header)), *((p.formula.name, p.stop) for p in shard.tensors)]
-        self._ends = deque(ends)  # of what is still to come, the header first
-        self._position = 0
-        self._crc = 0
-
-    def add(self, view: memoryview) -> None:
-        """The next bytes of the file."""
-        while self._ends:
-            name, end = self._ends[0]
-            part = view[: end - self._position]
-            self._crc = zlib.crc32(part, self._crc)
-            self._position += len(part)
-            view = view[len(part) :]
-            if self._position < end:
-                return
-            self.found[name] = f"{self._crc:08x}"
-            self._crc = 0
-            self._ends.popleft()
-        del self.found[""]
 
 
 def _reserve(fd: int, size: int) -> None:

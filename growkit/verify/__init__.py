@@ -104,7 +104,7 @@ def compare(
     if pairs and _finite(z):
         error = max(_ratio((b - a).abs().max(), a.abs().max()) for a, b in pairs.values())
         rms = max(_ratio((b - a).norm(), a.norm()) for a, b in pairs.values())
-        choices = [pair for name, pair in pairs.items() if "logits" in name]
+        choices = [(a, b) for n, (a, b) in pairs.items() if "logits" in n and a.shape[1] > 1]
         kl, top1 = _predictions(choices) if choices else (None, None)
     return Measurement(
         kind="hidden" if HIDDEN in y else "logits" if any("logits" in k for k in y) else "outputs",

@@ -13,7 +13,7 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 
 from growkit.errors import FamilyError
-from growkit.verify.model import build, silence, token_table
+from growkit.verify.model import build, reason, silence, token_table
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,9 +36,8 @@ def blueprint(config: Mapping[str, Any]) -> Blueprint:
                 model = build(config)
             state = revert_weight_conversion(model, model.state_dict())
         except Exception as error:  # transformers raises all kinds; each is about this config
-            said = [*str(error).strip().splitlines(), ""][0]
             raise FamilyError(
-                f"transformers cannot build a model of this config: {type(error).__name__}: {said}",
+                f"transformers cannot build a model of this config: {reason(error)}",
                 hint="infer needs a model that transformers itself knows",
             ) from error
     shapes = {k: tuple(v.shape) for k, v in state.items()}

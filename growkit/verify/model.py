@@ -47,6 +47,12 @@ class Loaded:
 def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loaded:
     """The model of a checkpoint, of the class that its config names, with eager attention."""
     path = Path(checkpoint.path)
+    if not {"architectures", "model_type"} & checkpoint.config.keys():
+        raise UsageError(
+            f"{path}: config.json names no class of transformers, and verify runs no others",
+            hint="timm.create_model('local-dir:FOLDER', pretrained=True) loads models of timm, "
+            "SMALL and BIG, to compare their outputs",
+        )
     try:
         cls, config = class_and_config(checkpoint.config)
         if path.is_file():
@@ -66,7 +72,7 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loade
                 model.set_experts_implementation("eager")  # the others insist on float32
     except Exception as error:  # transformers raises all kinds; each is about this checkpoint
         raise VerifyError(
-            f"{path}: transformers {transformers.__version__} cannot load it: {_reason(error)}",
+            f"{path}: transformers {transformers.__version__} cannot load it: {reason(error)}",
             hint="`growkit inspect` shows what the files hold",
         ) from error
     missing = frozenset(info["missing_keys"])
@@ -103,7 +109,8 @@ def _folder(path: Path) -> Path:
     return path.parent if path.is_file() else path
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """The first line of what transformers has to say."""
     return f"{type(error).__name__}: {[*str(error).strip().splitlines(), ''][0]}"
 
 
@@ -157,7 +164,8 @@ def outputs(
 ) -> dict[str, torch.Tensor]:
     """All that the heads of the class give, else the last hidden state, by name.
 
-    Each is (predictions, classes) or (tokens, hidden), over all batches.
+    Each is (predictions, classes) or (tokens, hidden), over all batches. A head that gives one
+    number for every token, such as where a span starts, has predictions of one class.
     """
     rows: dict[str, list[torch.Tensor]] = {}
     for batch in batches:
@@ -168,9 +176,12 @@ def outputs(
             named = heads or {HIDDEN: result[HIDDEN]}
         except Exception as error:  # as in `load`
             raise VerifyError(
-                f"{loaded.path}: {type(loaded.model).__name__} does not run: " + _reason(error),
+                f"{loaded.path}: {type(loaded.model).__name__} does not run: " + reason(error),
                 hint=RUNS,
             ) from error
         for name, value in named.items():
             rows.setdefault(name, []).append(value.reshape(-1, value.shape[-1]))
+    for name, values in rows.items():
+        if len({value.shape[1] for value in values}) > 1:  # texts of several lengths
+            rows[name] = [value.reshape(-1, 1) for value in values]
     return {name: torch.cat(values) for name, values in rows.items()}

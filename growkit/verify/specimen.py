@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from growkit.errors import VerifyError
-from growkit.verify.model import build, silence
+from growkit.verify.model import build, reason, silence
 
 
 def write_specimen(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> None:
@@ -30,16 +30,17 @@ def write_specimen(config: Mapping[str, Any], folder: Path, *, seed: int = 0) ->
             randomise(model, seed)
             model.save_pretrained(folder)
         except Exception as error:  # transformers raises all kinds; each is about this config
-            said = [*str(error).strip().splitlines(), ""][0]
             raise VerifyError(
-                f"transformers cannot build a tiny model of this config: "
-                f"{type(error).__name__}: {said}",
+                f"transformers cannot build a tiny model of this config: {reason(error)}",
                 hint="give the config.json of a model that transformers knows",
             ) from error
 
 
 def randomise(model: Any, seed: int) -> None:
-    """Draw every parameter anew, in place: gains around 1, biases and weights of size one."""
+    """Draw every parameter anew, in place: gains around 1, biases and weights of size one.
+
+    So is the bias of a router, which is a buffer because it is learned without a gradient.
+    """
     generator = torch.Generator().manual_seed(seed)
     done: set[int] = set()  # a tied parameter is reached twice, as an embedding first
     with torch.no_grad():
@@ -49,6 +50,10 @@ def randomise(model: Any, seed: int) -> None:
                     done.add(id(parameter))
                     normal = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.copy_(_drawn(module, name, normal))
+            for name, buffer in module.named_buffers(recurse=False):
+                if name.endswith("_bias") and name not in module._non_persistent_buffers_set:
+                    normal = torch.randn(buffer.shape, generator=generator, dtype=torch.float64)
+                    buffer.copy_(0.3 * normal)
 
 
 def _drawn(module: Any, name: str, normal: torch.Tensor) -> torch.Tensor:

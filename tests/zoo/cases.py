@@ -26,7 +26,7 @@ NOISE: dict[str, Any] = {"op": "noise", "snr_db": 0}
 DEEPER: dict[str, Any] = {"op": "depth", "to": {"layers": "2x"}}
 NAMES = (
     "width 2x", "width 3/2x", "mlp", "heads", "heads in groups", "head_dim 2x", "head_dim 3/2x",
-    "hidden and head_dim 2x", "experts", "silent depth", "width, depth, noise", "fusion",
+    "hidden and head_dim 2x", "experts", "vocab", "silent depth", "width, depth, noise", "fusion",
     "fusion of two",
 )  # fmt: skip
 
@@ -80,6 +80,9 @@ def steps_of(name: str, model: Model) -> Steps | None:
     if name == "experts":
         more = dict.fromkeys((a for a in family.of_kind("experts") if a in sizes), "2x")
         return [width(**more)] if more else None
+    if name == "vocab":
+        there = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
+        return [{"op": "resize", "vocab": sizes["vocab"] + 9}] if "vocab" in there else None
     layers = [a for a in family.of_kind("layers") if a in sizes]
     deeper = {"op": "depth", "to": dict.fromkeys(layers, "2x")}
     if name == "silent depth":

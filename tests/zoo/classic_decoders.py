@@ -14,27 +14,27 @@ HF = {
 }  # fmt: skip
 GPT2 = {
     **SIZES, "n_embd": 48, "n_head": 6, "n_inner": 34, "n_layer": 3, "n_positions": 23,
-    "num_labels": 5,
+    "num_labels": 7,
 }  # fmt: skip
 HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-NEOX = {**HF, "tie_word_embeddings": False, "num_labels": 5, "rope_parameters": HALF}
-BLOOM = {**SIZES, "hidden_size": 48, "n_head": 6, "n_layer": 3, "num_labels": 5}
+NEOX = {**HF, "tie_word_embeddings": False, "num_labels": 7, "rope_parameters": HALF}
+BLOOM = {**SIZES, "hidden_size": 48, "n_head": 6, "n_layer": 3, "num_labels": 7}
 NEO = {
     **SIZES, "hidden_size": 48, "num_heads": 6, "intermediate_size": 34, "num_layers": 4,
-    "attention_types": [[["global", "local"], 2]], "window_size": 3, "num_labels": 5,
+    "attention_types": [[["global", "local"], 2]], "window_size": 3, "num_labels": 7,
     "max_position_embeddings": 23,
 }  # fmt: skip
 OPT = {**{k: v for k, v in HF.items() if k != "intermediate_size"}, "ffn_dim": 34,
-       "word_embed_proj_dim": 48, "num_labels": 5}  # fmt: skip
+       "word_embed_proj_dim": 48, "num_labels": 7}  # fmt: skip
 SMALL_OPT = {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 20}
 FALCON = {
     **{k: v for k, v in HF.items() if k != "intermediate_size"}, "ffn_hidden_size": 34,
-    "num_labels": 5, "multi_query": True, "parallel_attn": True,
+    "num_labels": 7, "multi_query": True, "parallel_attn": True,
 }  # fmt: skip
 GROUPED = {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
 SLOPED = {**FALCON, "multi_query": False, "parallel_attn": False, "bias": True, "alibi": True}
-MPT = {**SIZES, "d_model": 48, "n_heads": 6, "n_layers": 3, "max_seq_len": 23, "num_labels": 5}
-STABLE = {**HF, "num_key_value_heads": 2, "tie_word_embeddings": False, "num_labels": 5,
+MPT = {**SIZES, "d_model": 48, "n_heads": 6, "n_layers": 3, "max_seq_len": 23, "num_labels": 7}
+STABLE = {**HF, "num_key_value_heads": 2, "tie_word_embeddings": False, "num_labels": 7,
           "rope_parameters": HALF}  # fmt: skip
 NORMED = {**STABLE, "qk_layernorm": True, "use_parallel_residual": True, "use_qkv_bias": True}
 CAUSAL = {"base": "Model", "causal": "ForCausalLM"}

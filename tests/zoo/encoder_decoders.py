@@ -8,20 +8,20 @@ T5 = {
     "vocab_size": 29, "d_model": 22, "d_kv": 6, "d_ff": 34, "num_layers": 3,
     "num_decoder_layers": 2, "num_heads": 4, "relative_attention_num_buckets": 8,
     "relative_attention_max_distance": 12, "decoder_start_token_id": 0, "eos_token_id": 1,
-    "dropout_rate": 0.0, "num_labels": 3,
+    "dropout_rate": 0.0, "num_labels": 7,
 }  # fmt: skip
 GATED = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 BART = {
     "vocab_size": 29, "d_model": 48, "encoder_attention_heads": 6, "decoder_attention_heads": 4,
     "encoder_ffn_dim": 34, "decoder_ffn_dim": 38, "encoder_layers": 3, "decoder_layers": 2,
     "max_position_embeddings": 23, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-    "decoder_start_token_id": 2, "forced_eos_token_id": 2, "num_labels": 3, "dropout": 0.0,
+    "decoder_start_token_id": 2, "forced_eos_token_id": 2, "num_labels": 7, "dropout": 0.0,
 }  # fmt: skip
 WHISPER = {
     "vocab_size": 29, "d_model": 48, "encoder_attention_heads": 6, "decoder_attention_heads": 4,
     "encoder_ffn_dim": 34, "decoder_ffn_dim": 38, "encoder_layers": 3, "decoder_layers": 2,
-    "num_mel_bins": 7, "max_source_positions": 11, "max_target_positions": 23, "pad_token_id": 0,
-    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "num_labels": 5,
+    "num_mel_bins": 9, "max_source_positions": 11, "max_target_positions": 23, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "num_labels": 7,
     "classifier_proj_size": 13,
 }  # fmt: skip
 MODELS = {
@@ -52,5 +52,5 @@ MODELS = {
     "whisper/scaled": Tiny(
         "WhisperForConditionalGeneration", {**WHISPER, "scale_embedding": True}, "whisper"
     ),
-    "whisper/audio": Tiny("WhisperForAudioClassification", WHISPER, "whisper"),
+    "whisper/audio": Tiny("WhisperForAudioClassification", WHISPER, "whisper", lacks="vocab"),
 }

@@ -10,10 +10,10 @@ from zoo import Tiny
 BERT = {
     "vocab_size": 29, "hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 34,
     "num_hidden_layers": 3, "max_position_embeddings": 23, "type_vocab_size": 4, "pad_token_id": 0,
-    "bos_token_id": 1, "eos_token_id": 2, "num_labels": 5,
+    "bos_token_id": 1, "eos_token_id": 2, "num_labels": 7,
 }  # fmt: skip
 DISTIL = {
-    "vocab_size": 29, "dim": 48, "n_heads": 6, "hidden_dim": 34, "n_layers": 3, "num_labels": 5,
+    "vocab_size": 29, "dim": 48, "n_heads": 6, "hidden_dim": 34, "n_layers": 3, "num_labels": 7,
     "max_position_embeddings": 23, "pad_token_id": 0,
 }  # fmt: skip
 PROJECTED = {**BERT, "embedding_size": 20}
@@ -28,7 +28,7 @@ OLD_DEBERTA = {
 }  # fmt: skip
 MODERN = {
     "vocab_size": 29, "hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 34,
-    "num_hidden_layers": 4, "max_position_embeddings": 23, "num_labels": 5, "pad_token_id": 0,
+    "num_hidden_layers": 4, "max_position_embeddings": 23, "num_labels": 7, "pad_token_id": 0,
     "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2,
     "local_attention": 4,
 }  # fmt: skip

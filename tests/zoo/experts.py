@@ -7,7 +7,7 @@ from zoo.rope_decoders import FULL, LLAMA, SIZES, SLIDING, SQUARE, TIED, heads
 
 EVERY = "base causal classifier tokens answers"
 MIXTRAL = {
-    **LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None,
+    **LLAMA, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": None,
 }  # fmt: skip
 QWEN = {
     **LLAMA, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 14,
@@ -66,6 +66,6 @@ MODELS = {
     ),
     "deepseek_v3/v2 base": Tiny("DeepseekV2Model", DEEPSEEK),
     "deepseek_v3/v2 classifier": Tiny(
-        "DeepseekV2ForSequenceClassification", {**DEEPSEEK, "num_labels": 5}
+        "DeepseekV2ForSequenceClassification", {**DEEPSEEK, "num_labels": 7}
     ),
 }  # fmt: skip

@@ -23,13 +23,15 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.3, 1.4, 1.9, 2.5],
     "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "original_max_position_embeddings": 13,
 }  # fmt: skip
+SEVEN = {"num_labels": 7}
+FOUR = {"num_attention_heads": 8, "num_key_value_heads": 4}  # where there are two labels
 HEADS = {
     "base": ("Model", {}),
     "causal": ("ForCausalLM", {}),
     "tied": ("ForCausalLM", TIED),
-    "classifier": ("ForSequenceClassification", {"num_labels": 5}),
-    "tokens": ("ForTokenClassification", {"num_labels": 5}),
-    "answers": ("ForQuestionAnswering", {}),
+    "classifier": ("ForSequenceClassification", SEVEN),
+    "tokens": ("ForTokenClassification", SEVEN),
+    "answers": ("ForQuestionAnswering", FOUR),
 }
 
 
@@ -74,9 +76,9 @@ MODELS = {
     ),
     "llama/mistral": Tiny("MistralForCausalLM", {**LLAMA, "sliding_window": 4}, "mistral"),
     "llama/mistral base": Tiny("MistralModel", {**LLAMA, "sliding_window": None}),
-    "llama/mistral classifier": Tiny("MistralForSequenceClassification", LLAMA),
-    "llama/mistral tokens": Tiny("MistralForTokenClassification", LLAMA),
-    "llama/mistral answers": Tiny("MistralForQuestionAnswering", LLAMA),
+    "llama/mistral classifier": Tiny("MistralForSequenceClassification", {**LLAMA, **SEVEN}),
+    "llama/mistral tokens": Tiny("MistralForTokenClassification", {**LLAMA, **SEVEN}),
+    "llama/mistral answers": Tiny("MistralForQuestionAnswering", {**LLAMA, **FOUR}),
     "llama/qwen2": Tiny("Qwen2ForCausalLM", LLAMA, "qwen2"),
     "llama/qwen2 sliding": Tiny(
         "Qwen2ForCausalLM",
@@ -84,9 +86,9 @@ MODELS = {
         "qwen2",
     ),
     "llama/qwen2 base": Tiny("Qwen2Model", LLAMA),
-    "llama/qwen2 classifier": Tiny("Qwen2ForSequenceClassification", LLAMA),
-    "llama/qwen2 tokens": Tiny("Qwen2ForTokenClassification", LLAMA),
-    "llama/qwen2 answers": Tiny("Qwen2ForQuestionAnswering", LLAMA),
+    "llama/qwen2 classifier": Tiny("Qwen2ForSequenceClassification", {**LLAMA, **SEVEN}),
+    "llama/qwen2 tokens": Tiny("Qwen2ForTokenClassification", {**LLAMA, **SEVEN}),
+    "llama/qwen2 answers": Tiny("Qwen2ForQuestionAnswering", {**LLAMA, **FOUR}),
     **heads("qwen3", "Qwen3", LLAMA, "base causal tied classifier tokens answers", "qwen3"),
     "qwen3/biased": Tiny("Qwen3ForCausalLM", {**LLAMA, "attention_bias": True}, "qwen3"),
     **heads("gemma", "Gemma", {**LLAMA, **TIED}, "base causal classifier tokens", "gemma"),
@@ -100,7 +102,7 @@ MODELS = {
     **{
         f"gemma3_text/{head}": Tiny(
             cls,
-            {**LLAMA, **TIED, "query_pre_attn_scalar": 13, "sliding_window": 4,
+            {**LLAMA, **TIED, **SEVEN, "query_pre_attn_scalar": 13, "sliding_window": 4,
              "layer_types": [SLIDING, FULL, SLIDING], "rope_parameters": TWO_BASES},
             survey,
         )
@@ -122,7 +124,7 @@ MODELS = {
         "olmo3",
     ),
     "olmo2/olmo3 base": Tiny("Olmo3Model", LLAMA),
-    "olmo2/olmo3 classifier": Tiny("Olmo3ForSequenceClassification", LLAMA),
+    "olmo2/olmo3 classifier": Tiny("Olmo3ForSequenceClassification", {**LLAMA, **SEVEN}),
     **heads(
         "granite", "Granite",
         {**SQUARE, "attention_multiplier": 0.23, "embedding_multiplier": 3.0,
@@ -143,8 +145,9 @@ MODELS = {
     "cohere/cohere2 base": Tiny("Cohere2Model", SQUARE),
     **heads(
         "smollm3", "SmolLM3", {**SQUARE, **TIED, "no_rope_layers": [1, 0, 1]},
-        "base causal classifier tokens answers", "smollm3",
+        "base causal classifier tokens", "smollm3",
     ),
+    "smollm3/answers": Tiny("SmolLM3ForQuestionAnswering", {**SQUARE, **FOUR, "hidden_size": 96}),
     "smollm3/interval": Tiny(
         "SmolLM3ForCausalLM",
         {**SQUARE, "no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 4},
@@ -155,8 +158,14 @@ MODELS = {
         "base causal classifier tokens", "starcoder2",
     ),
     "starcoder2/without bias": Tiny("Starcoder2ForCausalLM", {**SQUARE, "use_bias": False}),
-    **heads("phi", "Phi", {**SQUARE, "num_key_value_heads": 6, "partial_rotary_factor": 0.5},
+    **heads("phi", "Phi", {**SQUARE, "partial_rotary_factor": 0.5},
             "base causal classifier tokens", "phi"),
+    "phi/as published": Tiny(  # every head has keys and values of its own
+        "PhiForCausalLM",
+        {**{k: v for k, v in SQUARE.items() if k != "num_key_value_heads"},
+         "partial_rotary_factor": 0.5},
+        "phi",
+    ),
     "phi/grouped": Tiny("PhiForCausalLM", {**SIZES, "partial_rotary_factor": 0.5}, "phi"),
     "phi/normed": Tiny("PhiForCausalLM", {**SIZES, "qk_layernorm": True}, "phi"),
     **heads("phi3", "Phi3", SQUARE, "base causal tied classifier tokens", "phi3"),

@@ -6,7 +6,7 @@ from zoo import Tiny
 
 VIT = {
     "hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 34, "num_hidden_layers": 3,
-    "image_size": 8, "patch_size": 2, "num_channels": 3, "num_labels": 5, "encoder_stride": 2,
+    "image_size": 8, "patch_size": 2, "num_channels": 3, "num_labels": 7, "encoder_stride": 2,
 }  # fmt: skip
 TEXT = {
     "vocab_size": 29, "hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 34,
@@ -17,7 +17,7 @@ SIGHT = {
     "hidden_size": 40, "num_attention_heads": 4, "intermediate_size": 38, "num_hidden_layers": 2,
     "image_size": 8, "patch_size": 2, "num_channels": 3, "projection_dim": 15,
 }  # fmt: skip
-CLIP = {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 15, "num_labels": 5}
+CLIP = {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 15, "num_labels": 7}
 DINO = {**VIT, "mlp_ratio": 2, "layerscale_value": 0.7}
 DINO.pop("intermediate_size")
 MODELS = {
