@@ -160,7 +160,7 @@ def longest(model: Any) -> int:
     config = model.config.get_text_config(decoder=True)
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
     padded = [m for m in tables if getattr(m, "padding_idx", None) is not None]
-    room = [m.num_embeddings - m.padding_idx - 1 for m in padded]
+    room: list[int] = [m.num_embeddings - m.padding_idx - 1 for m in padded]
     names = ("max_position_embeddings", "max_target_positions", "max_seq_len")
     said = [int(getattr(config, name, None) or LENGTHS[-1]) for name in names]
     return min(LENGTHS[-1], *said, *room)
