@@ -18,7 +18,7 @@ export GROWKIT_TIMM := $(abspath $(TIMM))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup fetch timm test slow browser families-table reference docs lint demo bench clean
+.PHONY: help setup fetch timm test slow wheel lowest golden browser families-table reference docs lint demo bench clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -71,6 +71,34 @@ $(PIPELINES)/.ready: constraints.txt
 	@$(@D)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
 		--constraint constraints.txt dvc snakemake
 	@touch $@
+INSTALLED := build/installed
+
+wheel: setup fetch ## build the wheel, install it into a fresh venv, run the test suite on that copy
+	@rm -rf dist $(INSTALLED)
+	@$(BIN)/python -m build --quiet --no-isolation
+	@$(PYTHON) -m venv $(INSTALLED)/venv
+	@$(INSTALLED)/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+		--constraint constraints.txt "$$(echo dist/*.whl)[test]"
+	@mkdir $(INSTALLED)/tests # what the tests read, and no growkit but the installed one
+	@tar --extract --file dist/*.tar.gz --directory $(INSTALLED)/tests --strip-components 1
+	@rm -r $(INSTALLED)/tests/growkit $(INSTALLED)/tests/recipes
+	@cd $(INSTALLED)/tests && unset PYTHONPATH && \
+		../venv/bin/python -c 'import growkit; print("testing", *growkit.__path__)' && \
+		../venv/bin/python -m pytest --quiet -m 'not slow and not checkout'
+
+# the oldest transformers is older than the torch of constraints.txt
+OLD := 'ignore:.torch.jit.script. is deprecated:DeprecationWarning'
+
+lowest: fetch ## run the test suite with the lowest versions that pyproject.toml allows, torch aside
+	@rm -rf build/lowest
+	@$(PYTHON) -m venv build/lowest
+	@($(PYTHON) tests/lowest.py && grep ^torch= constraints.txt) > build/lowest/constraints.txt
+	@build/lowest/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+		--constraint build/lowest/constraints.txt --editable '.[test]'
+	@build/lowest/bin/python -m pytest --quiet -W $(OLD)
+
+golden: setup ## write the digests of grown tiny models anew, where other bytes are meant
+	@$(BIN)/python tests/golden.py
 
 families-table: setup ## try every family with every growth, into docs/families.md
 	@$(BIN)/python tests/families_table.py

@@ -12,7 +12,7 @@ from typing import Any
 from growkit.plan import Plan
 from growkit.recipe import resolved
 from growkit.report import config_changes, hints, origin, origins
-from growkit.words import WIDTH, count, wrapped
+from growkit.words import count, wrapped
 
 # -- the whole plan ------------------------------------------------------------------------------
 
@@ -89,14 +89,15 @@ def in_bytes(count: float) -> str:
 def _sizes(plan: Plan) -> list[str]:
     before = {**plan.sizes_before, "parameters": plan.parameters_before}
     after = {**plan.sizes_after, "parameters": plan.parameters_after}
+    width = max(16, *(len(axis) + 1 for axis in after))
     rows = []
     for axis, new in after.items():
         old = before.get(axis)
         ratio = f"× {new / old:.4g}" if old and new != old else ""
         rows.append(
-            f"  {axis:<16}{'' if old is None else f'{old:,}':>16}{new:>16,}   {ratio}".rstrip()
+            f"  {axis:<{width}}{'' if old is None else f'{old:,}':>16}{new:>16,}   {ratio}".rstrip()
         )
-    return [f"  {'':<16}{'before':>16}{'after':>16}", *rows]
+    return [f"  {'':<{width}}{'before':>16}{'after':>16}", *rows]
 
 
 def _section(title: str, items: Iterable[str]) -> list[str]:
@@ -180,13 +181,24 @@ def inspection_text(told: Mapping[str, Any]) -> str:
     }
     lines = [told["path"], ""]
     for name, fact in facts.items():
-        lines += (
-            textwrap.wrap(f"{name:<12}{fact}", WIDTH, subsequent_indent=" " * 12) if fact else []
-        )
-    lines += ["", f"{'axis':<12}{'size':>12}  grows"]
+        lines += wrapped(f"{name:<12}{fact}", "", hang=12) if fact else []
+    width = max(12, *(len(axis) + 1 for axis in told["axes"]))
+    lines += ["", f"{'axis':<{width}}{'size':>12}  grows"]
     for axis, entry in told["axes"].items():
         grows = ", ".join(filter(None, ["yes" if entry["can_grow"] else "no", entry["why"]]))
-        lines.append(f"{axis:<12}{entry['size']:>12,}  {grows}")
+        line = f"{axis:<{width}}{entry['size']:>12,}  {grows}"
+        lines += wrapped(line, "", hang=width + 14)
+    return "\n".join(lines)
+
+
+def table_text(rows: Mapping[str, str]) -> str:
+    """Names and what they are, in two columns."""
+    width = max(map(len, rows), default=0) + 2
+    lines = [
+        line
+        for name, about in rows.items()
+        for line in wrapped(f"{name:<{width}}{about}", "", hang=width)
+    ]
     return "\n".join(lines)
 
 

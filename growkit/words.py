@@ -19,7 +19,7 @@ from growkit.kernel import IntArray, Kernel
 from growkit.plan import Plan
 from growkit.report import origin
 
-WIDTH = 80  # columns
+WIDTH = 80  # columns, on wider terminals too: text of one shape can be compared and pasted
 RUNS = 4  # ranges of a map that are spelled out
 ROWS = 3  # first rows of a map that are spelled out
 
@@ -43,7 +43,7 @@ def explain(plan: Plan, name: str) -> str:
     lines += [] if formula.terms else ["", "  = 0"]
     for i, term in enumerate(formula.terms):
         scale = "" if term.scale == 1.0 else f"{term.scale:.6g} × "
-        lines += ["", f"  {'+' if i else '='} {scale}{source_text(term)}"]
+        lines += ["", *wrapped(f"{'+' if i else '='} {scale}{source_text(term)}", "  ")]
         for dim, kernel in enumerate(term.kernels):
             lines += wrapped(f"dim {dim}: {_dim(formula, dim)}{in_words(kernel)}", "    ")
             if kernel is not None and kernel.scalar() is None:
@@ -219,12 +219,13 @@ def shape_text(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def wrapped(text: str, indent: str) -> list[str]:
+def wrapped(text: str, indent: str, hang: int = 2) -> list[str]:
+    """Lines of at most 80 columns; a longer word, such as a path, stays whole to be copied."""
     return textwrap.wrap(
         text,
         WIDTH,
         initial_indent=indent,
-        subsequent_indent=indent + "  ",
+        subsequent_indent=indent + " " * hang,
         break_long_words=False,
         break_on_hyphens=False,
     )

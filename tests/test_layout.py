@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
@@ -72,6 +72,8 @@ def test_no_holes_and_data_on_a_page(listed):
 @given(formulas, st.integers(1, 300))
 def test_shards_are_those_of_the_hub_library(listed, limit):
     """Same files, same tensors in each, same index as huggingface_hub's own split."""
+    # empty tensors all lie at address 0: huggingface_hub takes two of them for one that is shared
+    assume(sum(f.nbytes == 0 for f in listed) < 2)
     expected = split_torch_state_dict_into_shards(tensors_like(listed), max_shard_size=limit)
     layout = lay_out(listed, max_shard_bytes=limit)
     found = {s.name: {t.formula.name for t in s.tensors} for s in layout.shards}

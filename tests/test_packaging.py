@@ -15,6 +15,8 @@ import pytest
 
 import growkit
 
+pytestmark = pytest.mark.checkout
+
 ROOT = Path(__file__).parent.parent
 CARRIED = ("growkit", "recipes", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
 
@@ -91,6 +93,37 @@ def test_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
         listed = growkit_from(site, command)
         missing = [p.stem for p in (ROOT / folder).glob("*.yaml") if p.stem not in listed]
         assert not missing, f"growkit {command} does not list {missing}"
+
+
+TYPED = """
+import growkit
+from pathlib import Path
+
+reveal_type(growkit.__version__)
+reveal_type(growkit.grow)
+reveal_type(growkit.plan_growth("small", "double_width").claim.claim)
+growkit.grow(1, "double_width")
+growkit.plan_growth("small")
+"""
+
+
+def test_types_are_exported(wheel: Path, tmp_path: Path) -> None:
+    """mypy, strict, sees the types of an installed wheel and finds wrong calls."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    install(wheel, site)
+    (tmp_path / "user.py").write_text(TYPED, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context",
+         "--python-executable", tmp_path / "venv" / "bin" / "python", "user.py"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    version, grow, claim, number, missing = done.stdout.splitlines()
+    assert version.endswith('Revealed type is "str"')
+    assert "-> growkit.execute.Result" in grow
+    assert claim.endswith('Revealed type is "str"')
+    assert "has incompatible type" in number
+    assert 'Missing positional argument "recipe"' in missing
 
 
 def test_editable_install_shows_edits(checkout: Path, tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 from test_exactness import sizes, steps_of
 
-import growkit
 from growkit import execute, report, run
 from growkit.errors import ResourceError
 
-ROOT = Path(growkit.__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # for the benchmarks, which are not installed
 
 from benchmarks import measure, models  # noqa: E402

@@ -1,6 +1,8 @@
 """The command line: reads flags, calls `run`, prints. The only room that prints.
 
     door       failures as sentences and exit codes
+    options    those that several commands share
+    complete   what the Tab key offers
     hub        push and pull
     progress   bytes, rate and time left
     families   the command of that name
@@ -15,82 +17,42 @@ import gc
 import math
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from growkit import __version__
+from growkit.cli.complete import complete_files, offered, recipe_names
 from growkit.cli.door import Door, as_text, failure, print_json
 from growkit.cli.families import families
 from growkit.cli.hub import pull, push, pushed_text, quiet_downloads
+from growkit.cli.options import (
+    FILE,
+    config_option,
+    family_option,
+    growth_options,
+    json_option,
+    quiet_option,
+)
 from growkit.cli.progress import alive, progress_shown
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+ENVIRONMENT = """\b
+Environment:
+  GROWKIT_DEBUG=1                 the traceback of a failure, too
+  HF_HUB_DISABLE_PROGRESS_BARS=1  no progress, as with -q
+  NO_COLOR=1, TERM=dumb           progress in lines in place of a bar
+"""
 
 
-# -- options that several commands share ---------------------------------------------------------
-
-
-def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """`NAME=CKPT` pairs as a mapping."""
-    out: dict[str, str] = {}
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not (name and equals and path):
-            raise click.BadParameter(f"expected NAME=CKPT, found {value!r}")
-        if name in out:
-            raise click.BadParameter(f"{name} is given twice")
-        out[name] = path
-    return out
-
-
-def _options(*chosen: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(chosen):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_family = click.option(
-    "--family", type=_FILE, help="Family file (YAML) in place of the shipped one."
-)
-_config = click.option("--config", type=_FILE, help="config.json, if not beside the source file.")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the path of the result.")
-_growth = _options(
-    click.argument("source"),
-    click.option("--recipe", required=True, metavar="NAME|FILE",
-                 help="Built-in name, or a .yaml file."),
-    click.option("--source", "sources", multiple=True, metavar="NAME=CKPT", callback=_sources,
-                 help="A further checkpoint that the recipe names."),
-    _config,
-    click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
-                 help="Change the recipe: seed=1, or STEP.KEY=VALUE such as width.to.hidden=1024."),
-    click.option("--dtype", metavar="D", help="keep, float32, bfloat16 (bf16), float16, float64."),
-    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of all noise."),
-    _family,
-    click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
-                 help="Largest output file; a larger tensor gets a file of its own."),
-    click.option("--max-memory", default="2GB", show_default=True, metavar="SIZE",
-                 help="Stay below this much memory, workers included."),
-    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-                 help="Processes; each writes one file at a time."),
-)  # fmt: skip
-
-
-@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]}, epilog=ENVIRONMENT)
 @click.version_option(__version__, prog_name="growkit")
 def app() -> None:
     """Grow transformer checkpoints: a larger model that starts from what the small one knows.
 
     \b
     Examples:
-      growkit grow small/ --recipe bert_base
+      growkit grow small/ --recipe double_width
       growkit plan small/ --recipe double_width --set noise.snr_db=20
     """
 
@@ -103,7 +65,7 @@ app.add_command(pull)
 
 
 @app.command()
-@_growth
+@growth_options
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="Output folder. [default: SOURCE-RECIPE]"
 )
@@ -126,8 +88,8 @@ app.add_command(pull)
     metavar="FILE",
     help="Write what --json prints to this file, too.",
 )
-@_as_json
-@_quiet
+@json_option
+@quiet_option
 def grow(
     source: str,
     recipe: str,
@@ -146,7 +108,7 @@ def grow(
 
     \b
     Examples:
-      growkit grow small/ --recipe bert_base -o big/
+      growkit grow small/ --recipe double_depth -o big/
       growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
     """
     from growkit import report, run, show
@@ -179,8 +141,8 @@ def grow(
 
 @app.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@_as_json
-@_quiet
+@json_option
+@quiet_option
 def finish(out: Path, as_json: bool, quiet: bool) -> None:
     """Check what all ranks have written for OUT, and put it there.
 
@@ -199,12 +161,12 @@ def finish(out: Path, as_json: bool, quiet: bool) -> None:
     _print_result(told, show.result_text(told), None, as_json, quiet)
 
 
-@app.command()
-@_growth
+@app.command(short_help="Show what `grow` would do: sizes, claim, cost.")
+@growth_options
 @click.option("--tensor", metavar="NAME", help="Show what one output tensor is made of.")
-@click.option("--html", type=_FILE, help="Write a page that shows the growth, to look at.")
-@click.option("--maps", type=_FILE, help="Write the maps as matrices that `learned` takes.")
-@_as_json
+@click.option("--html", type=FILE, help="Write a page that shows the growth, to look at.")
+@click.option("--maps", type=FILE, help="Write the maps as matrices that `learned` takes.")
+@json_option
 def plan(
     source: str,
     recipe: str,
@@ -252,8 +214,8 @@ def plan(
     print_json(told, words.terms_json)
 
 
-@app.command()
-@click.argument("checkpoints", nargs=-1, metavar="SMALL BIG")
+@app.command(short_help="Run SMALL and BIG and compare what they compute.")
+@click.argument("checkpoints", nargs=-1, metavar="SMALL BIG", shell_complete=complete_files)
 @click.option(
     "--files",
     type=click.Path(path_type=Path),
@@ -269,7 +231,7 @@ def plan(
     metavar="X",
     help="Largest relative error; also where nothing or only an approximation is claimed.",
 )
-@_as_json
+@json_option
 def verify(
     checkpoints: tuple[str, ...],
     files: Path | None,
@@ -321,10 +283,10 @@ def verify(
 
 
 @app.command()
-@click.argument("checkpoint", metavar="CKPT")
-@_config
-@_family
-@_as_json
+@click.argument("checkpoint", metavar="CKPT", shell_complete=complete_files)
+@config_option
+@family_option
+@json_option
 def inspect(checkpoint: str, config: Path | None, family: Path | None, as_json: bool) -> None:
     """Show the family of CKPT, its axes and sizes, and what can grow.
 
@@ -341,9 +303,9 @@ def inspect(checkpoint: str, config: Path | None, family: Path | None, as_json: 
 
 
 @app.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=offered(recipe_names))
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipe files, for editors.")
-@_as_json
+@json_option
 def recipes(name: str | None, schema: bool, as_json: bool) -> None:
     """List the built-in recipes, or print one to start your own from.
 
@@ -366,8 +328,9 @@ def recipes(name: str | None, schema: bool, as_json: bool) -> None:
         elif as_json:
             print_json({"recipes": [{"name": n, "about": r.about} for n, r in loaded.items()]})
         else:
-            width = max(map(len, loaded))
-            click.echo("\n".join(f"{n:<{width}}  {r.about}" for n, r in loaded.items()))
+            from growkit.show import table_text
+
+            click.echo(table_text({n: r.about for n, r in loaded.items()}))
 
 
 app.add_command(families)

@@ -76,12 +76,6 @@ class Door(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # click ends quietly when the reader of a pipe has gone
-            if os.environ.get("GROWKIT_DEBUG") == "1":
-                import traceback
-
-                from growkit.hub import redact
-
-                click.echo(redact(traceback.format_exc()), err=True, nl=False)
             _fail(ctx, *_sentence(error), retryable=getattr(error, "retryable", None))
 
 
@@ -119,8 +113,15 @@ def _sentence(error: Exception) -> tuple[str, str, int]:
 def _fail(
     ctx: click.Context, message: str, hint: str, exit_code: int, *, retryable: bool | None = None
 ) -> NoReturn:
+    """Say what the exception being handled is about, and end."""
     from growkit.errors import shown
 
+    if os.environ.get("GROWKIT_DEBUG") == "1":
+        import traceback
+
+        from growkit.hub import redact
+
+        click.echo(redact(traceback.format_exc()), err=True, nl=False)
     lines = message.split("\n  ")  # a list of problems; every other newline came with the input
     message = "\n  ".join(shown(line, max(100, 1000 // len(lines))) for line in lines)
     hint = shown(hint)

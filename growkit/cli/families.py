@@ -6,19 +6,26 @@ from pathlib import Path
 
 import click
 
+from growkit.cli.complete import complete_family
 from growkit.cli.door import failure, print_json
+from growkit.cli.options import FILE, json_option
 
 FAMILY_ERROR = 3  # exit code: the family file does not fit
 
 
-@click.command()
-@click.argument("words", nargs=-1, metavar="[NAME | check FILE | infer CONFIG]")
+@click.command(short_help="List the families of models; show, check or draft one.")
+@click.argument(
+    "words",
+    nargs=-1,
+    metavar="[NAME | check FILE | infer CONFIG]",
+    shell_complete=complete_family,
+)
 @click.option(
     "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="config.json of a model that FILE is to describe.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def families(words: tuple[str, ...], config: Path | None, as_json: bool) -> None:
     """List the families of models that growkit knows, or print one family file.
 
@@ -28,7 +35,7 @@ def families(words: tuple[str, ...], config: Path | None, as_json: bool) -> None
 
     \b
     Examples:
-      growkit families llama > my_family.yaml
+      growkit families bert > my_family.yaml
       growkit families check my_family.yaml --config small/config.json
     """
     word, rest = (words[0], words[1:]) if words else ("", ())
@@ -53,9 +60,9 @@ def _show(name: str, as_json: bool) -> None:
     if as_json:
         print_json({"families": known})
         return
-    width = max(len(f["name"]) for f in known)
-    for family in known:
-        click.echo(f"{family['name']:<{width}}  {family['about']}")
+    from growkit.show import table_text
+
+    click.echo(table_text({f["name"]: f["about"] for f in known}))
 
 
 def _check(file: Path, config: Path, as_json: bool) -> None:
@@ -70,8 +77,11 @@ def _check(file: Path, config: Path, as_json: bool) -> None:
         told = {"family": str(file), "passed": not wrong, "findings": rows}
         print_json({**told, **failed} if wrong else told)
     else:
+        from growkit.words import wrapped
+
         for f in findings:
-            click.echo(f"{'ok' if f.passed else 'WRONG':<6}{f.what}: {f.words}")
+            verdict = "ok" if f.passed else "WRONG"
+            click.echo("\n".join(wrapped(f"{verdict:<6}{f.what}: {f.words}", "", hang=6)))
     if wrong:
         click.echo(f"error: {failed['error']}\nhint: {failed['hint']}", err=True)
         click.get_current_context().exit(FAMILY_ERROR)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,24 @@ from typing import Any
 import click
 
 from growkit.cli.door import print_json
-from growkit.cli.progress import alive
+from growkit.cli.options import json_option
+from growkit.cli.progress import alive, bars_wanted
 
 
 def quiet_downloads(quiet: bool) -> None:
-    """Keep huggingface_hub's bars off what is no terminal; it reads this when it is imported."""
-    if quiet or not sys.stderr.isatty():
+    """Keep huggingface_hub's bars off where ours are; it reads this when it is imported."""
+    if quiet or not bars_wanted():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def pushed_text(told: Mapping[str, Any]) -> str:
     """What a push has done, from its JSON."""
     from growkit.show import in_bytes
+    from growkit.words import wrapped
 
     done = "pushed" if told["changed"] else "already there"
+    first = f"{told['url']}: {done}, {'private' if told['private'] else 'public'}"
     lines = [
-        f"{told['url']}: {done}, {'private' if told['private'] else 'public'}",
         f"{told['files']} files, {in_bytes(told['bytes'])}, "
         f"{told['revision']}, commit {told['commit'][:8]}",
     ]
@@ -38,17 +39,17 @@ def pushed_text(told: Mapping[str, Any]) -> str:
         lines.append(f"pull request: {told['pull_request']}")
     if told["checked"]:
         lines.append("read back: names, sizes and hashes agree")
-    return "\n  ".join(lines)
+    return "\n".join([first, *(row for line in lines for row in wrapped(line, "  "))])
 
 
-@click.command()
+@click.command(short_help="Upload a result of `growkit grow` to the Hub.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("repo")
 @click.option("--public", is_flag=True, help="Let everybody see it; it is private otherwise.")
 @click.option("--revision", metavar="BRANCH", help="Push to this branch, made if it is not there.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request in place of a commit.")
 @click.option("--check", is_flag=True, help="Read names, sizes and hashes back afterwards.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the address of the model.")
 def push(
     folder: Path,
@@ -68,7 +69,7 @@ def push(
     \b
     Examples:
       growkit push big/ org/big
-      growkit push big/ org/big --public --check
+      growkit push big/ org/big --revision v1.0 --check
     """
     click.get_current_context().with_resource(alive(quiet))
     quiet_downloads(quiet)
@@ -85,10 +86,10 @@ def push(
         click.echo(done["url"] if quiet else pushed_text(done))
 
 
-@click.command()
+@click.command(short_help="Download a model from the Hub.")
 @click.argument("repo")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder. [default: the cache]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the folder, and no progress.")
 def pull(repo: str, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Download the model REPO, `org/name[@revision]`: the files that are needed, and no others.

@@ -1,6 +1,8 @@
 """Progress in bytes, rate and time left: a bar on a terminal, else a line every few seconds.
 
-A log gets a line now and then while no bytes are counted, too: a silent step looks like a dead one.
+Nothing of the kind with -q or HF_HUB_DISABLE_PROGRESS_BARS. NO_COLOR and TERM=dumb ask for plain
+text: the bar, which draws over itself, gives way to the lines. A log gets a line now and then while
+no bytes are counted, too: a silent step looks like a dead one.
 """
 
 from __future__ import annotations
@@ -22,16 +24,22 @@ def progress_shown(quiet: bool) -> Iterator[Progress | None]:
     """A callback that shows bytes, rate and time left on stderr; None if nobody wants to see it."""
     if quiet or _off():
         yield None
-    elif sys.stderr.isatty():
+    elif bars_wanted():
         yield from _bar()
     else:
         yield _lines()
 
 
+def bars_wanted() -> bool:
+    """Whether stderr is a terminal that may be drawn on."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not plain
+
+
 @contextmanager
 def alive(quiet: bool, progress: Progress | None = None) -> Iterator[Progress | None]:
     """Inside, a log gets a line after every SILENCE in which the progress does not move."""
-    if quiet or _off() or sys.stderr.isatty():
+    if quiet or _off() or bars_wanted():
         yield progress
         return
     import threading
@@ -70,15 +78,30 @@ def _off() -> bool:
 def _bar() -> Iterator[Progress]:
     from tqdm import tqdm
 
-    bar = tqdm(desc="growing", unit="B", unit_scale=True, file=sys.stderr, leave=False, delay=0.2)
+    bars: list[tqdm] = []  # one, from the first call on: the time before was not spent on bytes
 
     def show(done: int, total: int) -> None:
-        if bar.total is None:  # the first call says what an earlier run has left
-            bar.total, bar.initial, bar.n = total, done, done
-        bar.update(done - bar.n)
+        if not bars:  # an earlier run may have left some bytes
+            bars.append(
+                tqdm(
+                    desc="growing",
+                    initial=done,
+                    total=total,
+                    unit="B",
+                    unit_scale=True,
+                    file=sys.stderr,
+                    leave=False,
+                    delay=0.2,
+                    dynamic_ncols=True,  # a window may be resized
+                )
+            )
+        bars[0].update(done - bars[0].n)
 
-    with bar:
+    try:
         yield show
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def _lines() -> Progress:

@@ -1,0 +1,69 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from growkit.cli.complete import complete_files, dtype_names, offered, recipe_names
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=CKPT` pairs as a mapping."""
+    out: dict[str, str] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not (name and equals and path):
+            raise click.BadParameter(f"expected NAME=CKPT, found {value!r}")
+        if name in out:
+            raise click.BadParameter(f"{name} is given twice")
+        out[name] = path
+    return out
+
+
+def _options(*chosen: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(chosen):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+family_option = click.option(
+    "--family", type=FILE, help="Family file (YAML) in place of the shipped one."
+)
+config_option = click.option(
+    "--config", type=FILE, help="config.json, if not beside the source file."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="Print only the path of the result."
+)
+growth_options = _options(
+    click.argument("source", shell_complete=complete_files),
+    click.option("--recipe", required=True, metavar="NAME|FILE",
+                 shell_complete=offered(recipe_names, files=True),
+                 help="Built-in name, or a .yaml file."),
+    click.option("--source", "sources", multiple=True, metavar="NAME=CKPT", callback=_sources,
+                 help="A further checkpoint that the recipe names."),
+    config_option,
+    click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
+                 help="Change the recipe: seed=1, or STEP.KEY=VALUE such as width.to.hidden=1024."),
+    click.option("--dtype", metavar="D", shell_complete=offered(dtype_names),
+                 help="keep, float32, bfloat16 (bf16), float16, float64."),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of all noise."),
+    family_option,
+    click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
+                 help="Largest output file; a larger tensor gets a file of its own."),
+    click.option("--max-memory", default="2GB", show_default=True, metavar="SIZE",
+                 help="Stay below this much memory, workers included."),
+    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+                 help="Processes; each writes one file at a time."),
+)  # fmt: skip
