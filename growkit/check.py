@@ -27,6 +27,7 @@ from growkit.store.scratch import scratch
 SAME, DIFFERS = 1e-9, 1e-4  # in float64, relative: a growth is exact, or visibly is not
 WIDER: Mapping[str, Any] = {"op": "width", "to": {"axes": "2x"}}
 UNEVEN: Mapping[str, Any] = {"op": "width", "to": {"axes": "3/2x"}}
+LEMON: Mapping[str, Any] = {**UNEVEN, "how": {"hidden": "lemon"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def _grown(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
     """Growths, and whether each is what the plan claims."""
     layers = [a for a in model.family.of_kind("layers") if a in model.sizes]
     deeper = {"op": "depth", "to": dict.fromkeys(layers, "2x")}
-    cases = {"width 2x": [WIDER], "width 3/2x": [UNEVEN]}
+    cases = {"width 2x": [WIDER], "width 3/2x": [UNEVEN], "width 3/2x by lemon": [LEMON]}
     inner = {t.head_dim: "2x" for t in model.family.attentions if t.query in model.sizes}
     if inner:
         streams = [a for a in model.family.of_kind("stream") if a in model.sizes]
@@ -114,6 +115,8 @@ def _grown(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
         ]
     if layers:
         cases |= {"silent depth 2x": [deeper], "width and depth": [WIDER, deeper]}
+    if "vocab" in model.user_sizes():
+        cases["vocab"] = [{"op": "resize", "vocab": model.sizes["vocab"] + 9}]
     for name, steps in cases.items():
         try:
             plan = build_plan(name, parse_recipe({"steps": steps}), {"small": model})

@@ -75,7 +75,9 @@ def _needed(shard: Shard, sources: Mapping[str, Checkpoint]) -> dict[str, Checkp
         tensors = {name: checkpoint.tensors[name] for name in sorted(names)}
         holding = {info.file for info in tensors.values()}
         files = tuple(file for file in checkpoint.files if file.name in holding)
-        needed[source] = replace(checkpoint, config={}, tensors=tensors, files=files, side_files=())
+        needed[source] = replace(
+            checkpoint, config={}, tensors=tensors, files=files, side_files=(), stages=()
+        )
     return needed
 
 

@@ -19,7 +19,7 @@ from pages import PAGES, README, ROOT, RUN, Block, begin, blocks, same, walk
 OWN = {
     "docs/hub.md": "test_hub_docs.py",  # looks at what is on the Hub afterwards
     "docs/clusters.md": "test_docs_clusters.py",  # has a batch system and a cluster
-    "docs/pipelines.md": "test_pipelines.py",  # has DVC and Snakemake
+    "docs/pipelines.md": "test_pipelines.py",  # has the engines, in an environment of their own
 }
 
 
@@ -61,7 +61,7 @@ def test_a_page_runs_and_prints_what_it_shows(chosen: list[Block], tmp_path: Pat
 def test_other_pages_have_a_test_of_their_own(page: str) -> None:
     """It is there and walks the page."""
     text = (ROOT / "tests" / OWN[page]).read_text(encoding="utf-8")
-    assert Path(page).name in text
+    assert f'"{Path(page).name}"' in text
     assert "from pages import" in text
 
 

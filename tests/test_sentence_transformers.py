@@ -10,8 +10,10 @@ from typing import Any
 import packages
 import pytest
 import sentences
+import tiny
 import torch
 import trained
+import transformers
 from safetensors.torch import load_file
 
 from growkit import run
@@ -42,15 +44,19 @@ def dense(size: int, out: int, **options: Any) -> Any:
 
 
 def built(folder: Path, *kinds: Any, family: str = "bert", head: str = "base") -> Path:
-    """A tiny model with stages, saved by sentence-transformers; 32 wide.
+    """A tiny model, 32 wide, with stages behind it."""
+    sizes = {"heads": 4, "head_dim": 8, "mlp": 24}
+    model = sentences.saved(family, head, folder / "model", marks=family == "bert", **sizes)
+    return staged(model, *kinds)
+
+
+def staged(model: Path, *kinds: Any, width: int = 32) -> Path:
+    """The model with stages behind it, saved by sentence-transformers.
 
     A stage is a pooling mode, the size and options of a dense layer, or "normalize".
     """
     package, modules = packages.package("sentence_transformers"), packages.package(MODULES)
-    sizes = {"heads": 4, "head_dim": 8, "mlp": 24}
-    model = sentences.saved(family, head, folder / "model", marks=family == "bert", **sizes)
     stages = [modules.Transformer(str(model))]
-    width = 32
     for kind in kinds:
         if kind == "normalize":
             stages.append(modules.Normalize())
@@ -58,10 +64,13 @@ def built(folder: Path, *kinds: Any, family: str = "bert", head: str = "base") -
             stages.append(dense(width, **kind))
             width = kind["out"]
         else:
-            stages.append(modules.Pooling(32, pooling_mode=kind))
-            width = 32 if isinstance(kind, str) else 32 * len(kind)
-    package.SentenceTransformer(modules=stages, device="cpu").save(str(folder / "small"))
-    return folder / "small"
+            stages.append(modules.Pooling(width, pooling_mode=kind))
+            width = width if isinstance(kind, str) else width * len(kind)
+    small = model.parent / "small"
+    package.SentenceTransformer(modules=stages, device="cpu").save(str(small))
+    for name in ("config.json", "model.safetensors"):  # with the head that it may have
+        shutil.copy(model / name, small / name)
+    return small
 
 
 def embeddings(source: Path, texts: Any = sentences.TEXTS) -> torch.Tensor:
@@ -149,12 +158,43 @@ def test_depth_alone_changes_no_stage(tmp_path: Path) -> None:
     assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR
 
 
-@pytest.mark.parametrize("tied", ["final_norm", "embedding", "untie"])
+@pytest.mark.parametrize("tied", ["final_norm", "untie"])
 def test_a_tied_head_does_not_disturb(tied: str, tmp_path: Path) -> None:
     """What the last norm carries for the head, the dense layer takes back."""
     small = built(tmp_path, "lasttoken", {"out": 10}, family="qwen2", head="tied")
     wanted = parse_recipe({"steps": TWICE[:1], "tied": tied})
     result = run.grow(small, wanted, out=tmp_path / "big")
+    assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR
+
+
+SEVERAL = {  # class: its config, for models that people embed sentences with
+    "T5EncoderModel": {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 48, "num_layers": 2},
+    "T5ForConditionalGeneration": {
+        "d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 48, "num_layers": 2,
+        "decoder_start_token_id": 0,
+    },
+    "Gemma3ForCausalLM": {
+        "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "intermediate_size": 48, "num_hidden_layers": 2, "query_pre_attn_scalar": 8,
+    },
+    "XLMRobertaModel": {
+        "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48,
+        "num_hidden_layers": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_models_of_other_families(name: str, tmp_path: Path) -> None:
+    """With heads and without, with one stack and with two, of which the first is read."""
+    cls = getattr(transformers, name)
+    words = {"vocab_size": len(sentences.VOCABULARY), "pad_token_id": 0}
+    model = tiny.randomise(cls(cls.config_class(**SEVERAL[name], **words)), 0)
+    tiny.save(model, tmp_path / "model")
+    sentences.tokenizer(marks=True).save_pretrained(tmp_path / "model")
+    small = staged(tmp_path / "model", "mean", {"out": 12}, {"out": 5}, "normalize")
+    result = run.grow(small, recipe(*TWICE), out=tmp_path / "big")
+    assert result.plan.lints[-1].endswith("by the map back: the embeddings stay")
     assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR
 
 
@@ -241,5 +281,7 @@ def test_the_grown_minilm(name: str, width: int, tmp_path: Path) -> None:
     old, new = embeddings(small, texts), embeddings(out, texts)
     assert new.shape[1] == width
     assert (cosines(new) - cosines(old)).abs().max() <= NEAR
+    both = torch.cat([old, new[:, : old.shape[1]]])  # the small model's embeddings come first
+    assert (cosines(both).diagonal(len(texts)) - 1).abs().max() <= NEAR
     pooling = json.loads((out / "1_Pooling" / "config.json").read_text())
     assert pooling["word_embedding_dimension"] == width

@@ -545,6 +545,8 @@ TAKES = {
     "clip_text/projection": "outputs of 31 tokens",
     "bert/question": "logits of 31 tokens",
     "electra/pretraining": "logits of 31 tokens",
+    "mpt/causal": "logits of 31 tokens",
+    "roberta/masked_lm": "logits of 29 tokens",
 }
 
 

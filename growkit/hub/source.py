@@ -156,7 +156,8 @@ def download(repo: Repo, checkpoint: Checkpoint, *, out: Path, out_bytes: int) -
     Raises ResourceError if they, and a result of `out_bytes` at `out`, do not fit on the disk.
     """
     folder = Path(checkpoint.path)
-    missing = {f.name: f.size for f in checkpoint.files if not (folder / f.name).exists()}
+    weights = [*checkpoint.files, *(f for s in checkpoint.stages for f in s.stored.files)]
+    missing = {f.name: f.size for f in weights if not (folder / f.name).exists()}
     side = [name for name in checkpoint.side_files if not (folder / name).exists()]
     if not missing and not side:
         return

@@ -20,7 +20,7 @@ from growkit.picture.sentences import SIGNS, named
 from growkit.plan import Plan
 from growkit.proof import StepClaim
 from growkit.recipe import resolved
-from growkit.report import config_changes, hints, origin, origins
+from growkit.report import config_changes, hints, origin
 from growkit.show import in_bytes
 from growkit.words import count, shape_text, source_text
 
@@ -34,6 +34,7 @@ PROOF = (
     "The plan proves this from the maps above and from what each axis passes through (norms, "
     "non-linearities, rotary positions, a tied head), step by step."
 )
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 # -- the proof -----------------------------------------------------------------------------------
 
@@ -100,13 +101,15 @@ class _Group:
 
 def tensors(plan: Plan) -> Markup:
     """How many are copied, scaled, mixed and new; and each kind of tensor."""
-    kinds = origins({f.name: {"origin": origin(f).kind} for f in plan.formulas})
+    kinds = Counter[str]()
     groups: dict[str, _Group] = {}
     for formula in plan.formulas:
-        name = re.sub(r"(?<=\.)\d+(?=\.)", "*", formula.name)
-        axes = ", ".join(str(expression) for expression, _ in formula.dims)
-        group = groups.setdefault(name, _Group(axes))
-        group.kinds[origin(formula).kind] += 1
+        name = _NUMBER.sub("*", formula.name)
+        if name not in groups:
+            groups[name] = _Group(", ".join(str(expression) for expression, _ in formula.dims))
+        group, kind = groups[name], origin(formula).kind
+        group.kinds[kind] += 1
+        kinds[kind] += 1
         group.forms[f"{shape_text(formula.shape)} {formula.dtype}"] = None
     rows = [
         row(element("code", name), g.axes, ", ".join([*g.forms][:3]), _counted(g.kinds))
@@ -125,8 +128,8 @@ def tensors(plan: Plan) -> Markup:
     )
 
 
-def _counted(kinds: Mapping[str, int]) -> str:
-    return ", ".join(f"{n:,} {kind}" for kind, n in kinds.items())
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
 
 
 def config(plan: Plan) -> Markup | None:

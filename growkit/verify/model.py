@@ -153,10 +153,17 @@ def text_tokens(loaded: Loaded, text: str) -> tuple[list[torch.Tensor], list[str
 
 
 def longest(model: Any) -> int:
-    """How many tokens a model is given at once."""
+    """How many tokens a model is given at once.
+
+    Where a table of positions has a row for padding, positions are counted from behind it.
+    """
     config = model.config.get_text_config(decoder=True)
-    names = ("max_position_embeddings", "max_target_positions")
-    return min(LENGTHS[-1], *(int(getattr(config, n, None) or LENGTHS[-1]) for n in names))
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
+    padded = [m for m in tables if getattr(m, "padding_idx", None) is not None]
+    room: list[int] = [m.num_embeddings - m.padding_idx - 1 for m in padded]
+    names = ("max_position_embeddings", "max_target_positions", "max_seq_len")
+    said = [int(getattr(config, name, None) or LENGTHS[-1]) for name in names]
+    return min(LENGTHS[-1], *said, *room)
 
 
 def outputs(
