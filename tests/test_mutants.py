@@ -55,6 +55,8 @@ ACCEPTED: dict[str, dict[str, str]] = {  # mistakes that change a plan, but no f
         "layers.{layers}.attention.query_key_value: lin heads.(k|q|v) hidden": SYMMETRIC,
     },
     "llama": {"without thresholds": LISTED},
+    "qwen2_moe": {"without thresholds": LISTED},
+    "qwen3": {"without thresholds": LISTED},
 }
 LEADERS = ("causal", "masked_lm", "generation")  # tried first: heads that say most of a family
 MODELS = {
