@@ -20,9 +20,12 @@ import trained
 from growkit import run
 from growkit.descent import descents
 from growkit.errors import OutputError
+from growkit.gauge import gauge_plan, gauges
+from growkit.model import read_model
 from growkit.picture import PAGE, PICTURE, growth_page, growth_picture
 from growkit.picture.markup import Markup, element, escaped
 from growkit.plan import Plan
+from growkit.store import open_checkpoint
 
 NAMES = [*pictured.STEPS, "large", "hostile"]
 VOID = {"meta", "link"}  # elements that HTML leaves open
@@ -191,6 +194,15 @@ def test_sources_are_told_apart(plans: dict[str, Plan]) -> None:
     from_hub = page_of(replace(plan, sources={"small": cached}))
     assert "org/name, grown by recipe" in from_hub
     assert "/cache" not in from_hub
+
+
+def test_other_coordinates(tmp_path: Path) -> None:
+    """The plan that checks a family file has maps, and no step: its result holds a page as well."""
+    model = read_model(open_checkpoint(small(tmp_path / "small")))
+    for maps in gauges(model).values():
+        plan = gauge_plan(model, maps)
+        assert 'data-axis="hidden"' in page_of(plan)
+        ElementTree.fromstring(growth_picture(plan))
 
 
 def test_large_models_stay_small_pages(plans: dict[str, Plan]) -> None:
