@@ -87,7 +87,7 @@ wheel: setup fetch ## build the wheel, install it into a fresh venv, run the tes
 		../venv/bin/python -m pytest --quiet -m 'not slow and not checkout'
 
 # the oldest transformers is older than the torch of constraints.txt
-OLD := 'ignore:.torch.jit.script. is deprecated:DeprecationWarning'
+OLD := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 
 lowest: fetch ## run the test suite with the lowest versions that pyproject.toml allows, torch aside
 	@rm -rf build/lowest

@@ -36,7 +36,7 @@ from growkit.task import Written, in_this_process, peak_of, tasks
 BASE_BYTES = 60_000_000
 TORCH_BYTES = 220_000_000
 WRITER_BYTES = BUFFERS * BUFFER
-TENSOR_BYTES = 2_000  # of plan and report, for each tensor of the sources and of the result
+TENSOR_BYTES = 2_500  # of plan and report, for each tensor of the sources and of the result
 MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all

@@ -14,13 +14,14 @@ from dataclasses import replace
 import numpy as np
 
 from growkit.axes import AxisMap, IntArray, Kernel
-from growkit.facts import Claim
+from growkit.facts import EXACT, Claim
 from growkit.family import Attention, Family
 from growkit.grammar import get
 from growkit.model import Model
 from growkit.ops.contract import Growth
 from growkit.plan import Plan, finish
 from growkit.positions import rotary_pairs
+from growkit.proof import StepClaim
 from growkit.recipe import parse_recipe
 from growkit.steps import apply, begin
 
@@ -104,6 +105,8 @@ def _mixing(size: int) -> AxisMap:
 
 def gauge_plan(model: Model, maps: Maps) -> Plan:
     """The same model in other coordinates."""
-    recipe = parse_recipe({"steps": [{"op": "noise"}]})  # plans have one; nobody looks at it
-    state, _ = apply(begin("small", model, "final_norm"), Growth(maps=maps), 0, 0, {})
-    return finish("gauge", recipe, {"small": model}, replace(state, claim=Claim()), ())
+    recipe = parse_recipe({"steps": [{"op": "noise"}]})  # plans have a recipe: here it has one step
+    growth = Growth(maps=maps)
+    state, _ = apply(begin("small", model, "final_norm"), growth, 0, 0, {})
+    state = replace(state, claim=Claim())
+    return finish("gauge", recipe, {"small": model}, state, (StepClaim("gauge", EXACT),), (growth,))

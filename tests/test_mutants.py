@@ -116,7 +116,7 @@ def mutants(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def told(term: Term) -> Any:
     """A term as data."""
-    kernels = [k and (k.old, k.index.tolist(), k.coef.tolist()) for k in term.kernels]
+    kernels = [k and (k.shape, k.matrix().tobytes()) for k in term.kernels]
     return term.scale, kernels
 
 

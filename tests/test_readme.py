@@ -49,7 +49,7 @@ def test_operators_are_all_there() -> None:
     for name, operator in OPERATORS.items():
         schema = operator.model_json_schema()
         words = schema["properties"].keys() - {"op", "kind"}
-        words |= {word for choice in choices(schema) for word in choice}
+        words |= {word for choice in choices(schema) for word in choice if word != name}
         missing = [word for word in words if not re.search(rf"`[^`]*\b{word}\b[^`]*`", rows[name])]
         assert not missing, f"{name}: {missing}"
 

@@ -46,7 +46,8 @@ def proof(plan: Plan) -> Markup:
         for term in formula.terms:
             if isinstance(term.source, Noise):
                 noise.setdefault(term.source.step, Counter())[source_text(term)] += 1
-    pairs = zip(plan.steps, plan.recipe.steps, strict=False)  # other coordinates are no step
+    claims = bool(plan.steps)  # a gauge, which `families check` writes, claims nothing step by step
+    pairs = zip(plan.steps, plan.recipe.steps, strict=claims)
     steps = [_step(i, *pair, noise.get(i, Counter())) for i, pair in enumerate(pairs)]
     verb = "are" if plan.storage.claim == EXACT else "may be rounded as they are"
     storage = f"Values {verb} stored as {plan.storage.dtype}"
