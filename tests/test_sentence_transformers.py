@@ -20,6 +20,7 @@ from growkit import run
 from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.recipe import parse_recipe
 from growkit.store import check_files
+from growkit.verify.specimen import randomise
 
 pytestmark = pytest.mark.slow  # the package alone takes seconds to import
 TWICE = [{"op": "width", "to": {"axes": "2x"}}, {"op": "depth", "to": {"layers": "2x"}}]
@@ -189,7 +190,8 @@ def test_models_of_other_families(name: str, tmp_path: Path) -> None:
     """With heads and without, with one stack and with two, of which the first is read."""
     cls = getattr(transformers, name)
     words = {"vocab_size": len(sentences.VOCABULARY), "pad_token_id": 0}
-    model = tiny.randomise(cls(cls.config_class(**SEVERAL[name], **words)), 0)
+    model = cls(cls.config_class(**SEVERAL[name], **words)).eval()
+    randomise(model, 0)
     tiny.save(model, tmp_path / "model")
     sentences.tokenizer(marks=True).save_pretrained(tmp_path / "model")
     small = staged(tmp_path / "model", "mean", {"out": 12}, {"out": 5}, "normalize")

@@ -46,8 +46,7 @@ def proof(plan: Plan) -> Markup:
         for term in formula.terms:
             if isinstance(term.source, Noise):
                 noise.setdefault(term.source.step, Counter())[source_text(term)] += 1
-    claims = bool(plan.steps)  # a gauge, which `families check` writes, claims nothing step by step
-    pairs = zip(plan.steps, plan.recipe.steps, strict=claims)
+    pairs = zip(plan.steps, plan.recipe.steps, strict=True)
     steps = [_step(i, *pair, noise.get(i, Counter())) for i, pair in enumerate(pairs)]
     verb = "are" if plan.storage.claim == EXACT else "may be rounded as they are"
     storage = f"Values {verb} stored as {plan.storage.dtype}"
