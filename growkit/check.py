@@ -105,7 +105,7 @@ def _grown(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
     """Growths, and whether each is what the plan claims."""
     layers = [a for a in model.family.of_kind("layers") if a in model.sizes]
     deeper = {"op": "depth", "to": dict.fromkeys(layers, "2x")}
-    cases = {"width 2x": [WIDER], "width 3/2x": [UNEVEN], "width 3/2x by lemon": [LEMON]}
+    cases = {"width 2x": [WIDER], "width 3/2x": [UNEVEN], "lemon 3/2x": [LEMON]}
     inner = {t.head_dim: "2x" for t in model.family.attentions if t.query in model.sizes}
     if inner:
         streams = [a for a in model.family.of_kind("stream") if a in model.sizes]

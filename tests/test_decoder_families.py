@@ -78,6 +78,11 @@ OLD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
         ),
         ("head_dim 2x", "head_dim 3/2x"),
     ),
+    "qwen 2, windows from a layer on": (
+        "llama/qwen2 sliding",
+        without("layer_types", max_window_layers=2),
+        ("silent depth",),
+    ),
     "smollm 3": (
         "smollm3/causal",
         without("no_rope_layers", "layer_types", no_rope_layer_interval=2),
