@@ -3,6 +3,7 @@
     models    random and sparse checkpoints to measure with
     measure   one command: seconds, CPU seconds, peak memory of its whole process tree
     jobs      what is measured, and against what
+    parts     what a gigabyte costs, part by part
     tables    results as Markdown
     first_files   part of a growth that is too large for the disk
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import jobs, tables
+from benchmarks import jobs, parts, tables
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -30,6 +30,7 @@ def main() -> None:
     sizes = ("tiny",) if given.tiny else ("0.35B", "1.1B", "7B")
     counts = (100, 300) if given.tiny else (1_000, 3_000, 10_000, 30_000)
     found["growths"] = _told(jobs.growths(given.work, chosen, given.rounds, given.mergekit))
+    found["parts"] = _told(parts.parts(given.rounds))
     if not given.only:
         found["memory"] = _told(jobs.memory(given.work, sizes))
         found["planning"] = _told(jobs.planning(given.work, counts, given.rounds))
@@ -54,13 +55,14 @@ def _told(results: Iterator[jobs.Rows]) -> jobs.Rows:
 
 def _markdown(found: dict[str, Any]) -> str:
     machine = "; ".join(f"{k}: {v}" for k, v in found["machine"].items())
-    parts = [
+    pieces = [
         f"Measured on {machine}; medians of {found['rounds']}.",
         tables.growths(found["growths"]),
+        tables.parts(found["parts"]),
     ]
     if "memory" in found:
-        parts += [tables.memory(found["memory"]), tables.planning(found["planning"])]
-    return "\n\n".join(parts)
+        pieces += [tables.memory(found["memory"]), tables.planning(found["planning"])]
+    return "\n\n".join(pieces)
 
 
 def _replace(page: Path, text: str) -> None:

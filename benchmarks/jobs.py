@@ -134,7 +134,10 @@ def planning(work: Path, counts: Sequence[int], rounds: int) -> Iterator[Rows]:
     recipe.write_text(
         "steps: [{op: width, to: {axes: 2x}}, {op: noise, snr_db: 10}]\n", encoding="utf-8"
     )
-    commands: dict[str, Sequence[str]] = {"--help": (*GROWKIT, "--help")}
+    commands: dict[str, Sequence[str]] = {
+        "--help": (*GROWKIT, "--help"),
+        "(python that imports torch)": (sys.executable, "-c", "import torch"),
+    }
     for count in counts:
         source = models.mixture(work / f"mixture{count}", count)
         words = f"plan of {count:,} tensors"

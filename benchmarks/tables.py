@@ -91,5 +91,12 @@ def planning(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def parts(rows: Rows) -> str:
+    """What a gigabyte costs."""
+    lines = ["| in one thread | CPU s per GB |", "|---|---:|"]
+    lines += [f"| {row['part']} | {row['cpu_seconds_per_gb']:.2f} |" for row in rows]
+    return "\n".join(lines)
+
+
 def _span(row: Mapping[str, Any]) -> str:
     return f"{row['seconds']:.2f} ({row['least']:.2f}–{row['most']:.2f})"
