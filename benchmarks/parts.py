@@ -22,8 +22,10 @@ WIDTH = 2048  # of the noise, in elements
 
 def parts(rounds: int) -> Iterator[list[dict[str, Any]]]:
     """The median for each part."""
-    weights = np.random.default_rng(0).standard_normal(TARGET // 2, np.float32).view(np.uint32)
-    block = memoryview((weights >> 16).astype("<u2")).cast("B")  # bfloat16, cut
+    weights = (
+        np.random.default_rng(0).standard_normal(TARGET // 2, dtype=np.float32).view(np.uint32)
+    )
+    block = (weights >> 16).astype("<u2").view(np.uint8).data  # bfloat16, cut
     into = memoryview(bytearray(TARGET))
     rows = Noise(seed=0, step=0, tensor="w", shape=(TARGET // 2 // WIDTH, WIDTH))
     with tempfile.TemporaryFile() as file:
