@@ -101,6 +101,7 @@ def _bar() -> Iterator[Progress]:
         yield show
     finally:
         for bar in bars:
+            bar.delay = 0  # or a bar that a signal stops in its first drawing is taken for undrawn
             bar.close()
 
 
