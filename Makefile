@@ -125,7 +125,7 @@ demo: setup fetch ## grow a trained BERT to two sizes, verify both
 
 MERGEKIT := build/mergekit
 
-bench: setup $(MERGEKIT)/.ready ## measure speed and memory beside cp, dd and mergekit (ten minutes, 25 GB)
+bench: setup $(MERGEKIT)/.ready ## measure speed and memory beside cp, dd and mergekit (a quarter of an hour, 25 GB)
 	@$(BIN)/python -m benchmarks --mergekit $(MERGEKIT)/bin/mergekit-yaml --out docs
 
 $(MERGEKIT)/.ready: constraints.txt
