@@ -19,7 +19,7 @@ from growkit.errors import FamilyError
 from growkit.expression import parse
 
 if TYPE_CHECKING:
-    from growkit.verify.blueprint import Blueprint, Shapes
+    from growkit.verify.outline import Outline, Shapes
 
 # What config keys of this field are called, in order: (pattern, axis, kind)
 KEYS: Sequence[tuple[str, str, str]] = (
@@ -74,11 +74,11 @@ def infer_family(config: Mapping[str, Any]) -> Draft:
 
     Needs transformers with the class that the config names; nothing is downloaded.
     """
-    from growkit.verify.blueprint import blueprint
+    from growkit.verify.outline import outline
 
     axes = _axes(config)
     base = _with_sizes(config, axes)
-    built = blueprint(base)
+    built = outline(base)
     changed = {}
     for key in axes:
         value = int(base[key])
@@ -86,7 +86,7 @@ def infer_family(config: Mapping[str, Any]) -> Draft:
             other = copy.deepcopy(base)
             other[key] = value + more
             try:
-                again = blueprint(other)
+                again = outline(other)
             except FamilyError:
                 continue
             if again.shapes != built.shapes:
@@ -207,7 +207,7 @@ def _write(
     config: Mapping[str, Any],
     base: Mapping[str, Any],
     axes: Mapping[str, tuple[str, str]],
-    built: Blueprint,
+    built: Outline,
     changed: Mapping[str, tuple[int, Shapes]],
 ) -> Draft:
     lines = []
@@ -255,7 +255,7 @@ def _line(
     members: Mapping[str, str],
     base: Mapping[str, Any],
     axes: Mapping[str, tuple[str, str]],
-    built: Blueprint,
+    built: Outline,
     changed: Mapping[str, tuple[int, Shapes]],
     candidates: Sequence[str],
 ) -> tuple[str, bool]:
@@ -286,7 +286,7 @@ def _line(
 
 
 def _head(
-    config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]], built: Blueprint
+    config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]], built: Outline
 ) -> Iterator[str]:
     """Everything above the modules."""
     kind = config.get("model_type", "unknown")
@@ -332,7 +332,7 @@ def _head(
         yield f"  default: {str(bool(config.get('tie_word_embeddings'))).lower()}"
 
 
-def _last_norm(built: Blueprint) -> str:
+def _last_norm(built: Outline) -> str:
     """The last norm outside the layers."""
     norms = [n for n in _modules(built.shapes, {}) if "norm" in built.kinds.get(n, "").lower()]
     return next((n for n in reversed(norms) if not re.search(r"\.\d+\.", n)), "null")

@@ -311,7 +311,7 @@ def test_failures(case: str, small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("--bogus", "No such option"),
+        ("--bogus", "No such option '--bogus'"),
         ("gorw", "No such command 'gorw'"),
         ("grow", "Missing argument 'SOURCE'"),
         ("grow x", "Missing option '--recipe'"),

@@ -5,8 +5,10 @@ held against what `growkit.json` claims. The law: the arithmetic of the measurem
 than the claim.
 
     precision    float64 where modules ask for float32
-    model        one model, loaded and run
+    model        one model, built or loaded, and run
     inputs       what it takes, drawn at random
+    specimen     a tiny model with random weights
+    outline      names and shapes of the model that a config makes
     here         two models compared, and the verdict
 
 No file is opened here except by transformers and tokenizers, and nothing is printed.

@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
+class Outline:
     """Shapes under the names on disk, and what modules are."""
 
     shapes: Shapes
@@ -28,7 +28,7 @@ class Blueprint:
     head: str
 
 
-def blueprint(config: Mapping[str, Any]) -> Blueprint:
+def outline(config: Mapping[str, Any]) -> Outline:
     """What a config builds. Raises FamilyError if transformers cannot build it."""
     with silence():
         try:
@@ -50,4 +50,4 @@ def blueprint(config: Mapping[str, Any]) -> Blueprint:
         named = (n for n, s in shapes.items() if s == shape and n != f"{table}.weight")
         head = next(named, "").removesuffix(".weight")
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-    return Blueprint(shapes, kinds, table, head)
+    return Outline(shapes, kinds, table, head)
