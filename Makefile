@@ -27,7 +27,7 @@ setup: $(READY) ## make .venv and install growkit into it, editable
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV): about a minute, or as long as torch takes to download" >&2
-	@$(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
