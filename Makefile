@@ -94,7 +94,7 @@ lowest: fetch ## run the test suite with the lowest versions that pyproject.toml
 	@$(PYTHON) -m venv build/lowest
 	@($(PYTHON) tests/lowest.py && grep ^torch= constraints.txt) > build/lowest/constraints.txt
 	@build/lowest/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
-		--constraint build/lowest/constraints.txt --editable '.[test]'
+		--constraint build/lowest/constraints.txt --editable '.[test]' mypy
 	@build/lowest/bin/python -m pytest --quiet -W $(OLD)
 
 golden: setup ## write the digests of grown tiny models anew, where other bytes are meant
