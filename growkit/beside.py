@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from growkit import __version__, report
+from growkit import __version__
+from growkit.report import report_json
 from growkit.card import model_card
 from growkit.layout import INDEX, Layout, Shard, lay_out
 from growkit.picture import PAGE, PICTURE, growth_page, growth_picture
@@ -26,7 +27,7 @@ from growkit.task import Task, write_file
 def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
     """All that can be said of a result before its weights are there."""
     shards = layout.shards
-    record = report.report_json(
+    record = report_json(
         plan,
         version=__version__,
         digest=digest,

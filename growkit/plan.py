@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from growkit import proof
+from growkit.proof import storage_claim
 from growkit.axes import AxisMap
 from growkit.compose import as_stored, shapes
 from growkit.errors import CheckpointError, RecipeError
@@ -160,7 +160,7 @@ def finish(
         claim=state.claim,
         steps=steps,
         growths=growths,
-        storage=proof.storage(dtype, formulas),
+        storage=storage_claim(dtype, formulas),
         maps=state.maps,
         axes={u: a for u, a in family.user_axes.items() if a[0] in state.sizes},
         beside=state.beside,

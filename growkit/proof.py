@@ -314,7 +314,7 @@ def prove_noise(before: Claim, noise: Noising) -> Claim:
     return Claim()
 
 
-def storage(dtype: str, formulas: Iterable[Formula]) -> Storage:
+def storage_claim(dtype: str, formulas: Iterable[Formula]) -> Storage:
     """Whether a storage dtype holds every value of these formulas without rounding."""
     return Storage(dtype, "rounded" if _rounded(formulas) else "exact")
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import yaml
 
-from growkit import hub, report
+from growkit import hub
+from growkit.report import class_names, verification_json
 from growkit.errors import RecipeError, VerifyError
 from growkit.execute import (
     Estimate,
@@ -216,7 +217,7 @@ def _target(
 
 def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
     found = verify_growth(source, result.out, config=config)
-    record = {**result.report, "verify": report.verification_json(found)}
+    record = {**result.report, "verify": verification_json(found)}
     write_record(result.out, record)
     if not found.passed:
         raise VerifyError(
@@ -278,11 +279,11 @@ def verify_growth(
     Where there is a growkit.json, every byte of `big` is checked too. Raises UsageError if
     transformers is not installed.
     """
-    from growkit import verify
+    from growkit.verify import verify as run_both
 
     small, big = _here(small), _here(big)
     record = read_record(Path(big)) if Path(big).is_dir() else None
-    return verify.verify(
+    return run_both(
         open_checkpoint(small, config=config),
         open_checkpoint(big),
         growth=record,
@@ -328,7 +329,7 @@ def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
         "path": str(path),
         "family": model.family.name,
         "about": model.family.about,
-        "classes": report.class_names(model.config),
+        "classes": class_names(model.config),
         "axes": axes,
         "parameters": parameters,
         "tensors": len(model.entries),
@@ -342,17 +343,17 @@ def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
 
 def check_family(file: Path, config: Path) -> list[Finding]:
     """Try a family file on a tiny random model of a config; see `growkit.check`."""
-    from growkit import check
+    from growkit.check import check_family as try_family
 
     with blamed(file):
-        return check.check_family(read_config(config), file)
+        return try_family(read_config(config), file)
 
 
 def infer_family(config: Path) -> tuple[str, int]:
     """A drafted family file for a config, and how many of its lines need a look."""
-    from growkit import infer
+    from growkit.infer import infer_family as draft_family
 
-    draft = infer.infer_family(read_config(config))
+    draft = draft_family(read_config(config))
     return draft.text, draft.doubts
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from growkit import proof
+from growkit.proof import embedding_factor, level_factor, prove_above, prove_depth, prove_noise, prove_norm_scale, prove_scaled_embeddings, prove_width, tie_factor
 from growkit.attention import fit_scores, one_source
 from growkit.axes import AxisMap, Kernel, chained
 from growkit.compose import (
@@ -110,7 +110,7 @@ def apply(
         state, also = _grow_depth(state, axis, layers, number, seed)
         claim = claim.also(also)
     if growth.noise:
-        claim = claim.also(proof.prove_noise(state.claim, growth.noise))
+        claim = claim.also(prove_noise(state.claim, growth.noise))
         state = _noise(state, growth.noise, number, seed)
     if growth.fuse:
         state, also = _fuse(state, growth, models, first=number == 0)
@@ -190,10 +190,10 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     facts = replace(facts, gains=gains)
     sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
     check_sizes(family, sizes)
-    claim = proof.prove_width(facts, maps, growth.norm_scale)
+    claim = prove_width(facts, maps, growth.norm_scale)
     above = family.of_kind("layers") if growth.above else ()
     for axis in above:
-        claim = claim.also(proof.prove_above(facts, axis, maps))
+        claim = claim.also(prove_above(facts, axis, maps))
     random = _random(state, number, seed)
     parts = grow_axes(state.parts, Composer(maps, state.sizes, still=still), random, sizes, above)
     for axis in family.of_kind(*NUMBERED):
@@ -202,12 +202,12 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
     parts = scale_norms(parts, {a: s**0.5 for a, s in growth.norm_scale.items()})  # as eps times s
     parts = scale_norms(parts, gains, "*~")
     for module in family.multipliers:
-        factor = proof.embedding_factor(family, state.sizes, sizes, module)
+        factor = embedding_factor(family, state.sizes, sizes, module)
         parts = scale_embeddings(parts, family, factor, module) if factor != 1.0 else parts
-    rho = proof.tie_factor(facts, maps)
+    rho = tie_factor(facts, maps)
     if rho is not None and rho != 1.0 and state.tied and state.tie_rule == "embedding":
         parts = scale_embeddings(parts, family, 1.0 / rho)
-        claim = claim.also(proof.prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
+        claim = claim.also(prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
     elif rho is not None and rho != 1.0 and family.head and facts.carrier:
         state, parts = _divide_head(state, parts, family.head, rho)
     config = resize_config(family, state.config, sizes)
@@ -216,7 +216,7 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
         norms = [p.pattern.over for p in parts.values() if p.pattern.over]
         asked = {a for a, s in growth.norm_scale.items() if s == scale}
         others = sum(not over.axes & asked for over in norms)
-        claim = claim.also(proof.prove_norm_scale(facts, scale, others))
+        claim = claim.also(prove_norm_scale(facts, scale, others))
     if growth.theta_power != 1.0 and family.rope:
         put_bases(config, family.rope.theta, facts.thetas_after)
     return (
@@ -260,7 +260,7 @@ def _grow_depth(
     family = state.model.family
     random = _random(state, number, seed)
     facts = _facts(state, Growth())
-    claim = proof.prove_depth(facts, axis, layers)
+    claim = prove_depth(facts, axis, layers)
     sizes = {**state.sizes, axis: len(layers)}
     parts = grow_layers(state.parts, family, axis, layers, state.sizes, random)
     by_layer = family.scores.get("by_layer")
@@ -326,13 +326,13 @@ def _fuse(
     for one in every:
         mine = one.parts
         for module in family.multipliers:
-            factor = proof.embedding_factor(family, one.sizes, after, module)
+            factor = embedding_factor(family, one.sizes, after, module)
             mine = scale_embeddings(mine, family, factor, module)
         models_parts.append(mine)
     parts = fuse_parts(models_parts, sizes, maps)
     rho = 1.0
     if _facts(state, growth).headed:
-        rho = proof.level_factor(family, state.sizes, after, tied=state.tied)
+        rho = level_factor(family, state.sizes, after, tied=state.tied)
         rho *= len(every) if state.tied else 1
     if state.tied and state.tie_rule == "embedding":
         parts = scale_embeddings(parts, family, 1 / rho)
@@ -342,9 +342,9 @@ def _fuse(
     if copies:
         facts = _facts(state, growth)
         now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
-        claim = proof.prove_width(facts, now)
+        claim = prove_width(facts, now)
         if state.tied and state.tie_rule == "embedding":
-            claim = claim.also(proof.prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
+            claim = claim.also(prove_scaled_embeddings(facts, rho, _shrunk(parts, family)))
     else:
         now = maps[0]
         claim = approximate(["one norm serves the streams of different models"])

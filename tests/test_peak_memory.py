@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from test_exactness import sizes, steps_of
 
-from growkit import execute, report, run
+from growkit import execute, run
+from growkit.report import plan_json
 from growkit.errors import ResourceError
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +132,7 @@ def calls(source: Path) -> int:
     with profile:
         plan = run.plan_growth(source, NOISY)
         known = asdict(run.estimate(plan))
-        report.plan_json(plan, **known)
+        plan_json(plan, **known)
     return sum(entry.callcount for entry in profile.getstats())
 
 

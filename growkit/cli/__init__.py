@@ -111,7 +111,9 @@ def grow(
       growkit grow small/ --recipe double_depth -o big/
       growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
     """
-    from growkit import report, run, show
+    from growkit import run
+    from growkit.report import summary_json
+    from growkit.show import part_text, result_text
     from growkit.store.summary import refuse_unwritable
 
     if options["cluster"] and options["workers"] > 1:
@@ -130,10 +132,10 @@ def grow(
             plan, told = part.plan, part.facts()
         else:
             result = run.grow(source, recipe, **options)
-            plan, told = result.plan, report.summary_json(result.report, **result.facts())
+            plan, told = result.plan, summary_json(result.report, **result.facts())
     for lint in plan.lints:
         click.echo(f"warning: {lint}", err=True)
-    text = show.part_text(told) if share else show.result_text(told)
+    text = part_text(told) if share else result_text(told)
     if told.get("pushed"):
         text += f"\n{pushed_text(told['pushed'])}"
     _print_result(told, text, summary, as_json, quiet)
@@ -154,11 +156,13 @@ def finish(out: Path, as_json: bool, quiet: bool) -> None:
       growkit finish big/
       growkit finish big/ --json
     """
-    from growkit import report, run, show
+    from growkit import run
+    from growkit.report import summary_json
+    from growkit.show import result_text
 
     result = run.finish(out)
-    told = report.summary_json(result.report, **result.facts())
-    _print_result(told, show.result_text(told), None, as_json, quiet)
+    told = summary_json(result.report, **result.facts())
+    _print_result(told, result_text(told), None, as_json, quiet)
 
 
 @app.command(short_help="Show what `grow` would do: sizes, claim, cost.")
@@ -188,22 +192,25 @@ def plan(
     quiet_downloads(quiet=False)
     from dataclasses import asdict
 
-    from growkit import report, run, show, words
+    from growkit import run
+    from growkit.report import plan_json
+    from growkit.show import plan_text
+    from growkit.words import explain, maps_json, shape_text, terms_json
 
     writing = {key: options.pop(key) for key in ("max_shard_size", "max_memory", "workers")}
     planned = run.plan_growth(source, recipe, **options)
     known = run.estimate(planned, **writing)
     cost = asdict(known)
-    text = show.plan_text(planned, **cost) if tensor is None else words.explain(planned, tensor)
+    text = plan_text(planned, **cost) if tensor is None else explain(planned, tensor)
     shapes = {} if maps is None else run.save_maps(planned, maps)
     if html is not None:
         run.save_page(planned, html, known)
     if not as_json:
-        lines = [f"  {name} {words.shape_text(shape)}" for name, shape in shapes.items()]
+        lines = [f"  {name} {shape_text(shape)}" for name, shape in shapes.items()]
         lines = [f"\nmaps in {maps}", *lines] if lines else []
         click.echo("\n".join([text, *lines, *([f"\npage in {html}"] if html else [])]))
         return
-    told = report.plan_json(planned, **cost) | {"maps": words.maps_json(planned)}
+    told = plan_json(planned, **cost) | {"maps": maps_json(planned)}
     for formula in planned.formulas:
         told["tensors"][formula.name]["terms"] = formula  # told when it is printed: many are large
     if tensor is not None:
@@ -211,7 +218,7 @@ def plan(
     if maps is not None:
         told["maps_file"] = {"path": str(maps), "matrices": shapes}
     told |= {"html_file": str(html)} if html is not None else {}
-    print_json(told, words.terms_json)
+    print_json(told, terms_json)
 
 
 @app.command(short_help="Run SMALL and BIG and compare what they compute.")
@@ -296,10 +303,11 @@ def inspect(checkpoint: str, config: Path | None, family: Path | None, as_json: 
       growkit inspect model.safetensors --config config.json --json
     """
     quiet_downloads(quiet=False)
-    from growkit import run, show
+    from growkit import run
+    from growkit.show import inspection_text
 
     told = run.inspect_checkpoint(checkpoint, config=config, family=family)
-    print_json(told) if as_json else click.echo(show.inspection_text(told))
+    print_json(told) if as_json else click.echo(inspection_text(told))
 
 
 @app.command()
