@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from growkit.layout import lay_out, parse_size
-from growkit.run import plan_growth
-from growkit.store import Marks
-from growkit.task import in_this_process, tasks
+from growkit.api import plan_growth
+from growkit.output.done_marks import Marks
+from growkit.output.layout import lay_out, parse_size
+from growkit.runtime.task import in_this_process, tasks
 
 
 def main(source: str, recipe: str, folder: str) -> None:

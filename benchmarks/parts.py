@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from growkit import noise
-from growkit.blocks import TARGET, nonfinite
-from growkit.formula import Noise
+from growkit.engine import row_noise
+from growkit.engine.row_blocks import TARGET, nonfinite
+from growkit.planning.formula import Noise
 
 BYTES = 1 << 29  # passed through each part in one go
 WIDTH = 2048  # of the noise, in elements
@@ -36,7 +36,7 @@ def parts(rounds: int) -> Iterator[list[dict[str, Any]]]:
             "look for NaN and infinities (bfloat16)": lambda: nonfinite(block, "BF16"),
             "crc32": lambda: zlib.crc32(block),
             "copy into the buffer to be written": lambda: into.__setitem__(slice(None), block),
-            "draw noise (for bfloat16)": lambda: noise.steps(rows, 0, rows.shape[0]),
+            "draw noise (for bfloat16)": lambda: row_noise.steps(rows, 0, rows.shape[0]),
         }
         for part, one in work.items():
             one()  # tables are made, pages are there

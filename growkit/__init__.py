@@ -87,8 +87,8 @@ from typing import TYPE_CHECKING, Any
 from growkit.errors import GrowkitError
 
 if TYPE_CHECKING:
-    from growkit.memory import grow_state_dict
-    from growkit.run import grow, plan_growth, pull, push, verify_growth
+    from growkit.api import grow, plan_growth, pull, push, verify_growth
+    from growkit.in_memory import grow_state_dict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -100,13 +100,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The Python API, on first use: `import growkit` alone loads neither torch nor numpy."""
     if name == "grow_state_dict":  # brings torch along
-        from growkit import memory
+        from growkit import in_memory
 
-        return memory.grow_state_dict
+        return in_memory.grow_state_dict
     if name in __all__:
-        from growkit import run
+        from growkit import api
 
-        return getattr(run, name)
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

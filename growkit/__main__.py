@@ -2,7 +2,7 @@
 
 import sys
 
-from growkit.cli import main
+from growkit.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import build, save
 
-from growkit import run
+from growkit import api
 from growkit.errors import GrowkitError
-from growkit.recipe import builtin_recipes, load_recipe
+from growkit.recipe.recipe import builtin_recipes, load_recipe
 
 FILE = Path(__file__).parent / "golden.json"
 LEFT_OUT = {"ligo"}
@@ -71,7 +71,7 @@ def grown(name: str, folder: Path) -> str:
         source: model(family, folder / source, times=2 if source == "large" else 1, seed=1)
         for source in load_recipe(recipe)[1].sources[1:]
     }
-    result = run.grow(
+    result = api.grow(
         model(family, folder / "small"),
         recipe,
         sources=further,

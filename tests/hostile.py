@@ -175,8 +175,8 @@ def _peak() -> int:
 
 def _growkit() -> Any:
     """The command line, with what every command imports."""
-    from growkit import run  # noqa: F401
-    from growkit.cli import app
+    from growkit import api  # noqa: F401
+    from growkit.cli.main import app
 
     return app
 

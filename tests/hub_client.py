@@ -18,7 +18,7 @@ import torch
 from hub_server import READ, WRITE, Hub
 from tiny import build, save
 
-from growkit import run
+from growkit import api
 
 SECRETS = (WRITE, READ)
 
@@ -97,4 +97,4 @@ def grown(folder: Path, max_shard_size: str) -> Path:
     """A result in several shards."""
     model = build("llama", "causal", heads=4, head_dim=32, mlp=256, dtype=torch.float32)
     small = save(model, folder / "small")
-    return run.grow(small, "double_width", out=folder / "big", max_shard_size=max_shard_size).out
+    return api.grow(small, "double_width", out=folder / "big", max_shard_size=max_shard_size).out

@@ -16,10 +16,10 @@ import zoo
 from test_exactness import steps_of
 from test_planning_cost import headers
 
-from growkit import run
-from growkit.formula import Stored, Term
-from growkit.model import read_model
-from growkit.plan import Plan, build_plan
+from growkit import api
+from growkit.families.model import read_model
+from growkit.planning.formula import Stored, Term
+from growkit.planning.plan import Plan, build_plan
 
 TWICE = {"op": "width", "to": {"axes": "2x"}}
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}
@@ -60,7 +60,7 @@ def plans(folder: Path) -> dict[str, Plan]:
     places["same"] = places["gpt2"]
     maps = folder / "maps.safetensors"
     uneven = [{"op": "width", "to": {"axes": "3/2x"}}, DEEPER]
-    run.save_maps(run.plan_growth(places["bert"], steps_of(uneven)), maps)
+    api.save_maps(api.plan_growth(places["bert"], steps_of(uneven)), maps)
     out = {}
     for name, (source, steps) in STEPS.items():
         steps = [{k: str(maps) if v == "MAPS" else v for k, v in s.items()} for s in steps]
@@ -68,7 +68,7 @@ def plans(folder: Path) -> dict[str, Plan]:
         others = [n for w in more for n in ([w] if isinstance(w, str) else w)]
         recipe = steps_of(steps, sources=["small", *others])
         given = {other: str(places[other]) for other in others}
-        out[name] = run.plan_growth(places[source], recipe, sources=given)
+        out[name] = api.plan_growth(places[source], recipe, sources=given)
     return out | {"large": large(), "hostile": hostile(out["fusion"])}
 
 

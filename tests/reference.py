@@ -17,13 +17,13 @@ import click
 
 import growkit
 from growkit import errors
-from growkit.cli import app
-from growkit.execute import Finished, Result
-from growkit.facts import Claim
+from growkit.cli.main import app
 from growkit.hub.push import Pushed
-from growkit.plan import Plan
-from growkit.recipe import builtin_recipes, load_recipe, recipe_text
-from growkit.verify import Measurement, Verification
+from growkit.planning.plan import Plan
+from growkit.planning.proof.facts import Claim
+from growkit.recipe.recipe import builtin_recipes, load_recipe, recipe_text
+from growkit.runtime.execute import Finished, Result
+from growkit.verify.compare import Measurement, Verification
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 PAPER = re.compile(r"\b(\d{4}\.\d{5})\b")

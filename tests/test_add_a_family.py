@@ -7,8 +7,8 @@ import re
 import pytest
 from pages import ROOT
 
-from growkit.family import KINDS
-from growkit.family_file import KEYS
+from growkit.families.family import KINDS
+from growkit.families.load import KEYS
 
 PAGE = (ROOT / "docs" / "add_a_family.md").read_text(encoding="utf-8")
 

@@ -9,10 +9,10 @@ import zoo
 from test_gauge import OTHER, change, read, turned
 from zoo import cases
 
-from growkit.facts import EXACT
-from growkit.gauge import gauge_plan, gauges
-from growkit.model import read_model
-from growkit.store import open_checkpoint
+from growkit.checkpoints.open import open_checkpoint
+from growkit.families.model import read_model
+from growkit.planning.proof.facts import EXACT
+from growkit.verify.symmetries import gauge_plan, gauges
 
 SLOPED = ("bloom/causal", "mpt/causal", "falcon/rw")
 

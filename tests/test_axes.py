@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from growkit.axes import AxisMap, Kernel
-from growkit.ops import maps as named
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import Kernel
+from growkit.ops import axis_maps as named
 
 NEAR = {"atol": 1e-10, "rtol": 0}
 

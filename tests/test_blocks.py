@@ -9,11 +9,19 @@ import time
 import numpy as np
 import pytest
 
-from growkit import blocks
-from growkit.blocks import block_rows, is_plain, nonfinite, plain, runs, whole_tiles, working_bytes
+from growkit.algebra.kernel import Kernel
+from growkit.engine import row_blocks
+from growkit.engine.row_blocks import (
+    block_rows,
+    is_plain,
+    nonfinite,
+    plain,
+    runs,
+    whole_tiles,
+    working_bytes,
+)
 from growkit.errors import ResourceError
-from growkit.formula import Formula, Noise, Ones, Stored, Term
-from growkit.kernel import Kernel
+from growkit.planning.formula import Formula, Noise, Ones, Stored, Term
 
 TILE_2X = Kernel.gather(np.arange(16) % 8, old=8)
 WEIGHT = Stored("small", "w", (8, 8), "F32")
@@ -103,7 +111,7 @@ def test_budget_decides_rows():
     assert block_rows(GROWN, 1 << 40) == 16
     assert block_rows(Formula("s", (), "F32"), 1 << 40) == 1
     wide = Formula("w", (1 << 20, 1024), "F32", (Term(Ones((1, 1)), (None, None), 3.0),) * 2)
-    assert block_rows(wide, 1 << 40) * 4096 == blocks.TARGET
+    assert block_rows(wide, 1 << 40) * 4096 == row_blocks.TARGET
 
 
 def test_too_small_a_budget_is_refused():
@@ -133,7 +141,7 @@ def test_planning_thirty_thousand_tensors_is_fast():
         Formula(s.name, (width, width), "BF16", (Term(s, (kernel, kernel)),)) for s in stored
     ]
     began = time.perf_counter()
-    assert {block_rows(f, 1 << 31) for f in formulas} == {blocks.TARGET // (2 * width)}
+    assert {block_rows(f, 1 << 31) for f in formulas} == {row_blocks.TARGET // (2 * width)}
     assert time.perf_counter() - began < 1.0
 
 

@@ -21,7 +21,7 @@ from hostile import Files, Runner, fault
 from tiny import build, save
 
 import growkit as package
-from growkit.family_file import family_text
+from growkit.families.load import family_text
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 WEIGHTS, CONFIG = "small/model.safetensors", "small/config.json"

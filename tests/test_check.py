@@ -13,11 +13,11 @@ import yaml
 import zoo
 from click.testing import CliRunner
 
-from growkit import run
-from growkit.check import Finding
-from growkit.cli import app
+from growkit import api
+from growkit.cli.main import app
 from growkit.errors import FamilyError, VerifyError
-from growkit.family_file import family_text
+from growkit.families.load import family_text
+from growkit.verify.check_family import Finding
 
 
 def config_of(name: str) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_a_right_file_passes(tmp_path: Path) -> None:
     config = written(tmp_path, big(config_of("qwen3/causal")))
     file = tmp_path / "mine.yaml"
     file.write_text(family_text("qwen3"))
-    findings = run.check_family(file, config)
+    findings = api.check_family(file, config)
     assert wrong(findings) == []
     assert {"tensors", "axis hidden", "axis kv_heads", "axis v", "growth: width 2x"} <= {
         f.what for f in findings
@@ -96,7 +96,7 @@ def test_a_wrong_file_is_told_where(tmp_path: Path, mistake: str) -> None:
     spoil(data)
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(data))
-    findings = run.check_family(file, written(tmp_path, config_of(f"{name}/causal")))
+    findings = api.check_family(file, written(tmp_path, config_of(f"{name}/causal")))
     assert (where in wrong(findings)) if where else findings
 
 
@@ -134,7 +134,7 @@ def test_no_model_can_be_built(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(family_text("qwen3"))
     with pytest.raises(VerifyError, match="cannot build a tiny model"):
-        run.check_family(file, written(tmp_path, config))
+        api.check_family(file, written(tmp_path, config))
 
 
 # -- infer -----------------------------------------------------------------------------------------
@@ -143,16 +143,16 @@ def test_no_model_can_be_built(tmp_path: Path) -> None:
 def test_infer_drafts_a_file_that_passes(tmp_path: Path) -> None:
     """For a plain decoder the draft is right as it stands."""
     config = written(tmp_path, config_of("qwen3/causal"))
-    text, doubts = run.infer_family(config)
+    text, doubts = api.infer_family(config)
     assert doubts == text.count("# ?") > 0
     file = tmp_path / "draft.yaml"
     file.write_text(text)
-    assert wrong(run.check_family(file, config)) == []
+    assert wrong(api.check_family(file, config)) == []
 
 
 def test_infer_says_what_it_does_not_know(tmp_path: Path) -> None:
     """How a fused projection is interleaved no shape shows."""
-    text, _ = run.infer_family(written(tmp_path, config_of("gpt_neox/causal")))
+    text, _ = api.infer_family(written(tmp_path, config_of("gpt_neox/causal")))
     line = next(x for x in text.splitlines() if "query_key_value" in x)
     assert line.endswith("# ?")
 
@@ -161,4 +161,4 @@ def test_infer_runs_no_code_of_a_checkpoint(tmp_path: Path) -> None:
     """An unknown model type, even one with auto_map, is refused."""
     config = {"model_type": "mine", "auto_map": {"AutoModel": "modeling_mine.Mine"}}
     with pytest.raises(FamilyError, match="cannot build a model of this config"):
-        run.infer_family(written(tmp_path, config))
+        api.infer_family(written(tmp_path, config))

@@ -15,8 +15,8 @@ import pytest
 import torch
 from tiny import build, save
 
-from growkit.run import check_files, grow
-from growkit.store.check import write_record
+from growkit.api import grow
+from growkit.output.record import check_files, write_record
 
 EDITABLE = "README.md"
 
@@ -129,7 +129,7 @@ def test_a_record_may_be_added_to(out: Path) -> None:
 def test_no_model_is_needed(out: Path) -> None:
     """Checking loads neither torch nor transformers."""
     code = (
-        "import sys; from growkit.run import check_files; assert check_files(sys.argv[1]) == []; "
+        "import sys; from growkit.api import check_files; assert check_files(sys.argv[1]) == []; "
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code, str(out)], check=True)

@@ -28,10 +28,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from test_exactness import load, sizes, steps_of
 
-from growkit import run
+from growkit import api
 from growkit.errors import CheckpointError, RecipeError
-from growkit.facts import APPROXIMATE, EXACT, Claim
-from growkit.verify import full_precision, tolerance
+from growkit.planning.proof.facts import APPROXIMATE, EXACT, Claim
+from growkit.verify.compare import tolerance
+from growkit.verify.precision import full_precision
 
 EXAMPLES = int(os.environ.get("GROWKIT_CLAIMS", "150"))  # recipes; 2,000 for a thorough run
 SEED = int(os.environ.get("GROWKIT_CLAIMS_SEED", "1"))
@@ -77,7 +78,7 @@ def small(name: str) -> Small:
     one, two = (
         m.save_pretrained(folder / n) or folder / n for m, n in zip(models, "ab", strict=True)
     )
-    axes = run.inspect_checkpoint(one)["axes"]
+    axes = api.inspect_checkpoint(one)["axes"]
     coupled = axes.get("hidden", {"why": ""})["why"].startswith("together")
     return Small(models[0], one, two, {a: e["size"] for a, e in axes.items()}, coupled)
 
@@ -262,16 +263,16 @@ def claimed_and_measured(
             step["maps"] = str(write_maps(folder, *step["maps"], one.sizes))
         if step.get("with") == "large":
             before = steps_of(steps[: steps.index(step)], tied=tied, seed=1)
-            given["large"] = run.grow(one.folder, before, out=folder / "large").out
+            given["large"] = api.grow(one.folder, before, out=folder / "large").out
     used = [n for n in given if any(n in (s.get("with"), *s.get("with", ())) for s in steps)]
     recipe = steps_of(steps, tied=tied, sources=["small", *used])
-    result = run.grow(
+    result = api.grow(
         one.folder, recipe, sources={n: str(given[n]) for n in used}, out=folder / "big"
     )
     return result.plan.claim, measured(name, result)
 
 
-def measured(name: str, result: run.Result) -> float:
+def measured(name: str, result: api.Result) -> float:
     """The largest relative difference of the outputs, where both models have them."""
     one, plan = small(name), result.plan
     given = zoo.inputs(one.model) if name not in TINY else {"input_ids": tiny.tokens(3)}

@@ -22,14 +22,14 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from tiny import build, save
 
-from growkit import __version__, run
-from growkit.cli import app
+from growkit import __version__, api
 from growkit.cli import progress as progress_room
-from growkit.cli.door import PIECES, print_json
+from growkit.cli.failures import PIECES, print_json
+from growkit.cli.main import app
 from growkit.cli.progress import progress_shown
 from growkit.errors import CheckpointError, FamilyError, RecipeError
-from growkit.family_file import family_names
-from growkit.recipe import builtin_recipes, load_recipe
+from growkit.families.load import family_names
+from growkit.recipe.recipe import builtin_recipes, load_recipe
 
 # every command and its options: a change here is a change of the contract
 OPTIONS = {
@@ -82,7 +82,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def big(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same twice as wide, grown by growkit."""
     out = tmp_path_factory.mktemp("cli") / "big"
-    run.grow(small, "double_width", out=out)
+    api.grow(small, "double_width", out=out)
     return out
 
 
@@ -372,7 +372,7 @@ def test_unexpected_failures(error: BaseException, monkeypatch: pytest.MonkeyPat
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(run, "inspect_checkpoint", fail)
+    monkeypatch.setattr(api, "inspect_checkpoint", fail)
     result = growkit("inspect", "x")
     assert result.exit_code == code
     assert result.stderr.startswith(words)
@@ -552,8 +552,8 @@ def test_families_lists_and_shows() -> None:
     assert [x.split()[0] for x in lines if x[0] != " "] == family_names()
     known = json.loads(ok("families", "--json"))["families"]
     assert "qwen2" in next(f for f in known if f["name"] == "llama")["model_types"]
-    assert ok("families", "llama") == run.family_text("llama")
-    assert json.loads(ok("families", "llama", "--json"))["text"] == run.family_text("llama")
+    assert ok("families", "llama") == api.family_text("llama")
+    assert json.loads(ok("families", "llama", "--json"))["text"] == api.family_text("llama")
 
 
 # -- streams -------------------------------------------------------------------------------------

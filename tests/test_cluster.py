@@ -18,12 +18,12 @@ import torch
 from processes import ENV, done_files, ended, files, growkit_in, partial, start, until
 from tiny import build, save
 
-from growkit import run
-from growkit.cluster import on_cluster
+from growkit import api
 from growkit.errors import ResourceError, UsageError
-from growkit.layout import lay_out
-from growkit.store import Marks
-from growkit.task import Task, tasks
+from growkit.output.done_marks import Marks
+from growkit.output.layout import lay_out
+from growkit.runtime.dask import on_cluster
+from growkit.runtime.task import Task, tasks
 
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors, and no torch
 
@@ -140,7 +140,7 @@ def test_interrupted_and_resumed(cluster: Cluster, home: Path, tmp_path: Path) -
 @pytest.fixture
 def todo(home: Path, tmp_path: Path) -> list[Task]:
     """Two tasks for an OUT that nobody has prepared."""
-    plan = run.plan_growth(home / "m", "double_depth")
+    plan = api.plan_growth(home / "m", "double_depth")
     shards = lay_out(plan.formulas, max_shard_bytes=1).shards[:2]
     options = {"budget": 1 << 30, "allow_nonfinite": False, "shared": False}
     return tasks(shards, plan.sources, Marks(tmp_path / "out.partial", "0"), **options)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_exactness import COUPLED, HEADS, sizes, steps_of
 
-from growkit import run
+from growkit import api
 from growkit.errors import RecipeError
 
 EXAMPLES = int(os.environ.get("GROWKIT_COMPOSITIONS", "40"))
@@ -85,13 +85,13 @@ def test_steps_compose(data: st.DataObject) -> None:
         folder = Path(name)
         small = tiny.save(tiny.build(family, head, seed=3, **sizes(family)), folder / "small")
         try:
-            both = run.grow(small, steps_of([first, second], tied=tied), out=folder / "both")
+            both = api.grow(small, steps_of([first, second], tied=tied), out=folder / "both")
         except RecipeError:
             event("refused")
             return
         event("compared")
-        once = run.grow(small, steps_of([first], tied=tied), out=folder / "once")
-        twice = run.grow(once.out, steps_of([second], tied=tied), out=folder / "twice")
+        once = api.grow(small, steps_of([first], tied=tied), out=folder / "once")
+        twice = api.grow(once.out, steps_of([second], tied=tied), out=folder / "twice")
         a, b = (load_file(r.out / "model.safetensors") for r in (both, twice))
         sized = both.plan.sizes_after == twice.plan.sizes_after
         assert sized
@@ -121,10 +121,10 @@ def test_three_steps_are_the_product_of_their_matrices(tmp_path: Path, family: s
         {"op": "width", "to": {"mlp": 50}, "how": {"mlp": {"map": "random", "seed": 1}}},
     ]
     small = tiny.save(tiny.build(family, "base", seed=3, **sizes(family)), tmp_path / "small")
-    result = run.grow(small, steps_of(steps), out=tmp_path / "big")
+    result = api.grow(small, steps_of(steps), out=tmp_path / "big")
     matrices = []
     for i in (0, 2):
-        shape = run.plan_growth(small, steps_of(steps[: i + 1]))
+        shape = api.plan_growth(small, steps_of(steps[: i + 1]))
         matrices.append(shape.maps)
     a, b = (load_file(p / "model.safetensors") for p in (small, result.out))
     mlp, hidden = matrices[1]["mlp"].write.matrix(), matrices[0]["hidden"].read.matrix()

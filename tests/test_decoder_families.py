@@ -13,12 +13,12 @@ import zoo
 from safetensors.torch import load_file, save_file
 from zoo import cases
 
+from growkit.api import grow, plan_growth
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import FamilyError, RecipeError
-from growkit.family_file import build_family, find_family
-from growkit.model import read_model
-from growkit.recipe import parse_recipe
-from growkit.run import grow, plan_growth
-from growkit.store import open_checkpoint
+from growkit.families.load import build_family, find_family
+from growkit.families.model import read_model
+from growkit.recipe.recipe import parse_recipe
 
 EXACT = 1e-9
 Change = Callable[[dict[str, Any]], None]

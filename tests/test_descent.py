@@ -12,12 +12,13 @@ import tiny
 import torch
 from test_exactness import steps_of
 
-from growkit import run
-from growkit.axes import AxisMap, Kernel
-from growkit.descent import KINDS, Descent, Run, descent, descent_json, descents, of_units
-from growkit.ops.maps import pad, repeat, tile, uneven
-from growkit.plan import Plan
-from growkit.report import plan_json
+from growkit import api
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import Kernel
+from growkit.ops.axis_maps import pad, repeat, tile, uneven
+from growkit.planning.plan import Plan
+from growkit.report.as_json import plan_json
+from growkit.report.provenance import KINDS, Descent, Run, descent, descent_json, descents, of_units
 
 COST: dict[str, Any] = {
     "digest": "", "output_bytes": 0, "disk_bytes": 0, "peak_bytes": 0, "shards": (),
@@ -130,13 +131,13 @@ def test_layers_after_a_blend_are_not_silent(tmp_path: Path) -> None:
     """What is said of a layer is said of its formulas, whatever the steps before were."""
     model = tiny.build("gpt2", "causal", layers=2, dtype=torch.float32)
     small = tiny.save(model, tmp_path / "small")
-    deep = run.grow(small, steps_of([pictured.DEEPER]), out=tmp_path / "deep").out
+    deep = api.grow(small, steps_of([pictured.DEEPER]), out=tmp_path / "deep").out
     blend = {"op": "blend", "with": "deep", "alpha": 0.5, "only": ["h.1.*"]}
     steps = steps_of([{**pictured.DEEPER, "how": "stack"}, blend], sources=["small", "deep"])
-    found = descent(run.plan_growth(small, steps, sources={"deep": str(deep)}), "layers")
+    found = descent(api.plan_growth(small, steps, sources={"deep": str(deep)}), "layers")
     assert [r.kind for r in found.singles] == ["old", "mixed", "copied", "old"]
     steps = steps_of([pictured.DEEPER, {**blend, "only": []}], sources=["small", "deep"])
-    found = descent(run.plan_growth(small, steps, sources={"deep": str(deep)}), "layers")
+    found = descent(api.plan_growth(small, steps, sources={"deep": str(deep)}), "layers")
     assert found.counts == {"mixed": 4}
 
 

@@ -19,8 +19,9 @@ import torch
 from full_disk import on_small_disk
 from tiny import build, save
 
+from growkit.api import grow
 from growkit.errors import CheckpointError
-from growkit.run import check_files, grow
+from growkit.output.record import check_files
 
 NAMED = ("growkit.json", "README.md")  # files that name times
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import tiny
 
-from growkit import run
+from growkit import api
 from growkit.ops import OPERATORS
 from growkit.ops.depth import RULES
-from growkit.ops.options import MapName
-from growkit.recipe import builtin_recipes, load_recipe, recipe_text
+from growkit.ops.map_choice import MapName
+from growkit.recipe.recipe import builtin_recipes, load_recipe, recipe_text
 
 PAGE = (Path(__file__).parent.parent / "docs" / "operators.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -99,6 +99,6 @@ def test_a_recipe_says_its_claim(
         large = tiny.build(family, "base" if family == "bert" else "causal", **double)
         further["large"] = str(tiny.save(large, tmp_path / "large"))
     for file in recipe.files:
-        run.save_maps(run.plan_growth(small, "double_width"), file)
-    claim = run.plan_growth(small, name, sources=further).claim.claim
+        api.save_maps(api.plan_growth(small, "double_width"), file)
+    claim = api.plan_growth(small, name, sources=further).claim.claim
     assert claim.split()[0] in comment(name).lower()

@@ -18,12 +18,12 @@ import tiny
 import torch
 from test_exactness import COUPLED, load, sizes, steps_of, width
 
-from growkit import run
-from growkit.axes import Kernel
-from growkit.compose import Composer
-from growkit.model import Model, read_model
-from growkit.store import open_checkpoint
-from growkit.verify import full_precision
+from growkit import api
+from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.open import open_checkpoint
+from growkit.families.model import Model, read_model
+from growkit.planning.width import Composer
+from growkit.verify.precision import full_precision
 
 NOISE = {"op": "noise", "snr_db": 0}
 LIMIT = 1e-10
@@ -86,7 +86,7 @@ def grow(tmp_path: Path, family: str, head: str, steps: list[Any]) -> Any:
     """The plan, the small model's headers, and the gradients of both models."""
     model = tiny.build(family, head, seed=3, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, steps_of(steps), out=tmp_path / "big")
+    result = api.grow(small, steps_of(steps), out=tmp_path / "big")
     with full_precision():
         before, after = (gradients(load(p, model)) for p in (small, result.out))
     assert before.keys() == after.keys()

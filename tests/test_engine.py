@@ -15,12 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from growkit import noise
-from growkit.axes import AxisMap
-from growkit.blocks import block_rows, working_bytes
-from growkit.engine import DTYPES, evaluate
-from growkit.formula import Formula, Noise, Ones, Stored, Term
-from growkit.kernel import Kernel
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import Kernel
+from growkit.engine import row_noise
+from growkit.engine.evaluate import DTYPES, evaluate
+from growkit.engine.row_blocks import block_rows, working_bytes
+from growkit.planning.formula import Formula, Noise, Ones, Stored, Term
 
 PLENTY = 1 << 40
 ROUNDING = {"F64": 1e-13, "F32": 2e-6, "F16": 2e-3, "BF16": 1e-2}  # relative, arithmetic included
@@ -89,8 +89,8 @@ class World:
             elif isinstance(source, Ones):
                 x = np.ones(source.shape)
             else:
-                x = noise.steps(source, 0, (source.shape or (1,))[0]).astype(np.float64)
-                x = x.reshape(source.shape) * noise.UNIT
+                x = row_noise.steps(source, 0, (source.shape or (1,))[0]).astype(np.float64)
+                x = x.reshape(source.shape) * row_noise.UNIT
                 scale *= self.std(source)
             for dim, kernel in enumerate(term.kernels):
                 if kernel is not None:

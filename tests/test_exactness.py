@@ -15,11 +15,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from growkit import run
+from growkit import api
 from growkit.errors import CheckpointError
-from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.recipe import parse_recipe
-from growkit.verify import full_precision
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import parse_recipe
+from growkit.verify.precision import full_precision
 
 NOISE = {"op": "noise", "snr_db": 0}
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}
@@ -117,7 +117,7 @@ def load(folder: Path, model: Any) -> Any:
     return loaded.eval()
 
 
-def measure(model: Any, small: Path, result: run.Result) -> float:
+def measure(model: Any, small: Path, result: api.Result) -> float:
     """The largest difference of the outputs, relative to the largest output."""
     ids = torch.randint(1, 29, (3, 11), generator=torch.Generator().manual_seed(1))
     with full_precision():
@@ -137,7 +137,7 @@ def test_claim_is_measurement(
     """What the plan claims is what transformers computes, for both storage dtypes."""
     model = tiny.build(family, head, seed=3, dtype=dtype, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, steps_of(steps), out=tmp_path / "big")
+    result = api.grow(small, steps_of(steps), out=tmp_path / "big")
     error = measure(model, small, result)
     claim = result.plan.claim
     if claim.claim == APPROXIMATE:
@@ -162,7 +162,7 @@ def test_claims_and_float32(tmp_path: Path, family: str, head: str, name: str, c
     """The claim that each cell must have, and its measurement for a float32 checkpoint."""
     model = tiny.build(family, head, seed=5, dtype=torch.float32, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, steps_of(CASES[name]), out=tmp_path / "big")
+    result = api.grow(small, steps_of(CASES[name]), out=tmp_path / "big")
     assert result.plan.claim.claim == claim
     error = measure(model, small, result)
     limit = TOLERANCE[torch.float32].get(claim)
@@ -176,9 +176,9 @@ def test_the_eps_claim_shrinks_with_eps(tmp_path: Path, head: str) -> None:
     for eps in (1e-5, 1e-12):
         model = tiny.build("bert", head, seed=3, layer_norm_eps=eps, **sizes("bert"))
         small = tiny.save(model, tmp_path / f"small{eps}")
-        result = run.grow(small, steps_of([DEEPER]), out=tmp_path / f"big{eps}")
+        result = api.grow(small, steps_of([DEEPER]), out=tmp_path / f"big{eps}")
         assert result.plan.claim.claim == EPS
-        assert run.verify_growth(small, result.out).passed
+        assert api.verify_growth(small, result.out).passed
         errors.append(measure(model, small, result))
     assert 1e-7 < errors[0] < 1e-3
     assert errors[1] < 1e-10
@@ -191,7 +191,7 @@ def test_both_ways_to_treat_a_tied_head(tmp_path: Path, family: str, tied: str) 
     head = {"bert": "masked_lm", "gpt2": "causal", "llama": "tied"}[family]
     model = tiny.build(family, head, seed=3, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, steps_of([width(axes="2x")], tied=tied), out=tmp_path / "big")
+    result = api.grow(small, steps_of([width(axes="2x")], tied=tied), out=tmp_path / "big")
     assert measure(model, small, result) < 1e-10
 
 
@@ -201,7 +201,7 @@ def test_scores_divided_by_the_layer_number(tmp_path: Path) -> None:
         "gpt2", "causal", seed=3, scale_attn_by_inverse_layer_idx=True, **sizes("gpt2")
     )
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, steps_of([DEEPER]), out=tmp_path / "big")
+    result = api.grow(small, steps_of([DEEPER]), out=tmp_path / "big")
     assert result.plan.claim.claim == EXACT
     assert measure(model, small, result) < 1e-10
 
@@ -210,7 +210,7 @@ def test_unscaled_scores(tmp_path: Path) -> None:
     """Without the 1/√head_dim in the scores, growing head_dim needs no factor for it."""
     model = tiny.build("gpt2", "causal", seed=3, scale_attn_weights=False, **sizes("gpt2"))
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, steps_of(TOGETHER["head_dim 2x"]), out=tmp_path / "big")
+    result = api.grow(small, steps_of(TOGETHER["head_dim 2x"]), out=tmp_path / "big")
     assert result.plan.claim.claim == EXACT
     assert measure(model, small, result) < 1e-10
 
@@ -226,8 +226,8 @@ def test_blend(tmp_path: Path, alpha: float) -> None:
         [width(axes="2x"), {"op": "blend", "with": "large", "alpha": alpha}],
         sources=["small", "large"],
     )
-    result = run.grow(small, recipe, sources={"large": str(large)}, out=tmp_path / "out")
-    grown = run.grow(small, steps_of([width(axes="2x")]), out=tmp_path / "grown")
+    result = api.grow(small, recipe, sources={"large": str(large)}, out=tmp_path / "out")
+    grown = api.grow(small, steps_of([width(axes="2x")]), out=tmp_path / "grown")
     a, b, mixed = (load_file(p / "model.safetensors") for p in (large, grown.out, result.out))
     for name, value in mixed.items():
         torch.testing.assert_close(value, (1 - alpha) * a[name] + alpha * b[name])
@@ -242,7 +242,7 @@ def test_blend_needs_the_grown_shape(tmp_path: Path) -> None:
         sources=["small", "large"],
     )
     with pytest.raises(CheckpointError, match=r"source large: .* hidden 48 and 24"):
-        run.plan_growth(small, recipe, sources={"large": str(small)})
+        api.plan_growth(small, recipe, sources={"large": str(small)})
 
 
 @pytest.mark.parametrize("rope", ["linear", "llama3", "yarn", "dynamic"])
@@ -258,7 +258,7 @@ def test_rope_types(tmp_path: Path, rope: str, to: str) -> None:
         "llama", "causal", seed=3, rope_parameters=keys, positions=8, **sizes("llama")
     )
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, steps_of([width(head_dim=to)]), out=tmp_path / "big")
+    result = api.grow(small, steps_of([width(head_dim=to)]), out=tmp_path / "big")
     assert (result.plan.claim.claim == APPROXIMATE) is (rope == "dynamic")
     assert (measure(model, small, result) < 1e-10) is (rope != "dynamic")
 
@@ -270,7 +270,7 @@ def test_half_size_bert_grows_to_bert_large(tmp_path: Path) -> None:
         "bert", "base", seed=1, dtype=torch.float32, heads=8, head_dim=64, mlp=2048, layers=12
     )
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, "bert_large", out=tmp_path / "big")
+    result = api.grow(small, "bert_large", out=tmp_path / "big")
     assert result.plan.claim.claim == EPS
     after = {"hidden": 1024, "heads": 16, "head_dim": 64, "mlp": 4096, "layers": 24}
     assert {k: result.plan.sizes_after[k] for k in after} == after

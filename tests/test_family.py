@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from growkit.algebra.expression import parse
 from growkit.errors import CheckpointError, FamilyError
-from growkit.expression import parse
-from growkit.family import Family
-from growkit.family_file import (
+from growkit.families.family import Family
+from growkit.families.load import (
     build_family,
     family_names,
     family_text,

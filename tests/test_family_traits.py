@@ -11,17 +11,17 @@ import torch
 import zoo
 from safetensors.torch import load_file
 
-from growkit import run
+from growkit import api
 from growkit.errors import FamilyError, RecipeError
-from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.family_file import build_family, family_text, find_family, read_yaml
-from growkit.plan import Plan
-from growkit.recipe import parse_recipe
+from growkit.families.load import build_family, family_text, find_family, read_yaml
+from growkit.planning.plan import Plan
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import parse_recipe
 
 
 def plan_of(small: Path, *steps: dict[str, Any], **keys: Any) -> Plan:
     """The plan of these steps."""
-    return run.plan_growth(small, parse_recipe({"steps": list(steps)}), **keys)
+    return api.plan_growth(small, parse_recipe({"steps": list(steps)}), **keys)
 
 
 def saved(name: str, folder: Path, **config: Any) -> Path:
@@ -62,7 +62,7 @@ def test_scores_that_the_config_scales_itself(tmp_path: Path) -> None:
     factor = {}
     for name, keys in (("own", {"softmax_scale": 0.3}), ("power", {})):
         small = saved("mpt/causal", tmp_path / name, attn_config=keys)
-        result = run.grow(small, parse_recipe({"steps": [step]}), out=tmp_path / f"{name}-big")
+        result = api.grow(small, parse_recipe({"steps": [step]}), out=tmp_path / f"{name}-big")
         old, new = (load_file(p / "model.safetensors") for p in (small, result.out))
         weight = "transformer.blocks.0.attn.Wqkv.weight"
         factor[name] = float(new[weight][0, 0] / old[weight][0, 0])
@@ -107,7 +107,7 @@ def test_position_rows_before_the_first_position_stay(tmp_path: Path) -> None:
     """OPT looks up position + 2: two rows stand before the table that grows."""
     small = saved("opt/causal", tmp_path / "small")
     step = {"op": "resize", "positions": 31}
-    result = run.grow(small, parse_recipe({"steps": [step]}), out=tmp_path / "big")
+    result = api.grow(small, parse_recipe({"steps": [step]}), out=tmp_path / "big")
     name = "model.decoder.embed_positions.weight"
     old, new = (load_file(p / "model.safetensors")[name] for p in (small, result.out))
     assert new.shape[0] == 33
@@ -120,7 +120,7 @@ def test_fused_heads_with_norms_of_their_own(tmp_path: Path) -> None:
     wide = saved("stablelm/normed", tmp_path / "b", hidden_size=72, num_attention_heads=9,
                  num_key_value_heads=3)  # fmt: skip
     recipe = parse_recipe({"sources": ["small", "b"], "steps": [{"op": "fuse", "with": ["b"]}]})
-    result = run.grow(small, recipe, sources={"b": str(wide)}, out=tmp_path / "big")
+    result = api.grow(small, recipe, sources={"b": str(wide)}, out=tmp_path / "big")
     a, b, big = (load_file(p / "model.safetensors") for p in (small, wide, result.out))
     name = "model.layers.1.self_attn.q_layernorm.norms.{}.weight"
     assert torch.equal(big[name.format(4)], a[name.format(4)])
@@ -134,7 +134,7 @@ def test_fused_models_share_the_mean_of_their_one_kv_head(tmp_path: Path) -> Non
     small = saved("falcon/causal", tmp_path / "a")
     other = zoo.save(zoo.build(zoo.models()["falcon/causal"], seed=9), tmp_path / "b")
     recipe = parse_recipe({"sources": ["small", "b"], "steps": [{"op": "fuse", "with": ["b"]}]})
-    result = run.grow(small, recipe, sources={"b": str(other)}, out=tmp_path / "big")
+    result = api.grow(small, recipe, sources={"b": str(other)}, out=tmp_path / "big")
     name = "transformer.h.1.self_attention.query_key_value.weight"
     a, b, big = (load_file(p / "model.safetensors")[name] for p in (small, other, result.out))
     assert torch.equal(big[:48, :48], a[:48])

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from test_exactness import HEADS, load, measure, sizes, steps_of
 from test_proof import flipped
 
-from growkit import run
+from growkit import api
 from growkit.errors import CheckpointError, RecipeError
-from growkit.facts import APPROXIMATE, EXACT
-from growkit.verify import full_precision
+from growkit.planning.proof.facts import APPROXIMATE, EXACT
+from growkit.verify.precision import full_precision
 
 
 def recipe(*others: str, **keys: Any) -> Any:
@@ -37,7 +37,7 @@ def test_self_fusion_is_exact(
     model = tiny.build(family, head, seed=3, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
     then = [{"op": "noise", "snr_db": 0}] if noise else []
-    result = run.grow(
+    result = api.grow(
         small, recipe("b", then=then, tied=tied), sources={"b": str(small)}, out=tmp_path / "big"
     )
     assert result.plan.claim.claim == EXACT
@@ -48,7 +48,7 @@ def test_three_copies(tmp_path: Path) -> None:
     """K sources stand side by side, not only two."""
     model = tiny.build("llama", "tied", seed=3, **sizes("llama"))
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(
+    result = api.grow(
         small, recipe("b", "c"), sources={"b": str(small), "c": str(small)}, out=tmp_path / "big"
     )
     assert result.plan.sizes_after["hidden"] == 72
@@ -68,7 +68,7 @@ def test_one_checkpoint_under_several_names(tmp_path: Path) -> None:
         others[name] = tmp_path / name / "model.safetensors"
         place(weights, others[name])
     for name, claim in claims.items():
-        plan = run.plan_growth(small, recipe("b"), sources={"b": str(others[name])})
+        plan = api.plan_growth(small, recipe("b"), sources={"b": str(others[name])})
         assert plan.claim.claim == claim, name
 
 
@@ -88,7 +88,7 @@ def test_a_table_with_a_column_per_head(tmp_path: Path) -> None:
         save_file(
             {**load_file(file), name: torch.full((5, 4), float(number), dtype=torch.float64)}, file
         )
-    out = run.grow(
+    out = api.grow(
         folders[0], recipe("b"), sources={"b": str(folders[1])}, family=family, out=tmp_path / "out"
     ).out
     table = load_file(out / "model.safetensors")[name]
@@ -100,7 +100,7 @@ def test_different_models_are_approximate(tmp_path: Path, family: str, head: str
     """One norm over both streams: the mean of the logits is missed by about their size."""
     models = [tiny.build(family, head, seed=s, **sizes(family)) for s in (3, 4)]
     folders = [tiny.save(m, tmp_path / f"m{i}") for i, m in enumerate(models)]
-    result = run.grow(folders[0], recipe("b"), sources={"b": str(folders[1])}, out=tmp_path / "big")
+    result = api.grow(folders[0], recipe("b"), sources={"b": str(folders[1])}, out=tmp_path / "big")
     assert result.plan.claim.claim == APPROXIMATE
     assert "one norm serves" in result.plan.claim.reasons[0]
     ids = torch.randint(1, 29, (3, 11), generator=torch.Generator().manual_seed(1))
@@ -116,7 +116,7 @@ def test_blocks_of_different_widths(tmp_path: Path) -> None:
     wide = {"heads": 6, "kv_heads": 3, "head_dim": 4, "hidden": 36, "mlp": 20}
     a = tiny.save(tiny.build("llama", "causal", seed=1, **sizes("llama")), tmp_path / "a")
     b = tiny.save(tiny.build("llama", "causal", seed=2, **wide), tmp_path / "b")
-    result = run.grow(a, recipe("b", then=[]), sources={"b": str(b)}, out=tmp_path / "big")
+    result = api.grow(a, recipe("b", then=[]), sources={"b": str(b)}, out=tmp_path / "big")
     x, y, z = (load_file(p / "model.safetensors") for p in (a, b, result.out))
     name = "model.layers.1.mlp.up_proj.weight"
     torch.testing.assert_close(z[name][:18, :24], x[name])
@@ -154,7 +154,7 @@ def test_sources_that_do_not_belong_together(
     model = tiny.build(family, "causal", **{**sizes(family), **changes})
     b = tiny.save(model, tmp_path / "b")
     with pytest.raises(CheckpointError, match=f"source b: cannot be fused: .*{message}"):
-        run.plan_growth(a, recipe("b"), sources={"b": str(b)})
+        api.plan_growth(a, recipe("b"), sources={"b": str(b)})
 
 
 def test_different_tokenizers(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_different_tokenizers(tmp_path: Path) -> None:
     for number, folder in enumerate(folders):
         (folder / "tokenizer.json").write_text(json.dumps({"vocabulary": number}))
     with pytest.raises(CheckpointError, match="different tokenizers"):
-        run.plan_growth(folders[0], recipe("b"), sources={"b": str(folders[1])})
+        api.plan_growth(folders[0], recipe("b"), sources={"b": str(folders[1])})
 
 
 def test_noise_needs_a_null_space(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_noise_needs_a_null_space(tmp_path: Path) -> None:
     ]
     noisy = recipe("b", then=[{"op": "noise"}])
     with pytest.raises(RecipeError, match="no null space"):
-        run.plan_growth(folders[0], noisy, sources={"b": str(folders[1])})
+        api.plan_growth(folders[0], noisy, sources={"b": str(folders[1])})

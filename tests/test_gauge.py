@@ -13,12 +13,13 @@ import torch
 import zoo
 from zoo import cases
 
-from growkit import run
-from growkit.axes import AxisMap, Kernel
-from growkit.gauge import gauge_plan, gauges
-from growkit.model import Model, read_model
-from growkit.plan import Plan
-from growkit.store import open_checkpoint
+from growkit import api
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.open import open_checkpoint
+from growkit.families.model import Model, read_model
+from growkit.planning.plan import Plan
+from growkit.verify.symmetries import gauge_plan, gauges
 
 SAME, OTHER = 1e-10, 1e-3
 
@@ -31,7 +32,7 @@ def read(name: str, folder: Path) -> tuple[object, Model]:
 
 def change(model: object, name: str, plan: Plan, folder: Path) -> float:
     """How far the outputs move, relative to the largest."""
-    out = run.execute(plan, folder / "big", overwrite=True).out
+    out = api.execute(plan, folder / "big", overwrite=True).out
     axis = plan.maps.get(plan.readback or "")
     matrix = torch.from_numpy(axis.read.matrix()) if axis else None
     kwargs, given = zoo.models()[name].kwargs, zoo.inputs(model)

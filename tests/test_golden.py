@@ -8,7 +8,7 @@ from pathlib import Path
 import golden
 import pytest
 
-from growkit.recipe import builtin_recipes
+from growkit.recipe.recipe import builtin_recipes
 
 DIGESTS = json.loads(golden.FILE.read_text(encoding="utf-8"))
 

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import build, save
 
-from growkit.family_file import family_names, family_text
-from growkit.recipe import builtin_recipes
-from growkit.run import grow
+from growkit.api import grow
+from growkit.families.load import family_names, family_text
+from growkit.recipe.recipe import builtin_recipes
 
 COMMIT = "0123456789" * 4
 HUB = f"models--org--name/snapshots/{COMMIT}"

@@ -21,11 +21,11 @@ from hub_server import READ, Hub, Repository
 from safetensors.torch import save_file
 from tiny import build, save
 
-from growkit import run
+from growkit import api
+from growkit.checkpoints.header import read_header
 from growkit.errors import UsageError
 from growkit.hub import Repo, redact, repo_named, repo_required
-from growkit.report import hub_id
-from growkit.store.header import read_header
+from growkit.report.as_json import hub_id
 
 SHARDED = 400_000  # bytes of a shard of the small model
 
@@ -132,7 +132,7 @@ def weights_asked(hub: Hub) -> dict[str, int]:
 def test_plan_by_ranges(small: Path, hub: Hub, me: User) -> None:
     """A plan is the same as that of the files, and no weights are downloaded for it."""
     told = me.ok("plan", "org/small@v1", "--recipe", "double_width", "--json").json
-    here = run.plan_growth(small, "double_width")
+    here = api.plan_growth(small, "double_width")
     assert told["tensors"].keys() == {f.name for f in here.formulas}
     assert told["exactness"]["claim"] == here.claim.claim
     assert told["parameters"]["after"] == here.parameters_after
@@ -202,7 +202,7 @@ def test_grow_from_the_hub(
     out = me.folder / "small-double_width"
     assert told["out"] == str(out)
     assert told["digest"] == digest
-    run.grow(small, "double_width", out=tmp_path / "here")
+    api.grow(small, "double_width", out=tmp_path / "here")
     assert weights(out) == weights(tmp_path / "here")
     assert (out / "tokenizer.json").read_bytes() == (small / "tokenizer.json").read_bytes()
     pooling = json.loads((out / "1_Pooling" / "config.json").read_bytes())
@@ -227,7 +227,7 @@ def test_grow_from_the_hub(
     assert hub.requests == []
     snapshot = me.home / "hub/models--org--small/snapshots" / repo.branches["main"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert run.grow(snapshot, "double_width", out=out).already_done
+    assert api.grow(snapshot, "double_width", out=out).already_done
     assert me.ok("verify", "org/small", out, HF_HUB_OFFLINE="1").out.endswith("passed\n")
 
 
@@ -248,7 +248,7 @@ def test_grow_stages_from_the_hub(me: User, hub: Hub, small: Path, tmp_path: Pat
     assert not list(me.home.rglob("*.safetensors"))
     told = me.ok(*command, "--json").json
     assert told["digest"] == digest
-    out, here = Path(told["out"]), run.grow(staged, "double_width", out=tmp_path / "here").out
+    out, here = Path(told["out"]), api.grow(staged, "double_width", out=tmp_path / "here").out
     for name in ("config.json", "model.safetensors"):
         assert (out / "2_Dense" / name).read_bytes() == (here / "2_Dense" / name).read_bytes()
     assert weights(out) == weights(here)
@@ -432,7 +432,7 @@ def test_snapshot_of_shared_blobs(small: Path, tmp_path: Path) -> None:
         (blobs / f"blob-{path.name}").symlink_to(shared / path.name)
         (snapshot / path.name).symlink_to(blobs / f"blob-{path.name}")
     (snapshot / "config.json").write_bytes((small / "config.json").read_bytes())
-    plan = run.plan_growth(snapshot, "double_width")
+    plan = api.plan_growth(snapshot, "double_width")
     files = next(iter(plan.sources.values())).files
     assert all(file.blob == f"blob-{file.name}" and file.mtime_ns == 0 for file in files)
     checkpoint = next(iter(plan.sources.values()))

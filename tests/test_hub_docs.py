@@ -9,7 +9,7 @@ import pytest
 from hub_server import Hub
 from pages import ROOT, begin, blocks, walk
 
-from growkit.cli import app
+from growkit.cli.main import app
 
 PAGE = (ROOT / "docs" / "hub.md").read_text(encoding="utf-8")
 

@@ -13,7 +13,8 @@ import yaml
 from hub_client import User, grown, user
 from hub_server import READ, Hub
 
-from growkit import card, run
+from growkit import api
+from growkit.report import model_card
 
 over = pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
 
@@ -80,7 +81,7 @@ def test_round_trip(xet: bool, hub: Hub, tmp_path: Path, big: Path) -> None:
     cached = Path(me.ok("pull", "org/big@main", "--json").json["path"])
     assert content(cached) == content(big)
     assert me.ok("verify", "--files", cached).out.endswith("every file is as it was written\n")
-    assert card.is_ours((cached / "README.md").read_text(encoding="utf-8"))
+    assert model_card.is_ours((cached / "README.md").read_text(encoding="utf-8"))
     assert me.ok("pull", "org/big", "-o", "back").out.strip() == back  # again: it is there
 
 
@@ -183,7 +184,7 @@ def test_our_card_is_renewed(hub: Hub, me: User, mine: Path) -> None:
     assert there(hub, "README.md") == "# Written here\n"
     (mine / "README.md").write_text(before, encoding="utf-8")
     assert me.ok("push", mine, "org/big", "--json").json["card_kept"] is True
-    edit(hub, card.sealed("# An older card of growkit\n"))
+    edit(hub, model_card.sealed("# An older card of growkit\n"))
     assert me.ok("push", mine, "org/big", "--json").json["card_kept"] is False
     assert there(hub, "README.md") == before
 
@@ -205,7 +206,7 @@ def test_strange_weights_stay(hub: Hub, me: User, big: Path) -> None:
 def test_shards_of_an_earlier_push_go(hub: Hub, me: User, big: Path) -> None:
     """Files that the earlier result had and this one has not would mislead a reader: removed."""
     me.ok("push", big, "org/big")
-    run.grow(big.parent / "small", "double_width", out=me.folder / "one")
+    api.grow(big.parent / "small", "double_width", out=me.folder / "one")
     told = me.ok("push", "one", "org/big", "--check", "--json").json
     assert told["removed"] == sorted(p.name for p in big.glob("model*"))
     names = hub.repos["org/big"].files().keys()
@@ -279,27 +280,27 @@ def test_check_finds(name: str, harm: str, error: str, hub: Hub, me: User, big: 
 
 def test_card_names_all_parents(big: Path) -> None:
     """One parent is a name, several are a list and a merge; a picture is shown."""
-    plan = run.plan_growth(big, "double_depth")
+    plan = api.plan_growth(big, "double_depth")
     record = json.loads((big / "growkit.json").read_bytes())
     source = next(iter(plan.sources.values()))
     hubs = {n: replace(source, path=f"org/{n}", revision="0a1b") for n in ("a", "b")}
-    text = card.model_card(replace(plan, sources=hubs), record, picture="growth.svg")
+    text = model_card.model_card(replace(plan, sources=hubs), record, picture="growth.svg")
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["base_model"] == ["org/a", "org/b"]
     assert front["base_model_relation"] == "merge"
     assert "# org/a and org/b grown by `double_depth`" in text
     assert "![How it was grown](growth.svg)" in text
-    assert "growth.svg" not in card.model_card(plan, record)
+    assert "growth.svg" not in model_card.model_card(plan, record)
 
 
 def test_card_is_addressed(big: Path) -> None:
     """Only an untouched card is addressed to the place it is pushed to, and stays one of ours."""
     text = (big / "README.md").read_text(encoding="utf-8")
-    assert card.is_ours(text)
-    sent = card.addressed(text, "org/big")
+    assert model_card.is_ours(text)
+    sent = model_card.addressed(text, "org/big")
     assert 'from_pretrained("org/big")' in sent
-    assert card.is_ours(sent)
-    assert card.addressed(sent, "org/big") == sent
+    assert model_card.is_ours(sent)
+    assert model_card.addressed(sent, "org/big") == sent
     changed = text.replace("Grown", "Made")
-    assert not card.is_ours(changed)
-    assert card.addressed(changed, "org/big") == changed
+    assert not model_card.is_ours(changed)
+    assert model_card.addressed(changed, "org/big") == changed

@@ -10,13 +10,13 @@ import pytest
 import zoo
 from test_mutants import MODELS
 
+from growkit.algebra.expression import Expression
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import GrowkitError
-from growkit.expression import Expression
-from growkit.family import Family
-from growkit.family_file import build_family, read_yaml
-from growkit.infer import infer_family
-from growkit.model import read_model
-from growkit.store import open_checkpoint
+from growkit.families.family import Family
+from growkit.families.load import build_family, read_yaml
+from growkit.families.model import read_model
+from growkit.verify.draft_family import infer_family
 
 LEAST = 0.85  # of all dims; what is wrong has a question mark, or `families check` finds it
 ALIKE = {"table": "rows", "fixed": "rows", "latent": "stream"}  # told apart by their use alone

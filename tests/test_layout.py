@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from growkit.errors import UsageError
-from growkit.formula import ITEM_BYTES, Formula
-from growkit.layout import PAGE, format_size, lay_out, parse_size
+from growkit.output.layout import PAGE, format_size, lay_out, parse_size
+from growkit.planning.formula import ITEM_BYTES, Formula
 
 TORCH = {
     "F64": torch.float64,

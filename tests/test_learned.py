@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from test_exactness import DIFFERS, TOLERANCE, measure, sizes, steps_of, width
 
 import growkit
-from growkit import run
+from growkit import api
+from growkit.checkpoints.matrices import read_maps
 from growkit.errors import CheckpointError, GrowkitError, OutputError, RecipeError
-from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.recipe import Recipe, load_recipe
-from growkit.store import read_maps
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import Recipe, load_recipe
 
 LEARNED = {"op": "learned", "maps": "maps.safetensors"}
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}
@@ -83,10 +83,10 @@ def test_maps_of_a_plan_give_the_same_model(tmp_path: Path, name: str) -> None:
     """Composed over all steps, in one step: the same tensors, config and claim."""
     family, head, steps = ROUND_TRIPS[name]
     model, source = small(tmp_path, family, head)
-    want = run.grow(source, steps_of(steps), out=tmp_path / "want")
+    want = api.grow(source, steps_of(steps), out=tmp_path / "want")
     steps = [*steps, NOISE] if name.startswith("noise") else steps
-    run.save_maps(run.plan_growth(source, steps_of(steps)), tmp_path / "maps.safetensors")
-    have = run.grow(source, recipe(tmp_path, LEARNED), out=tmp_path / "have")
+    api.save_maps(api.plan_growth(source, steps_of(steps)), tmp_path / "maps.safetensors")
+    have = api.grow(source, recipe(tmp_path, LEARNED), out=tmp_path / "have")
     assert have.plan.config == want.plan.config
     a, b = (load_file(r.out / "model.safetensors") for r in (want, have))
     assert a.keys() == b.keys()
@@ -112,11 +112,11 @@ def test_every_family(tmp_path: Path, name: str) -> None:
         twice = {"layers.mix": np.repeat(np.eye(3), 2, axis=0), "layers.silent": [0.0, 1] * 3}
         for way in (steps_of(steps), write(tmp_path / "layers", twice)):
             with pytest.raises(RecipeError, match="layers"):
-                run.plan_growth(source, way)
+                api.plan_growth(source, way)
         steps = steps[:1]
-    want = run.grow(source, steps_of(steps), out=tmp_path / "want")
-    run.save_maps(run.plan_growth(source, steps_of(steps)), tmp_path / "maps.safetensors")
-    have = run.grow(source, recipe(tmp_path, LEARNED), out=tmp_path / "have")
+    want = api.grow(source, steps_of(steps), out=tmp_path / "want")
+    api.save_maps(api.plan_growth(source, steps_of(steps)), tmp_path / "maps.safetensors")
+    have = api.grow(source, recipe(tmp_path, LEARNED), out=tmp_path / "have")
     assert have.plan.config == want.plan.config
     assert have.plan.sizes_after == want.plan.sizes_after
     assert have.plan.layers == want.plan.layers
@@ -132,9 +132,9 @@ def test_byte_for_byte(tmp_path: Path) -> None:
     model = tiny.build("llama", "tied", seed=3, dtype=torch.float32, **sizes("llama"))
     source = tiny.save(model, tmp_path / "small")
     steps = steps_of([width(axes="2x"), DEEPER])
-    run.save_maps(run.plan_growth(source, steps), tmp_path / "maps.safetensors")
-    a = run.grow(source, steps, out=tmp_path / "a").out
-    b = run.grow(source, recipe(tmp_path, LEARNED), out=tmp_path / "b").out
+    api.save_maps(api.plan_growth(source, steps), tmp_path / "maps.safetensors")
+    a = api.grow(source, steps, out=tmp_path / "a").out
+    b = api.grow(source, recipe(tmp_path, LEARNED), out=tmp_path / "b").out
     c, _ = growkit.grow_state_dict(model.state_dict(), model.config, recipe(tmp_path, LEARNED))
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
     assert all(torch.equal(c[k], v) for k, v in load_file(b / "model.safetensors").items())
@@ -144,14 +144,14 @@ def test_a_file_that_is_there(tmp_path: Path) -> None:
     """The same maps again are no harm; anything else is never overwritten."""
     _, source = small(tmp_path, "llama", "causal")
     file = tmp_path / "maps.safetensors"
-    shapes = run.save_maps(run.plan_growth(source, steps_of([width(mlp="2x")])), file)
+    shapes = api.save_maps(api.plan_growth(source, steps_of([width(mlp="2x")])), file)
     assert shapes == {"mlp.write": (36, 18), "mlp.read": (36, 18)}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["maps.safetensors", "small"]
     before = file.read_bytes()
-    run.save_maps(run.plan_growth(source, steps_of([width(mlp="2x")])), file)
+    api.save_maps(api.plan_growth(source, steps_of([width(mlp="2x")])), file)
     for path in (file, tmp_path):
         with pytest.raises(OutputError, match="is there already, with something else in it"):
-            run.save_maps(run.plan_growth(source, steps_of([width(mlp="3x")])), path)
+            api.save_maps(api.plan_growth(source, steps_of([width(mlp="3x")])), path)
     assert file.read_bytes() == before
 
 
@@ -171,11 +171,11 @@ def test_what_is_no_map(tmp_path: Path, steps: list[Any], message: str) -> None:
     """Only maps go into the file of maps: what it could not say is refused."""
     _, source = small(tmp_path, "llama", "causal")
     fused = {"sources": ["small", "b"]} if steps[0]["op"] == "fuse" else {}
-    plan = run.plan_growth(
+    plan = api.plan_growth(
         source, steps_of(steps, **fused), sources={"b": str(source)} if fused else {}
     )
     with pytest.raises(RecipeError, match=message):
-        run.save_maps(plan, tmp_path / "maps.safetensors")
+        api.save_maps(plan, tmp_path / "maps.safetensors")
     assert not (tmp_path / "maps.safetensors").exists()
 
 
@@ -269,20 +269,20 @@ def test_claims_are_derived(tmp_path: Path, name: str, noise: bool) -> None:
     path = write(tmp_path, arrays)
     if noise:
         path = recipe(tmp_path, LEARNED, {"op": "noise", "snr_db": 10})
-    result = run.grow(source, path, out=tmp_path / "big")
+    result = api.grow(source, path, out=tmp_path / "big")
     assert result.plan.claim.claim == claim, result.plan.claim.reasons
     assert why in " ".join(result.plan.claim.reasons)
     error = measure(model, source, result)
     limit = TOLERANCE[torch.float64].get(claim)
     assert error > DIFFERS if limit is None else error <= limit
-    assert run.verify_growth(source, result.out).passed
+    assert api.verify_growth(source, result.out).passed
 
 
 def test_multi_head_models_stay_so(tmp_path: Path) -> None:
     """kv heads without a map of their own go with the heads, if they are as many."""
     model, source = small(tmp_path, "llama", "causal", kv_heads=4)
     path = write(tmp_path, {"heads.write": np.eye(4)[[0, 1, 2, 3, 3, 2, 1, 0]]})
-    result = run.grow(source, path, out=tmp_path / "big")
+    result = api.grow(source, path, out=tmp_path / "big")
     assert result.plan.sizes_after["kv_heads"] == 8
     assert result.plan.claim.claim == EXACT
     assert measure(model, source, result) < 1e-10
@@ -298,7 +298,7 @@ def test_tensors_are_the_products(tmp_path: Path) -> None:
     }  # fmt: skip
     arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
     _, source = small(tmp_path, "llama", "causal")
-    out = run.grow(source, write(tmp_path, arrays), out=tmp_path / "big").out
+    out = api.grow(source, write(tmp_path, arrays), out=tmp_path / "big").out
     a, b = load_file(source / "model.safetensors"), load_file(out / "model.safetensors")
     m = {k: torch.from_numpy(v).double() for k, v in arrays.items()}
     name = "model.layers.{}.mlp.{}_proj.weight".format
@@ -328,7 +328,7 @@ def test_dense_is_a_map_like_others(tmp_path: Path) -> None:
     write(tmp_path, split(30, 18))
     dense = {"map": "dense", "file": "maps.safetensors"}
     step = {"op": "width", "to": {"hidden": "2x"}, "how": {"mlp": dense, "hidden": "repeat"}}
-    result = run.grow(source, recipe(tmp_path, step), out=tmp_path / "big")
+    result = api.grow(source, recipe(tmp_path, step), out=tmp_path / "big")
     assert result.plan.claim.claim == EXACT
     assert (result.plan.sizes_after["mlp"], result.plan.sizes_after["hidden"]) == (30, 48)
     assert measure(model, source, result) < 1e-10
@@ -345,7 +345,7 @@ def test_dense_heads(tmp_path: Path, kv_heads: int) -> None:
     dense = {"map": "dense", "file": "maps.safetensors"}
     how = {"heads": dense, **({"kv_heads": dense} if kv_heads == 2 else {})}
     step = {"op": "width", "to": {}, "how": how}
-    result = run.grow(source, recipe(tmp_path, step), out=tmp_path / "big")
+    result = api.grow(source, recipe(tmp_path, step), out=tmp_path / "big")
     assert result.plan.claim.claim == EXACT, result.plan.claim.reasons
     assert measure(model, source, result) < 1e-10
 
@@ -369,7 +369,7 @@ def test_dense_refusals(tmp_path: Path, step: dict[str, Any], message: str) -> N
     write(tmp_path, split(30, 18))
     how = {"map": "dense", "file": "maps.safetensors"}
     with pytest.raises(RecipeError, match=message):
-        run.plan_growth(source, recipe(tmp_path, {"op": "width", "how": how, **step}))
+        api.plan_growth(source, recipe(tmp_path, {"op": "width", "how": how, **step}))
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def test_refused_files(tmp_path: Path, arrays: dict[str, Any], message: str) -> 
     """The file, the name and what is wrong with it, before anything is written."""
     _, source = small(tmp_path, "llama", "causal")
     with pytest.raises(RecipeError, match=message) as caught:
-        run.plan_growth(source, write(tmp_path, arrays))
+        api.plan_growth(source, write(tmp_path, arrays))
     assert "steps[0] (learned): " in caught.value.message
     assert "maps.safetensors" in caught.value.message or "sizes" in caught.value.message
 
@@ -429,14 +429,14 @@ def test_what_does_not_grow_by_name_does_not_grow_by_maps(
     """What the code of a family forbids, no matrix can mend."""
     source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
     with pytest.raises(RecipeError, match=message):
-        run.plan_growth(source, write(tmp_path, arrays))
+        api.plan_growth(source, write(tmp_path, arrays))
 
 
 def test_no_rotary_positions(tmp_path: Path) -> None:
     """A base of rotary positions means nothing where there are none."""
     _, source = small(tmp_path, "gpt2", "causal")
     with pytest.raises(RecipeError, match="theta_power: family gpt2 has no rotary positions"):
-        run.plan_growth(source, write(tmp_path, {"theta_power": np.array([2.0])}))
+        api.plan_growth(source, write(tmp_path, {"theta_power": np.array([2.0])}))
 
 
 @pytest.mark.parametrize(
@@ -453,32 +453,32 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, message: str) -
     if content is not None:
         (tmp_path / "maps.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"maps\.safetensors: .*{message}"):
-        run.plan_growth(source, recipe(tmp_path, LEARNED))
+        api.plan_growth(source, recipe(tmp_path, LEARNED))
 
 
 def test_an_empty_file_and_a_quantised_one(tmp_path: Path) -> None:
     """No maps, or maps in a dtype that is no number of ours."""
     _, source = small(tmp_path, "llama", "causal")
     with pytest.raises(GrowkitError, match="no map is in it"):
-        run.plan_growth(source, write(tmp_path, {}))
+        api.plan_growth(source, write(tmp_path, {}))
     from safetensors.torch import save_file as save_torch
 
     eight = torch.zeros(2, 18).to(torch.float8_e4m3fn)
     save_torch({"mlp.write": eight}, tmp_path / "maps.safetensors")
     with pytest.raises(CheckpointError, match=r"mlp\.write: dtype F8_E4M3 cannot be a map"):
-        run.plan_growth(source, recipe(tmp_path, LEARNED))
+        api.plan_growth(source, recipe(tmp_path, LEARNED))
 
 
 def test_the_content_is_part_of_the_digest(tmp_path: Path) -> None:
     """Other numbers in a file of the same name, size and age are another growth."""
     _, source = small(tmp_path, "llama", "causal")
     path = write(tmp_path, split(30, 18))
-    one = run.estimate(run.plan_growth(source, path)).digest
-    assert run.estimate(run.plan_growth(source, path)).digest == one
+    one = api.estimate(api.plan_growth(source, path)).digest
+    assert api.estimate(api.plan_growth(source, path)).digest == one
     changed = {k: v.copy() for k, v in split(30, 18).items()}
     changed["mlp.read"][0, 0] *= 1 + 1e-15
     write(tmp_path, changed)
-    assert run.estimate(run.plan_growth(source, path)).digest != one
+    assert api.estimate(api.plan_growth(source, path)).digest != one
 
 
 def test_paths_start_from_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,10 +488,10 @@ def test_paths_start_from_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.copytree(tmp_path / "recipes", tmp_path / "elsewhere")
     for folder in ("recipes", "elsewhere"):
         monkeypatch.chdir(tmp_path / folder)
-        plan = run.plan_growth(source, path)
+        plan = api.plan_growth(source, path)
         assert plan.recipe.files == (str(tmp_path / "recipes" / "maps.safetensors"),)
-    out = run.grow(source, path, out=tmp_path / "big").out
-    again = run.plan_growth(source, out / "recipe.yaml")
+    out = api.grow(source, path, out=tmp_path / "big").out
+    again = api.plan_growth(source, out / "recipe.yaml")
     assert again.recipe == plan.recipe
 
 
@@ -502,8 +502,8 @@ def test_built_in_recipe_takes_the_users_file(
     _, source = small(tmp_path, "llama", "causal")
     write(tmp_path / "here", split(30, 18))
     monkeypatch.chdir(tmp_path / "here")
-    assert run.plan_growth(source, "ligo").sizes_after["mlp"] == 30
+    assert api.plan_growth(source, "ligo").sizes_after["mlp"] == 30
     monkeypatch.chdir(tmp_path)
     chosen = load_recipe("ligo", overrides=["learned.maps=here/maps.safetensors"])[1]
     assert isinstance(chosen, Recipe)
-    assert run.plan_growth(source, chosen).sizes_after["mlp"] == 30
+    assert api.plan_growth(source, chosen).sizes_after["mlp"] == 30

@@ -13,13 +13,13 @@ import torch
 from test_exactness import load, sizes, steps_of, width
 from test_proof import flipped
 
-from growkit import run
-from growkit.expression import parse
-from growkit.facts import Claim
-from growkit.lints import lints
-from growkit.model import read_model
-from growkit.steps import begin
-from growkit.store import open_checkpoint
+from growkit import api
+from growkit.algebra.expression import parse
+from growkit.checkpoints.open import open_checkpoint
+from growkit.families.model import read_model
+from growkit.planning.hints import lints
+from growkit.planning.proof.facts import Claim
+from growkit.planning.step import begin
 
 TWICE = width(axes="2x")
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}
@@ -50,7 +50,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def warned(checkpoint: Path, *steps: dict[str, Any], **keys: Any) -> list[str]:
     """What the plan of these steps warns of, shortened to axis and layers."""
     others = {name: str(checkpoint) for name in keys.get("sources", ())[1:]}
-    plan = run.plan_growth(checkpoint, steps_of([*steps], **keys), sources=others)
+    plan = api.plan_growth(checkpoint, steps_of([*steps], **keys), sources=others)
     return [lint.partition(": train")[0].replace("copies are equal and stay equal", "locked")
             for lint in plan.lints]  # fmt: skip
 
@@ -95,11 +95,11 @@ def test_what_nothing_separates(
 
 def test_blend_separates(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Another model of the grown shape has no copies, and `only` says where it goes."""
-    big = run.grow(checkpoints["llama"], steps_of([TWICE, NOISE]), out=tmp_path / "big").out
+    big = api.grow(checkpoints["llama"], steps_of([TWICE, NOISE]), out=tmp_path / "big").out
     for only, expected in (((), []), (["*.mlp.*"], ["heads: locked"])):
         mix = {"op": "blend", "with": "large", "alpha": 0.5, "only": only}
         recipe = steps_of([TWICE, mix], sources=["small", "large"])
-        plan = run.plan_growth(checkpoints["llama"], recipe, sources={"large": str(big)})
+        plan = api.plan_growth(checkpoints["llama"], recipe, sources={"large": str(big)})
         assert [lint.partition(":")[0] for lint in plan.lints] == [
             e.partition(":")[0] for e in expected
         ]
@@ -115,13 +115,13 @@ def test_fusion(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     assert warned(checkpoints["llama"], fuse, NOISE, **keys) == []
     other = tiny.save(tiny.build("llama", "causal", seed=4, **sizes("llama")), tmp_path / "other")
     recipe = steps_of([fuse], **keys)
-    assert run.plan_growth(checkpoints["llama"], recipe, sources={"b": str(other)}).lints == ()
+    assert api.plan_growth(checkpoints["llama"], recipe, sources={"b": str(other)}).lints == ()
 
 
 def test_tied_head_whose_logits_scale(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Where no norm can carry the factor, the way out is named."""
     family = flipped(tmp_path, "gpt2", lambda d: d["head"].update(scale_at=None))
-    plan = run.plan_growth(checkpoints["gpt2"], steps_of([TWICE, NOISE]), family=family)
+    plan = api.plan_growth(checkpoints["gpt2"], steps_of([TWICE, NOISE]), family=family)
     (lint,) = plan.lints
     assert lint.startswith("tied head: logits grow by 2, and no norm before the head can carry 1/2")
     assert lint.endswith("`tied: untie` gives the head weights of its own")
@@ -164,7 +164,7 @@ def test_gradients_of_locked_copies_are_equal(
     checkpoints: dict[str, Path], tmp_path: Path, steps: list[Any], locked: set[str]
 ) -> None:
     """What the lint says of neurons is what autograd says of their gradients."""
-    result = run.grow(checkpoints["llama"], steps_of(steps), out=tmp_path / "big")
+    result = api.grow(checkpoints["llama"], steps_of(steps), out=tmp_path / "big")
     model = load(result.out, tiny.build("llama", "causal", **sizes("llama")))
     logits = model(input_ids=tiny.tokens()).logits
     (
@@ -179,7 +179,7 @@ def test_gradients_of_locked_copies_are_equal(
 
 def test_dead_units_have_no_gradient(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Coordinates that are zero on both sides: no weight that touches them has a gradient."""
-    result = run.grow(checkpoints["llama"], steps_of([width(hidden=40)]), out=tmp_path / "big")
+    result = api.grow(checkpoints["llama"], steps_of([width(hidden=40)]), out=tmp_path / "big")
     model = load(result.out, tiny.build("llama", "causal", **sizes("llama")))
     model(input_ids=tiny.tokens()).logits.square().sum().backward()
     assert model.model.embed_tokens.weight.grad[:, :24].any()

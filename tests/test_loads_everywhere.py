@@ -21,7 +21,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from growkit.cli import app
+from growkit.cli.main import app
 
 RECIPE = """\
 about: Twice as wide and as deep, the same function

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_exactness import sizes, steps_of
 
 import growkit
-from growkit import run
+from growkit import api
 from growkit.errors import CheckpointError, RecipeError
 
 NOISE = {"op": "noise", "snr_db": 3}
@@ -53,7 +53,7 @@ def test_the_bytes_of_the_file_route(
     model = tiny.build(family, head, seed=3, dtype=dtype, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
     recipe = steps_of(**{"steps": [], **RECIPES[name]})
-    want, config = written(run.grow(small, recipe, out=tmp_path / "big").out)
+    want, config = written(api.grow(small, recipe, out=tmp_path / "big").out)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     have, after = growkit.grow_state_dict(model.state_dict(), written(small)[1], recipe)
     assert after == config
@@ -111,7 +111,7 @@ def test_two_models(tmp_path: Path) -> None:
     two = tiny.build("llama", "causal", seed=4, dtype=torch.float32, **sizes("llama"))
     folders = [tiny.save(m, tmp_path / n) for m, n in ((one, "one"), (two, "two"))]
     want, config = written(
-        run.grow(
+        api.grow(
             folders[0], "deep_fusion", sources={"other": str(folders[1])}, out=tmp_path / "big"
         ).out
     )

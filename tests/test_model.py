@@ -13,11 +13,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from growkit.config import check_sizes, remap_layers, resize_config
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import CheckpointError, RecipeError
-from growkit.model import Model, read_model
+from growkit.families.config import check_sizes, remap_layers, resize_config
+from growkit.families.model import Model, read_model
 from growkit.ops import Layer
-from growkit.store import open_checkpoint
 
 
 def read(folder: Path) -> Model:

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from test_exactness import HEADS, measure, sizes, steps_of
 
-from growkit import run
+from growkit import api
 from growkit.errors import RecipeError
-from growkit.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
 
 HALF = {"width": "half", "depth": "adjacent"}
 ADJACENT = {"width": "adjacent", "depth": "half"}
@@ -41,8 +41,8 @@ def test_coalesce_undoes_decoalesce(
     small = tiny.save(model, tmp_path / "small")
     up = steps_of([level("decoalesce", pairing, axes="2x", layers="2x")], tied=tied)
     down = steps_of([level("coalesce", pairing, axes="1/2x", layers="1/2x")], tied=tied)
-    run.grow(small, up, out=tmp_path / "big")
-    result = run.grow(tmp_path / "big", down, out=tmp_path / "back")
+    api.grow(small, up, out=tmp_path / "big")
+    result = api.grow(tmp_path / "big", down, out=tmp_path / "back")
     assert same_bits(small, tmp_path / "back")
     assert result.plan.claim.claim == APPROXIMATE
     assert "units are merged or left out" in result.plan.claim.reasons[0]
@@ -64,7 +64,7 @@ def test_decoalescing_width(
     model = tiny.build(family, head, seed=3, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
     step = level("decoalesce", HALF, axes=ratio)
-    result = run.grow(small, steps_of([step], tied=tied), out=tmp_path / "big")
+    result = api.grow(small, steps_of([step], tied=tied), out=tmp_path / "big")
     assert result.plan.claim.claim == claim
     error = measure(model, small, result)
     assert error > 1e-3 if claim == APPROXIMATE else error < 1e-9
@@ -74,7 +74,7 @@ def test_the_embedding_factor_is_the_real_ratio(tmp_path: Path) -> None:
     """Embeddings times 1/3 for threefold width, the final norm untouched."""
     small = tiny.save(tiny.build("gpt2", "causal", seed=3, **sizes("gpt2")), tmp_path / "small")
     step = level("decoalesce", HALF, axes="3x")
-    out = run.grow(small, steps_of([step], tied="embedding"), out=tmp_path / "big").out
+    out = api.grow(small, steps_of([step], tied="embedding"), out=tmp_path / "big").out
     a, b = load_file(small / "model.safetensors"), load_file(out / "model.safetensors")
     for name in ("transformer.wte.weight", "transformer.wpe.weight"):
         torch.testing.assert_close(b[name], a[name].repeat(1, 3) / 3)
@@ -86,13 +86,13 @@ def test_explicit_groups(tmp_path: Path) -> None:
     model = tiny.build("llama", "causal", seed=3, **{**sizes("llama"), "layers": 5})
     small = tiny.save(model, tmp_path / "small")
     step = {"op": "coalesce", "groups": {"layers": [[0, 1], [2, 3, 4]]}}
-    out = run.grow(small, steps_of([step]), out=tmp_path / "out").out
+    out = api.grow(small, steps_of([step]), out=tmp_path / "out").out
     a, b = load_file(small / "model.safetensors"), load_file(out / "model.safetensors")
     name = "model.layers.{}.mlp.up_proj.weight".format
     torch.testing.assert_close(b[name(0)], (a[name(0)] + a[name(1)]) / 2)
     torch.testing.assert_close(b[name(1)], (a[name(2)] + a[name(3)] + a[name(4)]) / 3)
     neurons = {"op": "coalesce", "groups": {"mlp": [[i, 17 - i] for i in range(9)]}}
-    out = run.grow(small, steps_of([neurons]), out=tmp_path / "neurons").out
+    out = api.grow(small, steps_of([neurons]), out=tmp_path / "neurons").out
     b = load_file(out / "model.safetensors")
     torch.testing.assert_close(b[name(0)][2], (a[name(0)][2] + a[name(0)][15]) / 2)
 
@@ -112,13 +112,13 @@ def test_groups_of_heads(
     """Query heads merge with others of their kv head; what is taken apart again is the same."""
     keys = {**sizes("llama"), "kv_heads": kv_heads}
     small = tiny.save(tiny.build("llama", "causal", seed=3, **keys), tmp_path / "small")
-    down = run.grow(small, steps_of([{"op": "coalesce", "groups": groups}]), out=tmp_path / "down")
+    down = api.grow(small, steps_of([{"op": "coalesce", "groups": groups}]), out=tmp_path / "down")
     assert tuple(down.plan.sizes_after[a] for a in ("heads", "kv_heads")) == after
     up = steps_of([{"op": "decoalesce", "groups": groups}])
-    big = run.grow(down.out, up, out=tmp_path / "big")
+    big = api.grow(down.out, up, out=tmp_path / "big")
     assert big.plan.claim.claim == EXACT
     again = steps_of([{"op": "coalesce", "groups": groups}])
-    assert same_bits(run.grow(big.out, again, out=tmp_path / "again").out, down.out)
+    assert same_bits(api.grow(big.out, again, out=tmp_path / "again").out, down.out)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_refusals(tmp_path: Path, step: dict[str, Any], message: str) -> None:
     model = tiny.build("llama", "causal", **{**sizes("llama"), "layers": 3})
     small = tiny.save(model, tmp_path / "small")
     with pytest.raises(RecipeError, match=message):
-        run.plan_growth(small, steps_of([step]))
+        api.plan_growth(small, steps_of([step]))
 
 
 @pytest.mark.parametrize("up", ["vcycle_up", "vcycle_up_bert"])
@@ -160,11 +160,11 @@ def test_a_cycle_of_three_levels(tmp_path: Path, up: str) -> None:
     kept = [tiny.save(model, tmp_path / "level1")]
     for number in (2, 3):
         out = tmp_path / f"level{number}"
-        kept.append(run.grow(kept[-1], "vcycle_down", out=out).out)
+        kept.append(api.grow(kept[-1], "vcycle_down", out=out).out)
     small = kept.pop()
     for number, large in enumerate(reversed(kept)):
         out = tmp_path / f"up{number}"
-        small = run.grow(small, up, sources={"large": str(large)}, out=out).out
+        small = api.grow(small, up, sources={"large": str(large)}, out=out).out
     a, b = load_file(kept[0] / "model.safetensors"), load_file(small / "model.safetensors")
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
     assert all(torch.isfinite(v).all() for v in b.values())

@@ -19,17 +19,17 @@ import pytest
 import yaml
 import zoo
 
-from growkit import family_file
-from growkit.check import check_loaded
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import GrowkitError
-from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.family_file import family_names, family_text
-from growkit.formula import Checkpoint, Term
-from growkit.model import Model, read_model
-from growkit.plan import build_plan
-from growkit.recipe import parse_recipe
-from growkit.store import open_checkpoint
-from growkit.user_family import blamed
+from growkit.families import load
+from growkit.families.load import family_names, family_text
+from growkit.families.model import Model, read_model
+from growkit.families.user_family import blamed
+from growkit.planning.formula import Checkpoint, Term
+from growkit.planning.plan import build_plan
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import parse_recipe
+from growkit.verify.check_family import check_loaded
 
 COUNT = int(os.environ.get("GROWKIT_MUTANTS", "4"))  # per family; 0: all of them
 CAUGHT, SAME, ESCAPED = "caught", "changes nothing", "escaped"
@@ -70,7 +70,7 @@ MODELS = {
 
 def whole(name: str) -> dict[str, Any]:
     """A shipped file without `extends`."""
-    data = family_file._extend(yaml.safe_load(family_text(name)), name)
+    data = load._extend(yaml.safe_load(family_text(name)), name)
     return copy.deepcopy(data)
 
 

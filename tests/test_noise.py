@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from growkit.formula import Noise
-from growkit.noise import FINE, UNIT, _table, steps
+from growkit.engine.row_noise import FINE, UNIT, _table, steps
+from growkit.planning.formula import Noise
 
 
 def noise(shape=(200, 500), seed=0, step=1, tensor="w"):

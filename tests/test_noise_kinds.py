@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from test_exactness import DIFFERS, TOLERANCE, measure, sizes, steps_of, width
 
-from growkit import run
-from growkit.axes import Kernel
+from growkit import api
+from growkit.algebra.kernel import Kernel
 from growkit.errors import RecipeError
-from growkit.facts import APPROXIMATE, EXACT
-from growkit.perturb import new_units
+from growkit.planning.noise import new_units
+from growkit.planning.proof.facts import APPROXIMATE, EXACT
 
 TWICE = width(axes="2x")
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}
@@ -29,12 +29,12 @@ FAMILIES = [("bert", "masked_lm"), ("gpt2", "causal"), ("llama", "tied")]
 
 def grown(
     folder: Path, family: str, head: str, *steps: dict[str, Any]
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], run.Result, Callable[[], float]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], api.Result, Callable[[], float]]:
     """Tensors without and with the last step, the result, and how far its outputs are."""
     model = tiny.build(family, head, seed=3, **sizes(family))
     small = tiny.save(model, folder / "small")
-    first = run.grow(small, steps_of([*steps[:-1]]), out=folder / "plain")
-    result = run.grow(small, steps_of([*steps]), out=folder / "noisy")
+    first = api.grow(small, steps_of([*steps[:-1]]), out=folder / "plain")
+    result = api.grow(small, steps_of([*steps]), out=folder / "noisy")
     a, b = (load_file(r.out / "model.safetensors") for r in (first, result))
     return a, b, result, partial(measure, model, small, result)
 
@@ -169,7 +169,7 @@ def test_noise_that_touches_nothing(tmp_path: Path, steps: list[Any], message: s
     """A pattern that fits nothing, and a mask before anything has grown, are refused."""
     small = tiny.save(tiny.build("llama", "causal"), tmp_path / "small")
     with pytest.raises(RecipeError, match=message):
-        run.plan_growth(small, steps_of([{"op": "noise", **step} for step in steps]))
+        api.plan_growth(small, steps_of([{"op": "noise", **step} for step in steps]))
 
 
 @pytest.mark.parametrize(

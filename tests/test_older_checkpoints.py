@@ -13,13 +13,13 @@ import torch
 import zoo
 from safetensors.torch import load_file, save_file
 
-from growkit import run
+from growkit import api
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import RecipeError
-from growkit.model import read_model
-from growkit.plan import Plan
-from growkit.recipe import parse_recipe
-from growkit.store import open_checkpoint
-from growkit.verify import full_precision
+from growkit.families.model import read_model
+from growkit.planning.plan import Plan
+from growkit.recipe.recipe import parse_recipe
+from growkit.verify.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def publish(older: Older, folder: Path) -> Any:
 
 def grown(small: Path, out: Path, *steps: dict[str, Any]) -> Plan:
     """The plan, executed."""
-    return run.grow(small, parse_recipe({"steps": list(steps)}), out=out).plan
+    return api.grow(small, parse_recipe({"steps": list(steps)}), out=out).plan
 
 
 WIDER = {"op": "width", "to": {"axes": "2x"}}

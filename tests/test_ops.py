@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from growkit.errors import RecipeError
-from growkit.family import Family
-from growkit.family_file import build_family, find_family
+from growkit.families.family import Family
+from growkit.families.load import build_family, find_family
 from growkit.ops import OPERATORS, Growth
-from growkit.ops.contract import target_size
 from growkit.ops.depth import interleave, stack
-from growkit.recipe import parse_recipe
+from growkit.ops.operator import target_size
+from growkit.recipe.recipe import parse_recipe
 
 SIZES = {
     "hidden": 24, "heads": 4, "kv_heads": 2, "q": 4, "k": 4, "v": 4, "mlp": 18,

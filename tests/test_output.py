@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from tiny import build, save
 
 import growkit as package
-from growkit import run
-from growkit.blocks import block_rows, working_bytes
-from growkit.cli import app
-from growkit.execute import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
+from growkit import api
+from growkit.cli.main import app
+from growkit.engine.row_blocks import block_rows, working_bytes
+from growkit.runtime.execute import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
 
 EDITED = {"growkit.json", "README.md"}  # they hold times, and what a person writes
 ENV = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
@@ -253,7 +253,7 @@ def test_memory_does_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.Monke
     """The same plan under the least memory that it can be written with."""
     monkeypatch.chdir(tmp_path)
     save(build("llama", "causal", heads=8, head_dim=16, mlp=400, layers=1), Path("m"))
-    plan = run.plan_growth("m", "double_width")
+    plan = api.plan_growth("m", "double_width")
     fixed = plan_bytes(plan) + BASE_BYTES + TORCH_BYTES + WRITER_BYTES
     least = fixed + max(working_bytes(f, 1) for f in plan.formulas)
     rows = [(block_rows(f, least - fixed), f.shape[0]) for f in plan.formulas]

@@ -89,7 +89,7 @@ def test_wheel_carries_its_data(wheel: Path) -> None:
 def test_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
     """An installed wheel lists the same recipes and families as the checkout."""
     site = install(wheel, tmp_path)
-    for command, folder in (("recipes", "recipes"), ("families", "growkit/families")):
+    for command, folder in (("recipes", "recipes"), ("families", "growkit/families/builtin")):
         listed = growkit_from(site, command)
         missing = [p.stem for p in (ROOT / folder).glob("*.yaml") if p.stem not in listed]
         assert not missing, f"growkit {command} does not list {missing}"
@@ -120,7 +120,7 @@ def test_types_are_exported(wheel: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     version, grow, claim, number, missing = done.stdout.splitlines()
     assert version.endswith('Revealed type is "str"')
-    assert "-> growkit.execute.Result" in grow
+    assert "-> growkit.runtime.execute.Result" in grow
     assert claim.endswith('Revealed type is "str"')
     assert "has incompatible type" in number
     assert 'Missing positional argument "recipe"' in missing

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from test_exactness import sizes, steps_of
 
-from growkit import execute, run
-from growkit.report import plan_json
+from growkit import api
 from growkit.errors import ResourceError
+from growkit.report.as_json import plan_json
+from growkit.runtime import execute
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # for the benchmarks, which are not installed
@@ -121,7 +122,7 @@ def test_a_block_that_does_not_fit_is_refused(
     before = {p.name for p in tmp_path.iterdir()}
     monkeypatch.setattr(execute, "available_bytes", lambda: 50_000_000)
     with pytest.raises(ResourceError, match=r"memory: 50.00 MB free: one row of .* take") as caught:
-        run.grow(small, wider, out=tmp_path / "big")
+        api.grow(small, wider, out=tmp_path / "big")
     assert "MB is enough" in caught.value.hint
     assert {p.name for p in tmp_path.iterdir()} == before
 
@@ -130,8 +131,8 @@ def calls(source: Path) -> int:
     """How many functions are called to plan a growth and to tell it, imports aside."""
     profile = cProfile.Profile()
     with profile:
-        plan = run.plan_growth(source, NOISY)
-        known = asdict(run.estimate(plan))
+        plan = api.plan_growth(source, NOISY)
+        known = asdict(api.estimate(plan))
         plan_json(plan, **known)
     return sum(entry.callcount for entry in profile.getstats())
 
@@ -142,7 +143,7 @@ NOISY = steps_of([{"op": "width", "to": {"axes": "2x"}}, {"op": "noise", "snr_db
 def test_planning_is_linear(tmp_path: Path) -> None:
     """Three times the tensors, at most 3.1 times the work."""
     small, large = (models.mixture(tmp_path / str(n), n) for n in (600, 1800))
-    counts = [len(run.plan_growth(folder, NOISY).formulas) for folder in (small, large)]
+    counts = [len(api.plan_growth(folder, NOISY).formulas) for folder in (small, large)]
     assert calls(large) / calls(small) < 1.03 * counts[1] / counts[0]
 
 

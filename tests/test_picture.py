@@ -17,15 +17,17 @@ import pytest
 import tiny
 import trained
 
-from growkit import run
-from growkit.descent import descents
+from growkit import api
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import OutputError
-from growkit.gauge import gauge_plan, gauges
-from growkit.model import read_model
-from growkit.picture import PAGE, PICTURE, growth_page, growth_picture
-from growkit.picture.markup import Markup, element, escaped
-from growkit.plan import Plan
-from growkit.store import open_checkpoint
+from growkit.families.model import read_model
+from growkit.planning.plan import Plan
+from growkit.report.page import PAGE, PICTURE
+from growkit.report.page.markup import Markup, element, escaped
+from growkit.report.page.page import growth_page
+from growkit.report.page.svg import growth_picture
+from growkit.report.provenance import descents
+from growkit.verify.symmetries import gauge_plan, gauges
 
 NAMES = [*pictured.STEPS, "large", "hostile"]
 VOID = {"meta", "link"}  # elements that HTML leaves open
@@ -234,7 +236,7 @@ def test_thousands_of_layers_are_told_as_runs(plans: dict[str, Plan]) -> None:
 
 def test_the_picture_in_the_readme_is_true() -> None:
     """docs/growth.svg is what the recipe bert_base makes of the trained checkpoint today."""
-    plan = run.plan_growth(trained.small(), "bert_base")
+    plan = api.plan_growth(trained.small(), "bert_base")
     shown = (trained.ROOT / "docs" / "growth.svg").read_text(encoding="utf-8")
     assert growth_picture(plan) == shown
 
@@ -246,22 +248,22 @@ def small(folder: Path) -> Path:
 
 def test_in_a_result(tmp_path: Path) -> None:
     """Both lie in it and are checked; the card shows the picture; a further growth leaves them."""
-    out = run.grow(small(tmp_path / "small"), "double_depth", out=tmp_path / "a").out
+    out = api.grow(small(tmp_path / "small"), "double_depth", out=tmp_path / "a").out
     assert f"({PICTURE})" in (out / "README.md").read_text(encoding="utf-8")
     assert (out / PAGE).read_text(encoding="utf-8").startswith("<!doctype html>")
     record = json.loads((out / "growkit.json").read_text(encoding="utf-8"))
     assert {PAGE, PICTURE} <= record["files"].keys()
-    assert run.check_files(out) == []
-    further = run.grow(out, "double_depth", out=tmp_path / "b").out
+    assert api.check_files(out) == []
+    further = api.grow(out, "double_depth", out=tmp_path / "b").out
     assert (further / PAGE).read_bytes() != (out / PAGE).read_bytes()
     (out / PAGE).write_text("x", encoding="utf-8")
-    assert any(PAGE in problem for problem in run.check_files(out))
+    assert any(PAGE in problem for problem in api.check_files(out))
 
 
 def test_where_a_source_lies_is_not_told(tmp_path: Path) -> None:
     """The same model from elsewhere, at another time, gives the same files."""
     found = [
-        run.grow(small(tmp_path / name), "double_width", out=tmp_path / f"{name}-out").out
+        api.grow(small(tmp_path / name), "double_width", out=tmp_path / f"{name}-out").out
         for name in ("one", "other")
     ]
     for name in (PAGE, PICTURE):
@@ -270,12 +272,12 @@ def test_where_a_source_lies_is_not_told(tmp_path: Path) -> None:
 
 def test_a_page_of_a_plan(plans: dict[str, Plan], tmp_path: Path) -> None:
     """With what writing will take; it replaces a page, and nothing else."""
-    path, known = tmp_path / "growth.html", run.estimate(plans["single"])
+    path, known = tmp_path / "growth.html", api.estimate(plans["single"])
     path.touch()
     for _ in range(2):
-        run.save_page(plans["single"], path, known)
+        api.save_page(plans["single"], path, known)
     assert known.digest in path.read_text(encoding="utf-8")
     path.write_text("mine")
     with pytest.raises(OutputError, match=r"growth\.html: is there and holds no page"):
-        run.save_page(plans["single"], path, known)
+        api.save_page(plans["single"], path, known)
     assert path.read_text() == "mine"

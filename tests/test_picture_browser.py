@@ -19,9 +19,10 @@ from typing import Any
 import pictured
 import pytest
 
-from growkit.picture import growth_page, growth_picture
-from growkit.picture.markup import escaped
-from growkit.plan import Plan
+from growkit.planning.plan import Plan
+from growkit.report.page.markup import escaped
+from growkit.report.page.page import growth_page
+from growkit.report.page.svg import growth_picture
 
 pytestmark = pytest.mark.slow
 

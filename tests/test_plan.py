@@ -10,9 +10,9 @@ import pytest
 import tiny
 from test_exactness import sizes, steps_of
 
-from growkit import run
+from growkit import api
 from growkit.errors import CheckpointError, RecipeError
-from growkit.recipe import builtin_recipes, load_recipe
+from growkit.recipe.recipe import builtin_recipes, load_recipe
 
 TWICE = {"op": "width", "to": {"axes": "2x"}}
 
@@ -35,7 +35,7 @@ def small(tmp_path: Path) -> Path:
 def test_steps_that_cannot_be(small: Path, steps: list[Any], message: str) -> None:
     """A step that would do nothing, or too much, is refused with its place in the recipe."""
     with pytest.raises(RecipeError, match=message):
-        run.plan_growth(small, steps_of(steps))
+        api.plan_growth(small, steps_of(steps))
 
 
 @pytest.mark.parametrize(
@@ -46,16 +46,16 @@ def test_numbers_of_the_config(small: Path, key: str, value: object) -> None:
     config = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps({**config, key: value}))
     with pytest.raises(CheckpointError, match=f"{key}: expected a number"):
-        run.plan_growth(small, steps_of([TWICE]))
+        api.plan_growth(small, steps_of([TWICE]))
 
 
 def test_the_plan_is_deterministic(small: Path) -> None:
     """The same headers and recipe give the same digest, another seed another one."""
     noisy = [TWICE, {"op": "noise"}]
-    first, second = (run.plan_growth(small, steps_of(noisy)) for _ in range(2))
-    assert run.estimate(first).digest == run.estimate(second).digest
-    other = run.plan_growth(small, steps_of(noisy, seed=1))
-    assert run.estimate(first).digest != run.estimate(other).digest
+    first, second = (api.plan_growth(small, steps_of(noisy)) for _ in range(2))
+    assert api.estimate(first).digest == api.estimate(second).digest
+    other = api.plan_growth(small, steps_of(noisy, seed=1))
+    assert api.estimate(first).digest != api.estimate(other).digest
 
 
 @pytest.mark.parametrize("name", sorted(builtin_recipes()))
@@ -73,12 +73,12 @@ def test_every_built_in_recipe_plans(
         large = tiny.save(tiny.build(family, "base", **double), tmp_path / f"{family}2")
         for file in recipe.files:
             Path(file).unlink(missing_ok=True)
-            run.save_maps(run.plan_growth(base, "double_width"), file)
+            api.save_maps(api.plan_growth(base, "double_width"), file)
         others = [base, large]
         for other in others:
             given = {source: str(other) for source in recipe.sources[1:]}
             try:
-                plan = run.plan_growth(base, recipe, sources=given)
+                plan = api.plan_growth(base, recipe, sources=given)
             except (RecipeError, CheckpointError):  # of another family, or too large for it
                 continue
             planned += 1

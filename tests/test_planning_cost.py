@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from test_exactness import steps_of
 
-from growkit.formula import Checkpoint, TensorInfo
-from growkit.model import read_model
-from growkit.plan import Plan, build_plan
+from growkit.families.model import read_model
+from growkit.planning.formula import Checkpoint, TensorInfo
+from growkit.planning.plan import Plan, build_plan
 
 WIDE = {"hidden": 8192, "heads": 64, "kv_heads": 8, "mlp": 28672, "layers": 80}
 NOISE = {"op": "noise", "snr_db": 10}

@@ -10,13 +10,13 @@ import pytest
 import tiny
 import yaml
 
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import RecipeError
-from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.family_file import family_text
-from growkit.model import read_model
-from growkit.plan import Plan, build_plan
-from growkit.recipe import parse_recipe
-from growkit.store import open_checkpoint
+from growkit.families.load import family_text
+from growkit.families.model import read_model
+from growkit.planning.plan import Plan, build_plan
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import parse_recipe
 
 TWICE = {"op": "width", "to": {"axes": "2x"}}
 UNEVEN = {"op": "width", "to": {"axes": "3/2x"}}

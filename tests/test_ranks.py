@@ -15,9 +15,9 @@ import torch
 from processes import ENV, done_files, ended, files, growkit_in, partial, start, until
 from tiny import build, save
 
-from growkit import run
+from growkit import api
 from growkit.errors import OutputError, UsageError, VerifyError
-from growkit.share import Share
+from growkit.runtime.ranks import Share
 
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors
 FEW = "--recipe double_depth --max-shard-size 8kB"  # 11 files
@@ -48,10 +48,10 @@ def rank(number: object, world: object, out: Path, line: str = DEPTH) -> subproc
     return start("grow", "m", *line.split(), "--rank", number, "--world", world, "-o", out)
 
 
-def share(number: int, world: int, out: Path, **options: object) -> run.Part:
+def share(number: int, world: int, out: Path, **options: object) -> api.Part:
     """A rank, in this process."""
     given = {"max_shard_size": "8kB"} | options
-    return run.grow_share("m", "double_depth", Share(number, world), out=out, **given)
+    return api.grow_share("m", "double_depth", Share(number, world), out=out, **given)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def test_ranks_at_once(workers: int, home: Path, out: Path) -> None:
     ]
     assert sorted(n for p in parts for n in p["files"]) == sorted(done_files(out))
     assert not out.exists()
-    result = run.finish(out)
+    result = api.finish(out)
     assert (result.out, result.already_done) == (out, False)
     assert files(out) == files(home / "whole")
     assert [p.name for p in out.parent.iterdir()] == ["out"]
@@ -91,7 +91,7 @@ def test_ranks_at_once(workers: int, home: Path, out: Path) -> None:
             assert report.pop(measured)
         assert report["checksums"].pop("growkit.json")  # which holds these two
     assert record == wanted
-    assert run.check_files(out) == []
+    assert api.check_files(out) == []
 
 
 def test_one_after_the_other(home: Path, out: Path) -> None:
@@ -99,7 +99,7 @@ def test_one_after_the_other(home: Path, out: Path) -> None:
     names = sorted(path.name for path in home.glob("few/*.safetensors"))
     assert [*share(1, 2, out).missing] == names[::2]
     with pytest.raises(VerifyError, match=r"6 of 11 files are not finished: model-00001-of-00011"):
-        run.finish(out)
+        api.finish(out)
     first = share(0, 2, out)
     assert (first.already_done, [*first.missing]) == (False, [])
     before = (partial(out) / "model" / next(iter(first.files))).stat().st_ino
@@ -108,7 +108,7 @@ def test_one_after_the_other(home: Path, out: Path) -> None:
     assert "written in" in growkit_in(home, f"grow m {FEW} -o {out}")
     assert files(out) == files(home / "few")
     assert share(1, 2, out).already_done
-    assert run.finish(out).already_done
+    assert api.finish(out).already_done
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 
@@ -116,7 +116,7 @@ def test_more_ranks_than_files(home: Path, out: Path) -> None:
     """Some have nothing to write."""
     parts = [share(r, 13, out) for r in range(13)]
     assert [len(p.files) for p in parts] == [1] * 11 + [0] * 2
-    run.finish(out)
+    api.finish(out)
     assert files(out) == files(home / "few")
 
 
@@ -130,7 +130,7 @@ def test_a_killed_rank_is_run_again(home: Path, out: Path) -> None:
     (partial(out) / "model-00001-of-00147.safetensors.0123.tmp").write_bytes(b"half")
     assert ended(rank(0, 2, out))[0] == 0
     assert ended(second)[0] == 0
-    run.finish(out)
+    api.finish(out)
     assert {n: (out / n).stat().st_ino for n in kept} == kept
     assert files(out) == files(home / "whole")
     assert [p.name for p in out.parent.iterdir()] == ["out"]
@@ -158,7 +158,7 @@ def test_overwrite_is_remembered(home: Path, out: Path) -> None:
         share(0, 1, out)
     share(0, 1, out, overwrite=True)
     assert files(out) == before
-    run.finish(out)
+    api.finish(out)
     assert files(out) == files(home / "few")
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
@@ -183,7 +183,7 @@ def test_while_a_rank_works(home: Path, out: Path) -> None:
             assert code == 6
             assert "another growkit is writing it\nhint: is this rank running twice?" in stderr
         assert ended(rank(1, 2, out))[0] == 0
-    run.finish(out)
+    api.finish(out)
     assert files(out) == files(home / "whole")
 
 
@@ -200,12 +200,12 @@ def test_unfinished_work_of_another_plan(home: Path, out: Path) -> None:
 def test_nothing_to_finish(home: Path, out: Path) -> None:
     """No OUT at all, one that is not ours, one that a run of its own has left."""
     with pytest.raises(UsageError, match="no rank has written anything for it") as caught:
-        run.finish(out)
+        api.finish(out)
     assert "--rank R --world W" in caught.value.hint
     out.mkdir()
     with pytest.raises(UsageError, match="no rank has written anything for it"):
-        run.finish(out)
-    assert run.finish(home / "few").already_done
+        api.finish(out)
+    assert api.finish(home / "few").already_done
     assert not partial(out).exists()
 
 

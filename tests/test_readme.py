@@ -12,11 +12,11 @@ import yaml
 from pages import README
 
 import growkit
-from growkit import run
+from growkit import api
 from growkit.errors import RecipeError
-from growkit.facts import APPROXIMATE, EPS, EXACT
 from growkit.ops import OPERATORS
-from growkit.recipe import parse_recipe
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import parse_recipe
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -100,7 +100,7 @@ def test_claims_are_those_of_the_plans(row: list[str], models: dict[tuple[str, s
                 recipe = parse_recipe({"steps": [step, *noise]})
                 if row[column] == "refused":
                     with pytest.raises(RecipeError, match=r"must equal|has no axis"):
-                        run.plan_growth(models[kind], recipe)
+                        api.plan_growth(models[kind], recipe)
                 else:
-                    claim = run.plan_growth(models[kind], recipe).claim
+                    claim = api.plan_growth(models[kind], recipe).claim
                     assert claim.claim == CLAIMS[row[column]], (kind, claim.reasons)

@@ -14,11 +14,11 @@ import transformers
 from click.testing import CliRunner, Result
 from safetensors import safe_open
 
-from growkit import run
-from growkit.cli import app
-from growkit.facts import APPROXIMATE, EPS
-from growkit.formula import ITEM_BYTES
-from growkit.store.header import read_header
+from growkit import api
+from growkit.checkpoints.header import read_header
+from growkit.cli.main import app
+from growkit.planning.formula import ITEM_BYTES
+from growkit.planning.proof.facts import APPROXIMATE, EPS
 
 HIDDEN = 384
 COORDINATES = 1e-5  # relative error of the small model's coordinates in the grown model
@@ -32,9 +32,9 @@ def small() -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(small: Path, tmp_path_factory: pytest.TempPathFactory) -> run.Result:
+def base(small: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Result:
     """The small model grown to BERT-base."""
-    return run.grow(small, "bert_base", out=tmp_path_factory.mktemp("real") / "base")
+    return api.grow(small, "bert_base", out=tmp_path_factory.mktemp("real") / "base")
 
 
 def loaded(path: Path) -> Any:
@@ -68,7 +68,7 @@ def growkit(*arguments: object) -> Result:
 
 
 def test_twice_as_large_and_the_same_function(
-    small: Path, base: run.Result, sentences: list[Any], tmp_path: Path
+    small: Path, base: api.Result, sentences: list[Any], tmp_path: Path
 ) -> None:
     """BERT-base from MiniLM, noise included: each old coordinate is what it was."""
     assert base.plan.claim.claim == EPS
@@ -83,7 +83,7 @@ def test_twice_as_large_and_the_same_function(
     assert float((have[:, :HIDDEN] - want).abs().max() / want.abs().max()) <= COORDINATES
 
 
-def test_noise_is_there_and_copies_differ(base: run.Result) -> None:
+def test_noise_is_there_and_copies_differ(base: api.Result) -> None:
     """The weights that read copies differ from copy to copy, or training could not part them."""
     with safe_open(base.out / "model.safetensors", "pt") as file:
         weight = file.get_tensor("encoder.layer.0.intermediate.dense.weight")
@@ -91,7 +91,7 @@ def test_noise_is_there_and_copies_differ(base: run.Result) -> None:
     assert float((first - second).norm() / weight.norm()) > 0.1
 
 
-def test_the_tokenizer_travels(small: Path, base: run.Result, sentences: list[Any]) -> None:
+def test_the_tokenizer_travels(small: Path, base: api.Result, sentences: list[Any]) -> None:
     """The result is a whole folder: its own tokenizer gives the same tokens, offline."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(base.out)
     lines = (small.parent / "sentences.txt").read_text(encoding="utf-8").splitlines()
@@ -115,7 +115,7 @@ def alter(file: Path, name: str | None = None, row: int = 1) -> list[str]:
 
 
 @pytest.fixture
-def copy(base: run.Result, tmp_path: Path) -> Path:
+def copy(base: api.Result, tmp_path: Path) -> Path:
     """A copy of the result that may be damaged."""
     return Path(shutil.copytree(base.out, tmp_path / "copy"))
 
@@ -146,7 +146,7 @@ def test_no_tensor_can_be_altered_unnoticed(copy: Path) -> None:
 def test_an_uneven_ratio_drifts_and_says_so(small: Path, tmp_path: Path) -> None:
     """BERT-large from MiniLM: 1024 is no multiple of 384, so it is approximate and measured."""
     out = tmp_path / "large"
-    result = run.grow(small, "bert_large", out=out)
+    result = api.grow(small, "bert_large", out=out)
     assert result.plan.claim.claim == APPROXIMATE
     assert any("hidden 384 → 1024" in r and "LayerNorm" in r for r in result.plan.claim.reasons)
     sizes = {"hidden": 1024, "heads": 16, "head_dim": 64, "mlp": 4096, "layers": 24}

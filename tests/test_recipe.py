@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from growkit.errors import RecipeError
 from growkit.ops import OPERATORS
-from growkit.recipe import (
+from growkit.recipe.recipe import (
     MAX_BYTES,
     Recipe,
     builtin_recipes,

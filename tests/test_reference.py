@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny import build, save
 
 import growkit
-from growkit import errors, run
+from growkit import api, errors
 from growkit.errors import GrowkitError
 
 Keys = tuple[str, ...]
@@ -93,18 +93,18 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     weights = load_file(broken / "model.safetensors")
     weights["pooler.dense.bias"][0] = torch.nan
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    run.save_maps(run.plan_growth(gpt2, "double_width"), folder / "maps")
+    api.save_maps(api.plan_growth(gpt2, "double_width"), folder / "maps")
     maps = load_file(folder / "maps")
     turned = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64))[0]
     maps["hidden.write"] = maps["hidden.write"].double() @ turned
     del maps["hidden.read"]
     save_file(maps, folder / "maps")
     found = [
-        run.grow(llama, "double_width", out=folder / "1", verify=True),
-        run.grow(llama, "deep_fusion", out=folder / "2", sources={"other": str(llama)}),
-        run.grow(broken, "double_depth", out=folder / "3", allow_nonfinite=True),
-        run.grow(gpt2, "lemon", out=folder / "4", verify=True),
-        run.grow(gpt2, "ligo", out=folder / "5", overrides=[f"learned.maps={folder / 'maps'}"]),
+        api.grow(llama, "double_width", out=folder / "1", verify=True),
+        api.grow(llama, "deep_fusion", out=folder / "2", sources={"other": str(llama)}),
+        api.grow(broken, "double_depth", out=folder / "3", allow_nonfinite=True),
+        api.grow(gpt2, "lemon", out=folder / "4", verify=True),
+        api.grow(gpt2, "ligo", out=folder / "5", overrides=[f"learned.maps={folder / 'maps'}"]),
     ]
     return [json.loads((result.out / "growkit.json").read_text("utf-8")) for result in found]
 

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from tiny import build, save
 
-from growkit.axes import Kernel
-from growkit.card import model_card
-from growkit.formula import Formula, Noise, Ones, Stored, Term
-from growkit.ops.maps import pad, tile
-from growkit.plan import Plan
-from growkit.report import (
+from growkit.algebra.kernel import Kernel
+from growkit.api import plan_growth
+from growkit.ops.axis_maps import pad, tile
+from growkit.planning.formula import Formula, Noise, Ones, Stored, Term
+from growkit.planning.plan import Plan
+from growkit.report.as_json import (
     config_changes,
     hub_id,
     new_tensors,
@@ -27,7 +27,7 @@ from growkit.report import (
     report_json,
     summary_json,
 )
-from growkit.run import plan_growth
+from growkit.report.model_card import model_card
 
 OLD = Stored("small", "w", (4, 3), "F32")
 OTHER = Stored("large", "w", (8, 3), "F32")

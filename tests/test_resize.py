@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from test_exactness import DIFFERS, NOISE, load, sizes, steps_of, width
 
-from growkit import run
+from growkit import api
 from growkit.errors import RecipeError
-from growkit.facts import APPROXIMATE, EXACT
 from growkit.ops.resize import extend, interpolate, wrap
-from growkit.verify import full_precision
+from growkit.planning.proof.facts import APPROXIMATE, EXACT
+from growkit.verify.precision import full_precision
 
 VOCAB, POSITIONS = tiny.SIZES["vocab"], tiny.SIZES["positions"]
 HEADS = [
@@ -28,11 +28,11 @@ HEADS = [
 
 def grow(
     folder: Path, family: str, head: str, *steps: dict[str, Any], **keys: Any
-) -> tuple[Any, Path, run.Result]:
+) -> tuple[Any, Path, api.Result]:
     """A tiny model, its checkpoint, and what these steps make of it."""
     model = tiny.build(family, head, seed=3, **sizes(family))
     small = tiny.save(model, folder / "small")
-    return model, small, run.grow(small, steps_of([*steps], **keys), out=folder / "big")
+    return model, small, api.grow(small, steps_of([*steps], **keys), out=folder / "big")
 
 
 def difference(model: Any, small: Path, out: Path, columns: int | None = None) -> float:
@@ -97,7 +97,7 @@ def test_untied_after_resizing(tmp_path: Path) -> None:
 def test_multiple_of(tmp_path: Path, multiple: int, expected: int) -> None:
     """The next multiple; a vocabulary that is one already stays."""
     small = tiny.save(tiny.build("llama", "causal"), tmp_path / "small")
-    plan = run.plan_growth(small, steps_of([{"op": "resize", "multiple_of": multiple}]))
+    plan = api.plan_growth(small, steps_of([{"op": "resize", "multiple_of": multiple}]))
     assert plan.sizes_after["vocab"] == plan.config["vocab_size"] == expected
     assert plan.claim.claim == EXACT
 
@@ -133,7 +133,7 @@ def test_positions(tmp_path: Path, family: str, head: str, how: str) -> None:
 def test_verify_compares_the_common_vocabulary(tmp_path: Path) -> None:
     """`verify` holds the claim against the logits of old tokens, and says which it compared."""
     _, small, result = grow(tmp_path, "gpt2", "causal", {"op": "resize", "vocab": 40})
-    found = run.verify_growth(small, result.out)
+    found = api.verify_growth(small, result.out)
     assert found.passed
     assert found.claim == EXACT
     assert found.measurement.error is not None
@@ -159,7 +159,7 @@ def test_refusals(
     """What resize cannot do, in one sentence with the next action."""
     small = tiny.save(tiny.build(family, "causal"), tmp_path / "small")
     with pytest.raises(RecipeError, match=message) as caught:
-        run.plan_growth(small, steps_of([{"op": "resize", **options}]))
+        api.plan_growth(small, steps_of([{"op": "resize", **options}]))
     assert hint in (caught.value.hint or "")
 
 

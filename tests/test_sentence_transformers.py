@@ -16,10 +16,10 @@ import trained
 import transformers
 from safetensors.torch import load_file
 
-from growkit import run
-from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.recipe import parse_recipe
-from growkit.store import check_files
+from growkit import api
+from growkit.output.record import check_files
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import parse_recipe
 from growkit.verify.specimen import randomise
 
 pytestmark = pytest.mark.slow  # the package alone takes seconds to import
@@ -96,7 +96,7 @@ POOLINGS: list[Any] = ["mean", "cls", "max", "lasttoken", "weightedmean", ("mean
 def test_cosines_stay(mode: Any, normalized: bool, tmp_path: Path) -> None:
     """Twice as many numbers, and the same cosines; the plan says so."""
     small = built(tmp_path, mode, *(["normalize"] if normalized else []))
-    result = run.grow(small, recipe(*TWICE), out=tmp_path / "big")
+    result = api.grow(small, recipe(*TWICE), out=tmp_path / "big")
     assert result.plan.claim.claim == EPS
     told = "sentence embeddings have 64 numbers instead of 32; cosines between them stay"
     assert told in result.plan.lints
@@ -131,7 +131,7 @@ def test_a_dense_layer_gives_what_it_gave(
     family = {"family": "gpt2"} if uneven else {}
     small = built(tmp_path, *stages, **family)
     steps = [{"op": "width", "to": {"axes": "3/2x"}}] if uneven else TWICE
-    result = run.grow(small, recipe(*steps), out=tmp_path / "big")
+    result = api.grow(small, recipe(*steps), out=tmp_path / "big")
     assert result.plan.claim.claim == (EXACT if uneven else EPS)
     first = next(n for n, stage in enumerate(stages, 1) if isinstance(stage, dict))
     told = f"{first}_Dense is grown with the hidden state, by the map back: the embeddings stay"
@@ -151,7 +151,7 @@ def test_a_dense_layer_gives_what_it_gave(
 def test_depth_alone_changes_no_stage(tmp_path: Path) -> None:
     """The weights of dense layers travel too, and every file as it is."""
     small = built(tmp_path, "mean", {"out": 10}, "normalize")
-    result = run.grow(small, "double_depth", out=tmp_path / "big")
+    result = api.grow(small, "double_depth", out=tmp_path / "big")
     behind = [p.relative_to(small) for p in small.glob("[123]_*/*")]
     assert Path("2_Dense/model.safetensors") in behind
     for path in behind:
@@ -164,7 +164,7 @@ def test_a_tied_head_does_not_disturb(tied: str, tmp_path: Path) -> None:
     """What the last norm carries for the head, the dense layer takes back."""
     small = built(tmp_path, "lasttoken", {"out": 10}, family="qwen2", head="tied")
     wanted = parse_recipe({"steps": TWICE[:1], "tied": tied})
-    result = run.grow(small, wanted, out=tmp_path / "big")
+    result = api.grow(small, wanted, out=tmp_path / "big")
     assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR
 
 
@@ -195,7 +195,7 @@ def test_models_of_other_families(name: str, tmp_path: Path) -> None:
     tiny.save(model, tmp_path / "model")
     sentences.tokenizer(marks=True).save_pretrained(tmp_path / "model")
     small = staged(tmp_path / "model", "mean", {"out": 12}, {"out": 5}, "normalize")
-    result = run.grow(small, recipe(*TWICE), out=tmp_path / "big")
+    result = api.grow(small, recipe(*TWICE), out=tmp_path / "big")
     assert result.plan.lints[-1].endswith("by the map back: the embeddings stay")
     assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR
 
@@ -212,7 +212,7 @@ def test_models_of_other_families(name: str, tmp_path: Path) -> None:
 def test_cosines_are_told(steps: Steps, claim: str, told: str, tmp_path: Path) -> None:
     """Where they do not stay the plan does not say that they do, and the model still loads."""
     small = built(tmp_path, "mean")
-    result = run.grow(small, recipe(*steps), out=tmp_path / "big")
+    result = api.grow(small, recipe(*steps), out=tmp_path / "big")
     assert result.plan.claim.claim == claim
     (said,) = [hint for hint in result.plan.lints if hint.startswith("sentence embeddings")]
     assert f"cosines between them {told}" in said
@@ -223,7 +223,7 @@ def test_cosines_are_told(steps: Steps, claim: str, told: str, tmp_path: Path) -
 def test_any_size_of_a_model_with_norms_before(tmp_path: Path) -> None:
     """What is padded is as long as before, times one factor: cosines stay at uneven ratios too."""
     small = built(tmp_path, "mean", family="gpt2")
-    result = run.grow(small, recipe({"op": "width", "to": {"axes": "3/2x"}}), out=tmp_path / "big")
+    result = api.grow(small, recipe({"op": "width", "to": {"axes": "3/2x"}}), out=tmp_path / "big")
     assert result.plan.claim.claim == EXACT
     (said,) = [hint for hint in result.plan.lints if hint.startswith("sentence embeddings")]
     assert said.endswith("cosines between them stay")
@@ -235,7 +235,7 @@ def test_a_dense_layer_of_an_approximate_growth(tmp_path: Path) -> None:
     """It fits, and the plan does not say that the embeddings stay."""
     small = built(tmp_path, "mean", "normalize", {"out": 10})
     steps = {"op": "width", "to": {"axes": "3/2x"}, "how": "circular"}
-    result = run.grow(small, recipe(steps), out=tmp_path / "big")
+    result = api.grow(small, recipe(steps), out=tmp_path / "big")
     assert [hint for hint in result.plan.lints if hint.endswith("stay about the same")]
     far = (embeddings(result.out) - embeddings(small)).abs().max()
     assert NEAR < far < 1
@@ -245,17 +245,17 @@ def test_every_route_writes_the_same_stages(tmp_path: Path) -> None:
     """Ranks, workers, several files, a single file as the source; and a flipped bit is found."""
     small = built(tmp_path, "mean", {"out": 10}, "normalize")
     wanted = recipe(*TWICE)
-    one = run.grow(small, wanted, out=tmp_path / "one").out
+    one = api.grow(small, wanted, out=tmp_path / "one").out
     many = tmp_path / "many"
     for rank in (1, 0):
-        run.grow_share(small, wanted, run.Share(rank, 2), out=many, max_shard_size="8kB")
-    run.finish(many)
-    alone = run.grow(small / "model.safetensors", wanted, out=tmp_path / "alone").out
-    workers = run.grow(small, wanted, out=tmp_path / "w", workers=2, max_shard_size="8kB").out
+        api.grow_share(small, wanted, api.Share(rank, 2), out=many, max_shard_size="8kB")
+    api.finish(many)
+    alone = api.grow(small / "model.safetensors", wanted, out=tmp_path / "alone").out
+    workers = api.grow(small, wanted, out=tmp_path / "w", workers=2, max_shard_size="8kB").out
     for path in one.glob("[123]_*/*"):
         for out in (many, alone, workers):
             assert (out / path.relative_to(one)).read_bytes() == path.read_bytes()
-    assert run.grow(small, wanted, out=one).already_done
+    assert api.grow(small, wanted, out=one).already_done
     weights = load_file(one / "2_Dense" / "model.safetensors")
     assert weights["linear.weight"].shape == (10, 64)
     assert not check_files(one)
@@ -267,7 +267,7 @@ def test_every_route_writes_the_same_stages(tmp_path: Path) -> None:
 def test_a_dense_layer_of_another_dtype(tmp_path: Path) -> None:
     """It is stored in the dtype that is asked for, as the model is."""
     small = built(tmp_path, "mean", {"out": 10})
-    out = run.grow(small, recipe(*TWICE, dtype="bfloat16"), out=tmp_path / "big").out
+    out = api.grow(small, recipe(*TWICE, dtype="bfloat16"), out=tmp_path / "big").out
     weights = load_file(out / "2_Dense" / "model.safetensors")
     assert {t.dtype for t in weights.values()} == {torch.bfloat16}
 
@@ -279,7 +279,7 @@ def test_the_grown_minilm(name: str, width: int, tmp_path: Path) -> None:
     texts = (trained.small().parent / "sentences.txt").read_text().splitlines()
     small = Path(shutil.copytree(trained.small().parent, tmp_path / "small"))
     (small / "small.safetensors").rename(small / "model.safetensors")
-    out = run.grow(small, name, out=tmp_path / "big").out
+    out = api.grow(small, name, out=tmp_path / "big").out
     old, new = embeddings(small, texts), embeddings(out, texts)
     assert new.shape[1] == width
     assert (cosines(new) - cosines(old)).abs().max() <= NEAR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from growkit.errors import UsageError
-from growkit.share import Share, read_share
+from growkit.runtime.ranks import Share, read_share
 
 ARRAY = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
 ARRAY += ("SLURM_ARRAY_TASK_COUNT",)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tiny import build, save
 
-from growkit.axes import AxisMap, Kernel
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import Kernel
+from growkit.api import plan_growth
 from growkit.errors import UsageError
-from growkit.ops.maps import circular, isometric, pad, repeat, tile, uneven
-from growkit.plan import Plan
-from growkit.run import plan_growth
-from growkit.show import in_bytes, plan_text, verification_text
-from growkit.words import explain, first_rows, in_words
+from growkit.ops.axis_maps import circular, isometric, pad, repeat, tile, uneven
+from growkit.planning.plan import Plan
+from growkit.report.text import in_bytes, plan_text, verification_text
+from growkit.report.words import explain, first_rows, in_words
 
 COST = {"output_bytes": 437_951_328, "disk_bytes": 437_955_000, "peak_bytes": 310_000_000}
 HEADS = AxisMap.identity(3).kron(tile(4, 8))

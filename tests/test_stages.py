@@ -12,9 +12,9 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from growkit import run
+from growkit import api
 from growkit.errors import CheckpointError
-from growkit.recipe import parse_recipe
+from growkit.recipe.recipe import parse_recipe
 
 WIDER = parse_recipe({"steps": [{"op": "width", "to": {"axes": "2x"}}]})
 DEEPER = parse_recipe({"steps": [{"op": "depth", "to": {"layers": "2x"}}]})
@@ -76,9 +76,9 @@ def test_what_cannot_follow_is_refused(case: str, small: Path, tmp_path: Path) -
     name, config, weights, match = REFUSED[case]
     stage(small, name, config, weights)
     with pytest.raises(CheckpointError, match=match) as caught:
-        run.plan_growth(small, WIDER)
+        api.plan_growth(small, WIDER)
     assert caught.value.hint
-    out = run.grow(small, DEEPER, out=tmp_path / "out").out
+    out = api.grow(small, DEEPER, out=tmp_path / "out").out
     for path in (small / name).iterdir():
         assert (out / name / path.name).read_bytes() == path.read_bytes()
 
@@ -88,7 +88,7 @@ def test_weights_of_every_layer(small: Path) -> None:
     stage(small, "2_WeightedLayerPooling", {"num_hidden_layers": 2})
     match = "2_WeightedLayerPooling: a stage of kind W.*, which weighs every layer, and layers cha"
     with pytest.raises(CheckpointError, match=match):
-        run.plan_growth(small, DEEPER)
+        api.plan_growth(small, DEEPER)
 
 
 def test_what_stands_behind_a_dense_layer_stays(small: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_what_stands_behind_a_dense_layer_stays(small: Path, tmp_path: Path) -> 
     stage(small, "2_Dense", {"in_features": 12, "out_features": 12}, linear(12, 12))
     stage(small, "3_Pooling", POOLING)
     stage(small, "4_LayerNorm", {"dimension": 12}, {"norm.weight": torch.ones(12)})
-    out = run.grow(small, WIDER, out=tmp_path / "out").out
+    out = api.grow(small, WIDER, out=tmp_path / "out").out
     sizes = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/config.json")}
     assert sizes == {
         "1_Pooling": {**POOLING, "word_embedding_dimension": 24},
@@ -112,7 +112,7 @@ def test_a_dense_layer_is_read_by_the_map_back(small: Path, tmp_path: Path) -> N
     """W_new = W · readᵀ, for each of two pooled states; the bias stays."""
     weights = linear(5, 24)
     stage(small, "2_Dense", {**DENSE, "in_features": 24}, weights)
-    result = run.grow(small, WIDER, out=tmp_path / "out")
+    result = api.grow(small, WIDER, out=tmp_path / "out")
     grown = load_file(result.out / "2_Dense" / "model.safetensors")
     read = np.kron(np.eye(2), result.plan.maps["hidden"].read.matrix())
     wanted = torch.from_numpy(weights["linear.weight"].double().numpy() @ read.T).float()
@@ -124,13 +124,13 @@ def test_pickled_weights_travel_unopened(small: Path, tmp_path: Path) -> None:
     """Where the hidden state does not grow; beside safetensors they stay behind."""
     stage(small, "2_Dense", DENSE)
     (small / "2_Dense" / "pytorch_model.bin").write_bytes(b"pickle")
-    out = run.grow(small, DEEPER, out=tmp_path / "out").out
+    out = api.grow(small, DEEPER, out=tmp_path / "out").out
     assert (out / "2_Dense" / "pytorch_model.bin").read_bytes() == b"pickle"
     with pytest.raises(CheckpointError, match="2_Dense: no safetensors weights") as caught:
-        run.plan_growth(small, WIDER)
+        api.plan_growth(small, WIDER)
     assert "save it: that writes safetensors" in (caught.value.hint or "")
     save_file(linear(5, 12), small / "2_Dense" / "model.safetensors")
-    both = run.grow(small, WIDER, out=tmp_path / "both").out
+    both = api.grow(small, WIDER, out=tmp_path / "both").out
     assert {p.name for p in (both / "2_Dense").iterdir()} == {"config.json", "model.safetensors"}
 
 
@@ -140,10 +140,10 @@ def test_other_weights_of_a_stage_make_another_result(
 ) -> None:
     """A dense layer that was trained on is not what OUT was made of."""
     stage(small, "2_Dense", DENSE, linear(5, 12))
-    first = run.grow(small, recipe, out=tmp_path / "out").report["digest"]
-    assert run.grow(small, recipe, out=tmp_path / "out").already_done
+    first = api.grow(small, recipe, out=tmp_path / "out").report["digest"]
+    assert api.grow(small, recipe, out=tmp_path / "out").already_done
     save_file(linear(5, 12), small / "2_Dense" / "model.safetensors")
-    assert run.grow(small, recipe, out=tmp_path / "again").report["digest"] != first
+    assert api.grow(small, recipe, out=tmp_path / "again").report["digest"] != first
 
 
 def test_values_of_a_stage_are_checked(small: Path, tmp_path: Path) -> None:
@@ -152,16 +152,16 @@ def test_values_of_a_stage_are_checked(small: Path, tmp_path: Path) -> None:
     weights["linear.weight"][2, 3] = torch.nan
     stage(small, "2_Dense", DENSE, weights)
     with pytest.raises(CheckpointError, match=r"tensor linear\.weight: 2 values are NaN"):
-        run.grow(small, WIDER, out=tmp_path / "out")
+        api.grow(small, WIDER, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert run.grow(small, WIDER, out=tmp_path / "out", allow_nonfinite=True).out.exists()
+    assert api.grow(small, WIDER, out=tmp_path / "out", allow_nonfinite=True).out.exists()
 
 
 def test_the_weights_of_stages_count_as_disk(small: Path) -> None:
     """The plan says what all files take."""
     stage(small, "2_Dense", DENSE, linear(5, 12))
-    plan = run.plan_growth(small, WIDER)
-    known = run.estimate(plan)
+    plan = api.plan_growth(small, WIDER)
+    known = api.estimate(plan)
     model = sum(f.nbytes for f in plan.formulas)
     assert known.disk_bytes - model >= 5 * 24 * 4 + 5 * 4
     assert known.output_bytes == model

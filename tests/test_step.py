@@ -20,7 +20,7 @@ from test_cli import pressed
 from tiny import build, save
 
 from growkit import errors
-from growkit.cli import app
+from growkit.cli.main import app
 
 PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from growkit.checkpoints.open import open_checkpoint
+from growkit.checkpoints.rows import SourceRows
 from growkit.errors import CheckpointError, ResourceError
-from growkit.formula import Stored
-from growkit.store import SourceRows, open_checkpoint
+from growkit.planning.formula import Stored
 
 CONFIG = {"model_type": "bert", "hidden_size": 4}
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

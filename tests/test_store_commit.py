@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 from test_store_write import FORMULAS, expected, write_shard
 from unprivileged import unprivileged
 
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import CheckpointError, OutputError, ResourceError, UsageError
-from growkit.formula import Formula
-from growkit.layout import Layout, lay_out
-from growkit.store import Workspace, check_files, open_checkpoint
-from growkit.store import commit as commit_room
-from growkit.store.check import checksums, seal
+from growkit.output import workspace as commit_room
+from growkit.output.layout import Layout, lay_out
+from growkit.output.record import check_files, checksums, seal
+from growkit.output.workspace import Workspace
+from growkit.planning.formula import Formula
 
 LAYOUT = lay_out(FORMULAS, max_shard_bytes=70)  # three shards
 DIGEST = "0123abcd"

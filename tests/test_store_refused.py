@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from test_store import CONFIG, TENSORS, refused, save
 from unprivileged import unprivileged
 
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import CheckpointError, ResourceError
-from growkit.store import open_checkpoint
 
 
 @pytest.mark.parametrize(

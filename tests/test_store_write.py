@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from growkit.errors import ResourceError
-from growkit.formula import ITEM_BYTES, Formula
-from growkit.layout import Shard, lay_out
-from growkit.store import ShardWriter
-from growkit.store import stream as stream_room
+from growkit.output import append as stream_room
+from growkit.output.layout import Shard, lay_out
+from growkit.output.shard_writer import ShardWriter
+from growkit.planning.formula import ITEM_BYTES, Formula
 
 FORMULAS = [
     Formula("b", (5, 3), "F32"),

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import build
 
-from growkit import run
+from growkit import api
 from growkit.errors import CheckpointError, OutputError
-from growkit.layout import lay_out
-from growkit.store import Marks
-from growkit.task import Task, peak_of, tasks, write
+from growkit.output.done_marks import Marks
+from growkit.output.layout import lay_out
+from growkit.runtime.task import Task, peak_of, tasks, write
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def todo(small: Path, tmp_path: Path) -> list[Task]:
     """The tasks of a growth with noise, for an OUT that is prepared."""
     marks = Marks(tmp_path / "out.partial", "0")
     marks.folder.mkdir(parents=True)
-    plan = run.plan_growth(small, "double_width")
+    plan = api.plan_growth(small, "double_width")
     shards = lay_out(plan.formulas, max_shard_bytes=2000).shards
     options = {"budget": 1 << 30, "allow_nonfinite": False, "shared": False}
     return tasks(shards, plan.sources, marks, **options)

@@ -32,13 +32,13 @@ from hub_client import user
 from hub_server import Hub
 from tiny import build, save
 
-from growkit import run
-from growkit.show import inspection_text, plan_text
-from growkit.words import explain
-from growkit.cli import app
+from growkit import api
+from growkit.cli.main import app
 from growkit.errors import GrowkitError
-from growkit.family_file import family_names
-from growkit.recipe import builtin_recipes
+from growkit.families.load import family_names
+from growkit.recipe.recipe import builtin_recipes
+from growkit.report.text import inspection_text, plan_text
+from growkit.report.words import explain
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COLUMNS = 80
@@ -185,11 +185,11 @@ def test_lists_on_a_terminal(command: str) -> None:
 def in_columns(name: str, folder: Path, recipes: tuple[str, ...]) -> None:
     """What `inspect` and `plan` show of a model keeps to 80 columns, for recipes that fit it."""
     small = zoo.save(zoo.build(zoo.models()[name]), folder / "small")
-    assert too_wide(inspection_text(run.inspect_checkpoint(small))) == []
+    assert too_wide(inspection_text(api.inspect_checkpoint(small))) == []
     cost = {"output_bytes": 10**12, "disk_bytes": 10**12, "peak_bytes": 10**9}
     for recipe in recipes:
         with suppress(GrowkitError):
-            plan = run.plan_growth(small, recipe)
+            plan = api.plan_growth(small, recipe)
             text = plan_text(plan, digest="d" * 64, shards=["a"] * 100, **cost)
             assert too_wide(text) == []
             longest = max(plan.formulas, key=lambda f: (len(f.terms), len(f.name)))

@@ -12,11 +12,11 @@ import torch
 import zoo
 from safetensors.torch import load_file, save_file
 
-from growkit import run
+from growkit import api
 from growkit.errors import CheckpointError, UsageError
-from growkit.facts import EXACT
-from growkit.recipe import parse_recipe
-from growkit.verify import full_precision
+from growkit.planning.proof.facts import EXACT
+from growkit.recipe.recipe import parse_recipe
+from growkit.verify.precision import full_precision
 
 NAMES = {  # timm → transformers; q, k and v are one tensor in timm
     "cls_token": "embeddings.cls_token",
@@ -110,7 +110,7 @@ def test_growth_in_timm_layout(tmp_path: Path, steps: list[dict[str, Any]]) -> N
     saved = zoo.save(model, tmp_path / "saved")
     config = {"architecture": "deit_tiny_distilled_patch16_224", "num_features": 48}
     small = to_timm(saved, tmp_path / "small", {**config, "model_args": ARGS})
-    result = run.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "big")
+    result = api.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "big")
     assert result.plan.family == "timm_vit"
     assert result.plan.claim.claim == EXACT
     given = zoo.inputs(model)
@@ -127,8 +127,8 @@ def test_sizes_of_a_named_architecture(tmp_path: Path) -> None:
     saved = zoo.save(zoo.build(zoo.Tiny(TINY.cls, {**CONFIG, **sizes})), tmp_path / "saved")
     config = {"architecture": "vit_tiny_patch16_224", "num_features": 128}
     small = to_timm(saved, tmp_path / "small", config)
-    assert run.inspect_checkpoint(small)["axes"]["heads"]["size"] == 2
-    plan = run.plan_growth(small, "double_width")
+    assert api.inspect_checkpoint(small)["axes"]["heads"]["size"] == 2
+    plan = api.plan_growth(small, "double_width")
     assert plan.config["model_args"] == {"embed_dim": 256, "num_heads": 4}
     assert plan.config["num_features"] == 256
 
@@ -139,7 +139,7 @@ def test_an_architecture_of_unknown_heads(tmp_path: Path) -> None:
     config = {"architecture": "vit_other_patch16_224", "num_features": 48}
     small = to_timm(saved, tmp_path / "small", config)
     with pytest.raises(CheckpointError, match=r"model_args\.\w+ is missing, so the size of"):
-        run.inspect_checkpoint(small)
+        api.inspect_checkpoint(small)
 
 
 def test_verify_says_that_it_cannot(tmp_path: Path) -> None:
@@ -148,5 +148,5 @@ def test_verify_says_that_it_cannot(tmp_path: Path) -> None:
     config = {"architecture": "deit_tiny_distilled_patch16_224", "num_features": 48}
     small = to_timm(saved, tmp_path / "small", {**config, "model_args": ARGS})
     with pytest.raises(UsageError, match="no class of transformers, and verify runs no") as caught:
-        run.grow(small, "double_width", out=tmp_path / "big", verify=True)
+        api.grow(small, "double_width", out=tmp_path / "big", verify=True)
     assert "timm.create_model('local-dir:FOLDER', pretrained=True)" in (caught.value.hint or "")

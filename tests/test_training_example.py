@@ -14,9 +14,9 @@ from processes import ENV
 from tiny import build, save
 from transformers import AutoModelForCausalLM
 
-from growkit import run
-from growkit.facts import EXACT
-from growkit.verify import tolerance
+from growkit import api
+from growkit.planning.proof.facts import EXACT
+from growkit.verify.compare import tolerance
 
 FOLDER = trained.ROOT / "examples" / "transformers_training"
 LINE = re.compile(r"^(\w.*?) +([\d,]+) parameters  loss ([\d.]+)$", flags=re.MULTILINE)
@@ -25,7 +25,7 @@ LINE = re.compile(r"^(\w.*?) +([\d,]+) parameters  loss ([\d.]+)$", flags=re.MUL
 def test_the_recipe_is_exact(tmp_path: Path) -> None:
     """What the comments of the example say about its recipe."""
     small = save(build("llama", "causal"), tmp_path / "small")
-    assert run.plan_growth(small, FOLDER / "recipe.yaml").claim.claim == EXACT
+    assert api.plan_growth(small, FOLDER / "recipe.yaml").claim.claim == EXACT
 
 
 @pytest.mark.slow

@@ -18,15 +18,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from growkit import run
-from growkit.axes import Kernel
+from growkit import api
+from growkit.algebra.kernel import Kernel
 from growkit.errors import UsageError, VerifyError
-from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.formula import Checkpoint
-from growkit.recipe import parse_recipe
-from growkit.verify import compare, full_precision, load, tolerance, verify
+from growkit.planning.formula import Checkpoint
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import parse_recipe
+from growkit.verify.compare import compare, tolerance, verify
 from growkit.verify.inputs import random_inputs
-from growkit.verify.model import TEXT_TOKENS
+from growkit.verify.load import TEXT_TOKENS, load
+from growkit.verify.precision import full_precision
 
 MLP = tiny.SIZES["mlp"]
 
@@ -555,15 +556,15 @@ def test_the_class_gets_what_it_takes(tmp_path: Path, name: str) -> None:
     """Images, spectrograms and decoders are fed; a row that is altered is found out."""
     small = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
     recipe = parse_recipe({"steps": [{"op": "width", "to": {"axes": "2x"}}]})
-    out = run.grow(small, recipe, out=tmp_path / "big").out
-    found = run.verify_growth(small, out)
+    out = api.grow(small, recipe, out=tmp_path / "big").out
+    found = api.verify_growth(small, out)
     assert found.passed, found.failures
     assert f"{found.measurement.kind} of {found.measurement.inputs}" == TAKES[name]
     weights = load_file(out / "model.safetensors")
     altered = next(k for k in reversed(weights) if weights[k].ndim > 1)
     weights[altered][0] += 1.0
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    assert not run.verify_growth(small, out).passed
+    assert not api.verify_growth(small, out).passed
 
 
 def test_one_number_for_every_token_is_no_choice(tmp_path: Path) -> None:

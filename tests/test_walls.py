@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import growkit
-from growkit.family_file import family_names, family_text, read_yaml
+from growkit.families.load import family_names, family_text, read_yaml
 
 PACKAGE = Path(growkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -23,48 +23,26 @@ MAP = growkit.__doc__ or ""
 # From the ground up: a room imports itself and rooms of earlier rows, not its neighbours in a row.
 LEVELS = (
     ("errors",),
-    ("plain",),
-    ("kernel",),
-    ("axes", "positions"),
-    ("expression",),
-    ("formula",),
-    ("family",),
-    ("user_family",),
-    ("grammar",),
-    ("family_file",),
+    ("byte_sizes", "dtypes", "plain_yaml"),
+    ("os_errors",),
+    ("algebra",),
+    ("checkpoints",),
+    ("families",),
     ("ops",),
     ("recipe",),
-    ("config",),
-    ("model",),
-    ("facts",),
-    ("attention",),
-    ("proof",),
-    ("compose",),
-    ("fusion", "layers", "perturb"),
-    ("steps",),
-    ("lints", "stages"),
-    ("plan",),
-    ("descent", "gauge", "specimen"),
-    ("digest", "noise"),
-    ("blocks",),
-    ("layout", "engine", "report", "share"),
-    ("words",),
-    ("card", "show", "store", "verify"),
-    ("picture",),
-    ("task",),
-    ("beside", "workers"),
-    ("cluster",),
-    ("execute", "memory", "hub"),
-    ("check", "infer"),
-    ("run",),
+    ("planning",),
+    ("engine", "output", "report"),
+    ("runtime",),
+    ("hub", "in_memory", "verify"),
+    ("api",),
     ("cli",),
-    ("__init__", "__main__"),  # doors: they hold nothing, and open on run and cli
+    ("__init__", "__main__"),  # doors: they hold nothing, and open on api and cli
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 TORCH_ROOMS = {"engine", "verify"}
-FILE_ROOMS = {"store", "hub"}
-YAML_ROOMS = {"family_file", "user_family", "recipe"}  # read their own YAML
+FILE_ROOMS = {"checkpoints", "output", "hub"}
+YAML_ROOMS = {"families", "recipe"}  # read their own YAML
 LINES = 400
 
 TORCH = {"torch", "transformers", "tokenizers", "accelerate"}

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from test_exactness import DIFFERS, TOLERANCE, measure, sizes, steps_of
 from test_proof import flipped
 
-from growkit import run
+from growkit import api
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import RecipeError
-from growkit.facts import APPROXIMATE, EPS, EXACT
-from growkit.model import read_model
-from growkit.plan import build_plan
-from growkit.recipe import load_recipe
-from growkit.store import open_checkpoint
+from growkit.families.model import read_model
+from growkit.planning.plan import build_plan
+from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import load_recipe
 
 NOISE = {"op": "noise", "snr_db": 0}
 RANDOM = {"map": "random", "seed": 5}
@@ -36,11 +36,11 @@ def width(how: Any, **to: Any) -> dict[str, Any]:
 
 def grow(
     folder: Path, family: str, head: str, *steps: dict[str, Any], **keys: Any
-) -> tuple[Any, Path, run.Result]:
+) -> tuple[Any, Path, api.Result]:
     """A tiny float64 model, where it lies, and what these steps make of it."""
     model = tiny.build(family, head, seed=3, **{**sizes(family), **keys})
     small = tiny.save(model, folder / "small")
-    return model, small, run.grow(small, steps_of([*steps]), out=folder / "big")
+    return model, small, api.grow(small, steps_of([*steps]), out=folder / "big")
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -88,7 +88,7 @@ def test_claim_is_measurement(
         assert error > DIFFERS
     else:
         assert error <= TOLERANCE[torch.float64][claim]
-        assert run.verify_growth(small, result.out).passed
+        assert api.verify_growth(small, result.out).passed
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_lemon_needs_an_eps_key(tmp_path: Path) -> None:
     del config["rms_norm_eps"]
     (small / "config.json").write_text(json.dumps(config))
     with pytest.raises(RecipeError, match=r"config\.json has no rms_norm_eps"):
-        run.plan_growth(small, recipe)
+        api.plan_growth(small, recipe)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_fresh_twins(tmp_path: Path) -> None:
         assert torch.equal(columns[:, 0::2], -columns[:, 1::2])
         assert columns.abs().min() > 0
     steps = steps_of([width(PAIRS, mlp=22), NOISE, width("auto", axes="2x"), NOISE])
-    result = run.grow(small, steps, out=tmp_path / "bigger")
+    result = api.grow(small, steps, out=tmp_path / "bigger")
     assert result.plan.claim.claim == EXACT
     assert measure(model, small, result) < 1e-10
 
@@ -287,7 +287,7 @@ def test_recipes(tmp_path: Path, name: str, claims: dict[str, str], family: str,
     """The published recipes, on every family: claimed, run and measured."""
     model = tiny.build(family, head, seed=3, **sizes(family))
     small = tiny.save(model, tmp_path / "small")
-    result = run.grow(small, load_recipe(name)[1], out=tmp_path / "big")
+    result = api.grow(small, load_recipe(name)[1], out=tmp_path / "big")
     assert result.plan.claim.claim == claims[family]
     error = measure(model, small, result)
     assert error > DIFFERS if claims[family] == APPROXIMATE else error < 1e-10
@@ -300,11 +300,11 @@ def test_lemon_needs_a_gain(tmp_path: Path) -> None:
     family.write_text("family: mine\nextends: olmo\nmodel_type: [olmo]\neps: norm_eps\n")
     uneven = steps_of([width({"hidden": "lemon"}, hidden="4/3x")])
     with pytest.raises(RecipeError, match=r"lemon does not fit .* no gain to carry the change"):
-        run.plan_growth(small, uneven, family=family)
+        api.plan_growth(small, uneven, family=family)
     with pytest.raises(RecipeError, match=r"lemon does not fit .* no config key for eps"):
-        run.plan_growth(small, uneven)
+        api.plan_growth(small, uneven)
     for how, ratio, mine in (("lemon", "2x", family), ("pad", "4/3x", None)):
         out = tmp_path / how
         step = width({"hidden": how}, hidden=ratio)
-        assert run.grow(small, steps_of([step]), out=out, family=mine).plan.claim.claim == EXACT
-        assert run.verify_growth(small, out).measurement.error < 1e-10
+        assert api.grow(small, steps_of([step]), out=out, family=mine).plan.claim.claim == EXACT
+        assert api.verify_growth(small, out).measurement.error < 1e-10

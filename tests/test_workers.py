@@ -26,10 +26,10 @@ from processes import (
 from safetensors.torch import load_file, save_file
 from tiny import build, save
 
-from growkit import run
-from growkit.blocks import working_bytes
+from growkit import api
+from growkit.engine.row_blocks import working_bytes
 from growkit.errors import ResourceError
-from growkit.execute import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
+from growkit.runtime.execute import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
 
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors, and no torch
 
@@ -71,7 +71,7 @@ def test_workers_do_not_change_a_byte(count: int, home: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_workers_blocks_and_shards_do_not_change_a_tensor(home: Path, tmp_path: Path) -> None:
     """Arithmetic and noise too: 1, 2, 4 workers, much and little memory, few and many files."""
-    plan = run.plan_growth(home / "m", "double_width")
+    plan = api.plan_growth(home / "m", "double_width")
     fixed = BASE_BYTES + TORCH_BYTES + WRITER_BYTES
     least = fixed + max(working_bytes(f, 1) for f in plan.formulas)
     growkit_in(home, f"grow m --recipe double_width -o {tmp_path / 'whole'}")
@@ -110,7 +110,7 @@ def test_a_copy_needs_no_torch(home: Path, tmp_path: Path) -> None:
 def test_progress_counts_bytes_of_all_workers(home: Path, tmp_path: Path) -> None:
     """It ends with every byte, and a second run starts with those of the first."""
     seen: list[tuple[int, int]] = []
-    result = run.grow(
+    result = api.grow(
         home / "m",
         "double_depth",
         out=tmp_path / "out",
@@ -129,17 +129,17 @@ def test_progress_counts_bytes_of_all_workers(home: Path, tmp_path: Path) -> Non
 
 def test_memory_is_shared(home: Path) -> None:
     """What one process may have is divided; refused with numbers before anything is written."""
-    plan = run.plan_growth(home / "m", "double_width")
+    plan = api.plan_growth(home / "m", "double_width")
     many = {"max_shard_size": "1", "max_memory": "700MB"}
     with pytest.raises(ResourceError, match=r"700.00 MB for 3 workers: .* 31\d.\d\d MB each") as no:
-        run.estimate(plan, workers=3, **many)
+        api.estimate(plan, workers=3, **many)
     hint = no.value.hint
     assert hint.endswith("is enough, or use fewer --workers")
     enough = hint.split()[1]
-    assert run.estimate(plan, workers=3, max_shard_size="1", max_memory=enough)
-    one, two = (run.estimate(plan, workers=n, max_shard_size="1").peak_bytes for n in (1, 2))
+    assert api.estimate(plan, workers=3, max_shard_size="1", max_memory=enough)
+    one, two = (api.estimate(plan, workers=n, max_shard_size="1").peak_bytes for n in (1, 2))
     assert two == 2 * one + BASE_BYTES - plan_bytes(plan), "there is one plan, not two"
-    assert run.estimate(plan, workers=8, max_memory="700MB"), "one file is written by one worker"
+    assert api.estimate(plan, workers=8, max_memory="700MB"), "one file is written by one worker"
 
 
 # -- workers that die ----------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from tiny import build, save
 from unprivileged import unprivileged
 
 import growkit as package
-from growkit.cli import app
-from growkit.family_file import family_text
+from growkit.cli.main import app
+from growkit.families.load import family_text
 
 WIDTH = "--recipe double_width"
 QUERY = "model.layers.0.self_attn.q_proj.weight"

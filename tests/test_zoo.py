@@ -11,12 +11,12 @@ from families_table import SHORT, told
 from safetensors.torch import load_file, save_file
 from zoo import cases
 
-from growkit import run
-from growkit.facts import APPROXIMATE, EPS
-from growkit.family_file import family_names
-from growkit.model import read_model
-from growkit.recipe import parse_recipe
-from growkit.store import open_checkpoint
+from growkit import api
+from growkit.checkpoints.open import open_checkpoint
+from growkit.families.load import family_names
+from growkit.families.model import read_model
+from growkit.planning.proof.facts import APPROXIMATE, EPS
+from growkit.recipe.recipe import parse_recipe
 
 DIFFERS = 1e-4
 MODELS = sorted(zoo.models())
@@ -86,7 +86,7 @@ def test_round_trip(
     """coalesce(decoalesce(x)) = x, bit for bit, wherever the family can be doubled at all."""
     _, small = of(saved, tmp_path_factory, name)
     steps = [{"op": "decoalesce", "to": {"axes": "2x"}}, {"op": "coalesce", "to": {"axes": "1/2x"}}]
-    result = run.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
+    result = api.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
     before, after = (load_file(p / "model.safetensors") for p in (small, result.out))
     assert all(torch.equal(before[k], v) for k, v in after.items())
 
@@ -97,10 +97,10 @@ def test_factors_that_cannot_be_folded(tmp_path: Path) -> None:
     small = zoo.save(zoo.build(tiny), tmp_path / "small")
     steps = [{"op": "blend", "with": "other", "alpha": 0.5}, cases.width(axes="3/2x")]
     recipe = parse_recipe({"sources": ["small", "other"], "steps": steps})
-    plan = run.plan_growth(small, recipe, sources={"other": str(small)})
+    plan = api.plan_growth(small, recipe, sources={"other": str(small)})
     assert plan.steps[1].claim == APPROXIMATE
     assert "mean rows do not pass a factor per coordinate" in plan.steps[1].reasons[0]
-    plan = run.plan_growth(small, parse_recipe({"steps": [cases.width(axes="3/2x")]}))
+    plan = api.plan_growth(small, parse_recipe({"steps": [cases.width(axes="3/2x")]}))
     formulas = {f.name: f for f in plan.formulas}
     weight = formulas["encoder.layer.0.attention.output.dense.weight"].terms[0].source
     assert weight.by.name == "encoder.layer.0.layer_scale1.lambda1"
@@ -111,8 +111,8 @@ def test_layers_copied_with_the_factor_of_a_tied_head(tmp_path: Path, how: str, 
     """BART's last norm carries it, in a layer that is copied whole, or that silent ones follow."""
     small = zoo.save(zoo.build(zoo.models()["bart/generation"]), tmp_path / "small")
     steps = [cases.width(axes="2x"), {"op": "depth", "to": {"layers": "2x"}, "how": how}]
-    result = run.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
-    found = run.verify_growth(small, result.out)
+    result = api.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
+    found = api.verify_growth(small, result.out)
     assert found.passed
     assert result.plan.claim.claim == claim
     assert found.measurement.error is not None
@@ -134,8 +134,8 @@ def test_several_dtypes_and_buffers_in_one_file(tmp_path: Path) -> None:
     before = {k: v if "norm" in k else v.to(torch.bfloat16) for k, v in before.items()}
     buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
     save_file(before | buffer, small / "model.safetensors", metadata={"format": "pt"})
-    result = run.grow(small, "double_width", out=tmp_path / "out")
+    result = api.grow(small, "double_width", out=tmp_path / "out")
     after = load_file(result.out / "model.safetensors")
     assert {k: v.dtype for k, v in after.items()} == {k: v.dtype for k, v in before.items()}
     assert [d.partition(":")[0] for d in result.plan.dropped] == [*buffer]
-    assert run.verify_growth(small, result.out).passed
+    assert api.verify_growth(small, result.out).passed

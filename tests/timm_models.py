@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from growkit import run
-from growkit.recipe import parse_recipe
+from growkit import api
+from growkit.recipe.recipe import parse_recipe
 
 ARGS: dict[str, Any] = {
     "embed_dim": 48, "depth": 2, "num_heads": 6, "img_size": 28, "patch_size": 14, "num_classes": 5,
@@ -61,7 +61,7 @@ def drift(timm: Any, name: str, steps: list[dict[str, Any]], folder: Path) -> di
     """The claim, and the largest difference of the outputs, relative, in float64."""
     model = drawn(timm.create_model(name, **ARGS))
     timm.models.save_for_hf(model, folder / "small", model_args=ARGS, safe_serialization=True)
-    result = run.grow(folder / "small", parse_recipe({"steps": steps}), out=folder / "big")
+    result = api.grow(folder / "small", parse_recipe({"steps": steps}), out=folder / "big")
     loaded = timm.create_model(f"local-dir:{result.out}", pretrained=True)  # float32
     weights = load_file(result.out / "model.safetensors")
     rounded = all(t.equal(weights[n].float()) for n, t in loaded.state_dict().items())

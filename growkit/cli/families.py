@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from growkit.cli.complete import complete_family
-from growkit.cli.door import failure, print_json
+from growkit.cli.completion import complete_family
+from growkit.cli.failures import failure, print_json
 from growkit.cli.options import FILE, json_option
 
 FAMILY_ERROR = 3  # exit code: the family file does not fit
@@ -50,25 +50,25 @@ def families(words: tuple[str, ...], config: Path | None, as_json: bool) -> None
 
 
 def _show(name: str, as_json: bool) -> None:
-    from growkit import run
+    from growkit import api
 
     if name:
-        text = run.family_text(name)
+        text = api.family_text(name)
         print_json({"name": name, "text": text}) if as_json else click.echo(text, nl=False)
         return
-    known = run.list_families()
+    known = api.list_families()
     if as_json:
         print_json({"families": known})
         return
-    from growkit.show import table_text
+    from growkit.report.text import table_text
 
     click.echo(table_text({f["name"]: f["about"] for f in known}))
 
 
 def _check(file: Path, config: Path, as_json: bool) -> None:
-    from growkit import run
+    from growkit import api
 
-    findings = run.check_family(file, config)
+    findings = api.check_family(file, config)
     wrong = ", ".join(f.what for f in findings if not f.passed)
     sentence = f"{file}: does not describe this model: {wrong}"
     failed = failure(sentence, "`growkit families NAME` prints a file that does", FAMILY_ERROR)
@@ -77,7 +77,7 @@ def _check(file: Path, config: Path, as_json: bool) -> None:
         told = {"family": str(file), "passed": not wrong, "findings": rows}
         print_json({**told, **failed} if wrong else told)
     else:
-        from growkit.words import wrapped
+        from growkit.report.words import wrapped
 
         for f in findings:
             verdict = "ok" if f.passed else "WRONG"
@@ -88,9 +88,9 @@ def _check(file: Path, config: Path, as_json: bool) -> None:
 
 
 def _infer(config: Path, as_json: bool) -> None:
-    from growkit import run
+    from growkit import api
 
-    text, doubts = run.infer_family(config)
+    text, doubts = api.infer_family(config)
     if as_json:
         print_json({"config": str(config), "doubts": doubts, "text": text})
     else:

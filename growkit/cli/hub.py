@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from growkit.cli.door import print_json
+from growkit.cli.failures import print_json
 from growkit.cli.options import json_option
 from growkit.cli.progress import alive, bars_wanted
 
@@ -22,8 +22,8 @@ def quiet_downloads(quiet: bool) -> None:
 
 def pushed_text(told: Mapping[str, Any]) -> str:
     """What a push has done, from its JSON."""
-    from growkit.show import in_bytes
-    from growkit.words import wrapped
+    from growkit.report.text import in_bytes
+    from growkit.report.words import wrapped
 
     done = "pushed" if told["changed"] else "already there"
     first = f"{told['url']}: {done}, {'private' if told['private'] else 'public'}"
@@ -75,10 +75,10 @@ def push(
     quiet_downloads(quiet)
     from dataclasses import asdict
 
-    from growkit import run
+    from growkit import api
 
     done = asdict(
-        run.push(folder, repo, revision=revision, public=public, create_pr=create_pr, check=check)
+        api.push(folder, repo, revision=revision, public=public, create_pr=create_pr, check=check)
     )
     if as_json:
         print_json(done)
@@ -101,7 +101,7 @@ def pull(repo: str, out: Path | None, as_json: bool, quiet: bool) -> None:
     """
     click.get_current_context().with_resource(alive(quiet))
     quiet_downloads(quiet)
-    from growkit import run
+    from growkit import api
 
-    folder = run.pull(repo, out=out)
+    folder = api.pull(repo, out=out)
     print_json({"repo": repo, "path": str(folder)}) if as_json else click.echo(folder)

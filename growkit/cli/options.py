@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from growkit.cli.complete import complete_files, dtype_names, offered, recipe_names
+from growkit.cli.completion import complete_files, dtype_names, offered, recipe_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -12,9 +12,9 @@ HF_ENDPOINT, HF_HUB_OFFLINE) and the cache are huggingface_hub's own.
 """
 
 from growkit.hub.client import redact
-from growkit.hub.name import Repo, repo_named, repo_required
+from growkit.hub.download import download, open_remote, pull, spoken
 from growkit.hub.push import Pushed, push, refuse_push
-from growkit.hub.source import download, open_remote, pull, spoken
+from growkit.hub.repo import Repo, repo_named, repo_required
 
 __all__ = [
     "Pushed", "Repo", "download", "open_remote", "pull", "push", "redact", "refuse_push",

@@ -21,8 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 from growkit import __version__
 from growkit.errors import GrowkitError, HubError
-from growkit.hub.name import Repo
-from growkit.store.faults import writing
+from growkit.hub.repo import Repo
+from growkit.os_errors import writing
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

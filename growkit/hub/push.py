@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growkit import __version__, card
+from growkit import __version__
 from growkit.errors import CheckpointError, UsageError, VerifyError
 from growkit.hub.client import TIMEOUT, api, ask, page
-from growkit.hub.name import Repo
 from growkit.hub.remote import README, RECORD, There, look, refuse, refuse_without_token
-from growkit.store.check import first_missing, read_record
-from growkit.store.faults import reading
+from growkit.hub.repo import Repo
+from growkit.os_errors import reading
+from growkit.output.record import first_missing, read_record
+from growkit.report import model_card
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -119,7 +120,9 @@ def _commit(
 
     sent: dict[str, Content] = dict(files)
     if README in files:
-        sent[README] = card.addressed(files[README].read_text(encoding="utf-8"), repo.id).encode()
+        sent[README] = model_card.addressed(
+            files[README].read_text(encoding="utf-8"), repo.id
+        ).encode()
     edited = there.edited_card
     kept = edited is not None and edited.encode() != sent.get(README)
     if kept:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from growkit import card
+from growkit.checkpoints.open import INDEX, WEIGHTS
 from growkit.errors import HubError, OutputError, UsageError
 from growkit.hub.client import TIMEOUT, ask, is_offline, page
-from growkit.hub.name import Repo
-from growkit.hub.source import reader
-from growkit.store.read import INDEX, WEIGHTS
+from growkit.hub.download import reader
+from growkit.hub.repo import Repo
+from growkit.report import model_card
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -55,7 +55,7 @@ class There:
         if README not in self.files:
             return None
         text = self.files[README]().decode("utf-8", errors="replace")
-        return None if card.is_ours(text) else text
+        return None if model_card.is_ours(text) else text
 
 
 def look(client: HfApi, repo: Repo) -> There | None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from growkit.axes import AxisMap
+from growkit.algebra.axis_map import AxisMap
 from growkit.errors import RecipeError
-from growkit.ops.contract import (
+from growkit.ops.axis_maps import copies
+from growkit.ops.operator import (
     Growth,
     Layer,
     LayerMap,
@@ -25,11 +26,10 @@ from growkit.ops.contract import (
     check_axis,
     target_size,
 )
-from growkit.ops.maps import copies
 from growkit.ops.width import Width
 
 if TYPE_CHECKING:
-    from growkit.family import Attention, Family
+    from growkit.families.family import Attention, Family
 
 
 class Pairing(BaseModel):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from growkit.errors import RecipeError
-from growkit.ops.contract import (
+from growkit.ops.operator import (
     Growth,
     Layer,
     LayerMap,
@@ -23,7 +23,7 @@ from growkit.ops.contract import (
 )
 
 if TYPE_CHECKING:
-    from growkit.family import Family
+    from growkit.families.family import Family
 
 
 MOST_LAYERS = 10_000

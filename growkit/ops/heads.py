@@ -12,24 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from growkit.axes import AxisMap
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.expression import Expression
+from growkit.algebra.positions import nested_places, rotary_places
 from growkit.errors import RecipeError
-from growkit.expression import Expression
-from growkit.ops.maps import (
-    circular,
-    fresh,
-    pad,
-    place,
-    repeat,
-    select,
-    tile,
-    whole_ratio,
-)
-from growkit.ops.options import Choose, check_map, plain_map, refuse
-from growkit.positions import nested_places, rotary_places
+from growkit.ops.axis_maps import circular, fresh, pad, place, repeat, select, tile, whole_ratio
+from growkit.ops.map_choice import Choose, check_map, plain_map, refuse
 
 if TYPE_CHECKING:
-    from growkit.family import Attention, Family
+    from growkit.families.family import Attention, Family
 
 
 def head_dim_maps(

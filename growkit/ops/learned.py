@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PrivateAttr
 
-from growkit.axes import AxisMap
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.expression import parse
 from growkit.errors import RecipeError, did_you_mean
-from growkit.expression import parse
-from growkit.ops.contract import Arrays, Growth, Operator, check_axis
-from growkit.ops.followers import follow
+from growkit.ops.derived_axes import follow
 from growkit.ops.matrices import (
     AXIS_PARTS,
     LAYER_PARTS,
@@ -21,9 +20,10 @@ from growkit.ops.matrices import (
     given_map,
     given_power,
 )
+from growkit.ops.operator import Arrays, Growth, Operator, check_axis
 
 if TYPE_CHECKING:
-    from growkit.family import Family
+    from growkit.families.family import Family
 
 
 class Learned(Operator):

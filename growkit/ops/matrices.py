@@ -18,9 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from growkit.axes import AxisMap, BoolArray, FloatArray, Kernel
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import BoolArray, FloatArray, Kernel
 from growkit.errors import RecipeError
-from growkit.ops.contract import Arrays, Growth, Layer, LayerMap
+from growkit.ops.operator import Arrays, Growth, Layer, LayerMap
 
 AXIS_PARTS = ("write", "read", "write_normed", "fresh", "pairs")
 LAYER_PARTS = ("mix", "silent")

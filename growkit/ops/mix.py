@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from growkit.ops.contract import Blending, Growth, Operator
+from growkit.ops.operator import Blending, Growth, Operator
 
 if TYPE_CHECKING:
-    from growkit.family import Family
+    from growkit.families.family import Family
 
 
 class BlendWith(Operator):

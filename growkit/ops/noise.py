@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from growkit.ops.contract import Growth, NoiseKind, Noising, Operator
+from growkit.ops.operator import Growth, NoiseKind, Noising, Operator
 
 if TYPE_CHECKING:
-    from growkit.family import Family
+    from growkit.families.family import Family
 
 SNR_DB = 10.0  # where neither snr_db nor std is given
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from growkit.axes import AxisMap, Kernel
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import Kernel
 from growkit.errors import RecipeError
-from growkit.ops.contract import LARGEST, Growth, Operator
+from growkit.ops.operator import LARGEST, Growth, Operator
 
 if TYPE_CHECKING:
-    from growkit.family import Family
+    from growkit.families.family import Family
 
 
 def extend(old: int, new: int, *, mean: bool) -> AxisMap:

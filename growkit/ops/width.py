@@ -1,7 +1,7 @@
 """Width growth: more hidden coordinates, heads, head coordinates or MLP neurons.
 
 Every map is a pair (write, read) with readᵀ·write = I, so that producers and consumers agree; see
-`growkit.axes`. Which map fits which axis, and what it preserves, is proved by the plan.
+`growkit.algebra.axis_map`. Which map fits which axis, and what it preserves, is proved by the plan.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PrivateAttr
 
-from growkit.axes import AxisMap
+from growkit.algebra.axis_map import AxisMap
 from growkit.errors import RecipeError
-from growkit.ops.contract import (
+from growkit.ops.axis_maps import isometric, lemon, lemon_scale, pad, tile
+from growkit.ops.derived_axes import follow
+from growkit.ops.heads import head_dim_maps, head_maps
+from growkit.ops.map_choice import How, MapOptions, check_map, plain_map, refuse
+from growkit.ops.matrices import given_maps
+from growkit.ops.operator import (
     Arrays,
     Growth,
     Operator,
@@ -25,14 +30,9 @@ from growkit.ops.contract import (
     spread,
     target_size,
 )
-from growkit.ops.followers import follow
-from growkit.ops.heads import head_dim_maps, head_maps
-from growkit.ops.maps import isometric, lemon, lemon_scale, pad, tile
-from growkit.ops.matrices import given_maps
-from growkit.ops.options import How, MapOptions, check_map, plain_map, refuse
 
 if TYPE_CHECKING:
-    from growkit.family import Attention, Family
+    from growkit.families.family import Attention, Family
 
 
 class Width(Operator):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from growkit.errors import VerifyError
-from growkit.verify.model import LENGTHS, RUNS, Loaded, longest, token_table
+from growkit.verify.load import LENGTHS, RUNS, Loaded, longest, token_table
 
 Inputs = Mapping[str, torch.Tensor]  # by parameter of the model's forward
 IDS, DECODER_IDS = "input_ids", "decoder_input_ids"

@@ -13,7 +13,7 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 
 from growkit.errors import FamilyError
-from growkit.verify.model import build, reason, silence, token_table
+from growkit.verify.load import build, reason, silence, token_table
 
 Shapes = Mapping[str, tuple[int, ...]]
 

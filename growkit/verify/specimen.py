@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from growkit.errors import VerifyError
-from growkit.verify.model import build, reason, silence
+from growkit.verify.load import build, reason, silence
 
 
 def write_specimen(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> None:

@@ -21,7 +21,7 @@ import pytest
 import torch
 import transformers
 
-from growkit.verify import full_precision
+from growkit.verify.precision import full_precision
 from growkit.verify.specimen import randomise
 from zoo.survey import EXACT
 

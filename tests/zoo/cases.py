@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 import zoo
-from growkit import run
+from growkit import api
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import GrowkitError
-from growkit.family import Family
-from growkit.model import Model, read_model
-from growkit.recipe import parse_recipe
-from growkit.store import open_checkpoint
-from growkit.verify import full_precision, tolerance
+from growkit.families.family import Family
+from growkit.families.model import Model, read_model
+from growkit.recipe.recipe import parse_recipe
+from growkit.verify.compare import tolerance
+from growkit.verify.precision import full_precision
 
 Steps = list[dict[str, Any]]
 NOISE: dict[str, Any] = {"op": "noise", "snr_db": 0}
@@ -118,7 +119,7 @@ def measure(small: Path, name: str, out: Path, tiny: zoo.Tiny, model: Any) -> Ce
             return None
         recipe = {"steps": steps}
     try:
-        result = run.grow(small, parse_recipe(recipe), sources=sources, out=out)
+        result = api.grow(small, parse_recipe(recipe), sources=sources, out=out)
     except GrowkitError as error:
         return Cell("refused", error.message, None)
     given = zoo.inputs(model)

@@ -1,0 +1,396 @@
+"""The Python API: joins the rooms. It decides nothing itself.
+
+    plan = plan_growth("small/", "bert_base")       headers only, no torch
+    result = grow("small/", "bert_base")            writes small-bert_base/
+    verify_growth("small/", result.out).passed      runs both models
+
+    grow_share("small/", "bert_base", Share(0, 4))  one rank of four, each on its own
+    finish("small-bert_base")                       when all of them are done
+
+The law: OUT appears whole or not at all, and the same plan gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import yaml
+
+from growkit import hub
+from growkit.checkpoints.matrices import read_maps, write_maps
+from growkit.checkpoints.open import open_checkpoint, read_config
+from growkit.errors import RecipeError, VerifyError
+from growkit.families.load import family_names, family_text
+from growkit.families.model import Model, read_model
+from growkit.families.user_family import blamed
+from growkit.ops.matrices import matrices
+from growkit.output.record import check_files, read_record, write_record
+from growkit.output.user_files import write_page
+from growkit.planning.formula import ITEM_BYTES
+from growkit.planning.plan import Plan, build_plan
+from growkit.recipe.recipe import Recipe, check_sources, choose_recipe
+from growkit.report.as_json import class_names, verification_json
+from growkit.report.page.page import growth_page
+from growkit.report.text import in_bytes
+from growkit.runtime.execute import (
+    Estimate,
+    Finished,
+    Options,
+    Part,
+    Progress,
+    Result,
+    estimate,
+    execute,
+    execute_share,
+    finish,
+    is_done,
+)
+from growkit.runtime.ranks import Share, read_share
+
+if TYPE_CHECKING:
+    from growkit.verify.check_family import Finding
+    from growkit.verify.compare import Verification
+
+__all__ = [
+    "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
+    "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
+    "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth", "pull",
+    "push", "read_share", "save_maps", "save_page", "verify_growth",
+]  # fmt: skip
+
+
+def plan_growth(
+    source: str | Path,
+    recipe: str | Path | Recipe,
+    *,
+    sources: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+    family: Path | None = None,
+) -> Plan:
+    """The plan of growing `source` by `recipe`, from headers alone.
+
+    A source is a path, or `org/name[@revision]` of the Hub. `sources` are further checkpoints by
+    the recipe's names; `overrides` are `PATH=VALUE` as in `--set`. Raises RecipeError, FamilyError,
+    CheckpointError or HubError.
+    """
+    name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
+    further = dict(sources or {})
+    check_sources(chosen, further)
+    with blamed(family):
+        models = {chosen.sources[0]: _model(source, config, family)}
+        for label in chosen.sources[1:]:
+            models[label] = _model(further[label], None, family)
+        return build_plan(name, chosen, models, read_maps(chosen.files))
+
+
+def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Write the maps of a plan, composed over its steps, as matrices that `learned` takes.
+
+    Their names and shapes. Null-space noise is left out; other things that are no map are refused.
+    """
+    arrays = matrices(plan.maps, plan.growths)
+    if not arrays:
+        raise RecipeError(
+            f"{plan.recipe_name}: no step grows an axis, so there are no maps to write"
+        )
+    write_maps(Path(path), arrays)
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def save_page(plan: Plan, path: str | Path, known: Estimate) -> None:
+    """Write a page of HTML that shows the growth and what it will take.
+
+    A file that is there is replaced if it is a page, else OutputError is raised.
+    """
+    cost = {
+        "files of weights": f"{len(known.shards):,}",
+        "disk needed": in_bytes(known.disk_bytes),
+        "peak memory while it is written": in_bytes(known.peak_bytes),
+        "digest": known.digest,
+    }
+    write_page(Path(path), growth_page(plan, output_bytes=known.output_bytes, cost=cost))
+
+
+def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:
+    repo = hub.repo_named(source)
+    if repo is None:
+        return read_model(open_checkpoint(source, config=config), family)
+    with hub.spoken(repo):
+        return read_model(hub.open_remote(repo, config=config), family)
+
+
+def default_out(source: str | Path, recipe_name: str) -> Path:
+    """`<stem>-<recipe>` in the working directory.
+
+    >>> default_out("models/small.safetensors", "bert_base")
+    PosixPath('small-bert_base')
+    >>> default_out("org/name@v1.0", "bert_base")
+    PosixPath('name-bert_base')
+    """
+    repo = hub.repo_named(source)
+    path = Path(repo.id if repo else source)
+    stem = path.resolve().name if path.is_dir() else path.name.removesuffix(".index.json")
+    return Path(f"{stem.removesuffix('.safetensors')}-{recipe_name}")
+
+
+def grow(
+    source: str | Path,
+    recipe: str | Path | Recipe,
+    *,
+    out: str | Path | None = None,
+    sources: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+    family: Path | None = None,
+    max_shard_size: str | int = "5GB",
+    max_memory: str | int = "2GB",
+    workers: int = 1,
+    cluster: str | None = None,
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+    verify: bool = False,
+    push_to: str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Write the grown checkpoint to `out`, by default `<stem>-<recipe>/` in the working directory.
+
+    Returns at once if `out` already holds the same result. `workers` are processes of this machine,
+    `cluster` is the address of a Dask scheduler; each writes one file at a time, so there should
+    be more files (`max_shard_size`) than workers. A script that uses `workers` needs the usual
+    `if __name__ == "__main__":` around what it does. With `verify` both models are run at the
+    end, and VerifyError is raised if the claim does not hold; with `push_to` the result then goes
+    to a private model on the Hub. Raises what `plan_growth` raises, and UsageError, ResourceError
+    or OutputError before anything is written.
+    """
+    goal = hub.repo_required(push_to) if push_to is not None else None
+    if goal:
+        hub.refuse_push(goal)
+    plan = plan_growth(
+        source,
+        recipe,
+        sources=sources,
+        config=config,
+        overrides=overrides,
+        dtype=dtype,
+        seed=seed,
+        family=family,
+    )
+    writing: Options = {
+        "max_shard_size": max_shard_size,
+        "max_memory": max_memory,
+        "workers": workers,
+        "cluster": cluster,
+        "overwrite": overwrite,
+        "allow_nonfinite": allow_nonfinite,
+    }
+    target = _target(plan, source, sources, out, writing)
+    result = execute(plan, target, **writing, progress=progress)
+    if verify:
+        result = _verified(result, source, config)
+    return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
+
+
+def _target(
+    plan: Plan,
+    source: str | Path,
+    sources: Mapping[str, str] | None,
+    out: str | Path | None,
+    writing: Options,
+) -> Path:
+    """OUT. Sources that are on the Hub are here afterwards, unless there is nothing left to do."""
+    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
+    given = {**(sources or {}), plan.recipe.sources[0]: source}
+    repos = {name: repo for name in plan.sources if (repo := hub.repo_named(given[name]))}
+    if repos and not is_done(plan, target, **writing):
+        size = sum(f.nbytes for f in plan.formulas)
+        for name, repo in repos.items():
+            hub.download(repo, plan.sources[name], out=target, out_bytes=size)
+    return target
+
+
+def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
+    found = verify_growth(source, result.out, config=config)
+    record = {**result.report, "verify": verification_json(found)}
+    write_record(result.out, record)
+    if not found.passed:
+        raise VerifyError(
+            f"{result.out}: {'; '.join(found.failures)}",
+            hint="the checkpoint is written; growkit.json holds the measurement",
+        )
+    return replace(result, report=record)
+
+
+def grow_share(
+    source: str | Path,
+    recipe: str | Path | Recipe,
+    share: Share,
+    *,
+    out: str | Path | None = None,
+    sources: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+    family: Path | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Part:
+    """Write the files of one rank of several, each a process of its own, wherever it runs.
+
+    All ranks are given the same arguments but for `share`, and a filesystem that they share;
+    `finish` makes the result visible. Raises what `grow` raises.
+    """
+    plan = plan_growth(
+        source,
+        recipe,
+        sources=sources,
+        config=config,
+        overrides=overrides,
+        dtype=dtype,
+        seed=seed,
+        family=family,
+    )
+    target = _target(plan, source, sources, out, options)
+    return execute_share(plan, target, share, progress=progress, **options)
+
+
+# -- looking -------------------------------------------------------------------------------------
+
+
+def verify_growth(
+    small: str | Path,
+    big: str | Path,
+    *,
+    config: Path | None = None,
+    text: str | None = None,
+    max_drift: float | None = None,
+) -> Verification:
+    """Run both models and hold the difference against what `big`'s growkit.json claims.
+
+    A model that is named as `org/name[@revision]` is downloaded.
+
+    Where there is a growkit.json, every byte of `big` is checked too. Raises UsageError if
+    transformers is not installed.
+    """
+    from growkit.verify.compare import verify as run_both
+
+    small, big = _here(small), _here(big)
+    record = read_record(Path(big)) if Path(big).is_dir() else None
+    return run_both(
+        open_checkpoint(small, config=config),
+        open_checkpoint(big),
+        growth=record,
+        text=text,
+        max_drift=max_drift,
+        file_problems=check_files(big) if record else (),
+    )
+
+
+def _here(source: str | Path) -> str | Path:
+    repo = hub.repo_named(source)
+    return hub.pull(repo) if repo else source
+
+
+def inspect_checkpoint(
+    path: str | Path, *, config: Path | None = None, family: Path | None = None
+) -> dict[str, Any]:
+    """What a checkpoint is: family, axes and what can grow, parameters, dtypes, ties, files."""
+    with blamed(family):
+        return _inspection(path, _model(path, config, family))
+
+
+def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
+    groups = [{a for e in es for a in e.axes} for es in model.family.config.values() if len(es) > 1]
+    axes = {}
+    for axis, members in model.family.user_axes.items():
+        if members[0] not in model.sizes:
+            continue
+        table = model.family.axes[members[0]] == "table"
+        why = "by the operator resize" if table else ""
+        coupled = {a for group in groups if group & {*members} for a in group}
+        others = {u for u, m in model.family.user_axes.items() if coupled & {*m}} - {axis}
+        if others and not table:
+            why = f"together with {' and '.join(sorted(others))}"
+        axes[axis] = {"size": model.sizes[members[0]], "can_grow": True, "why": why}
+    dtypes: dict[str, int] = {}
+    for entry in model.entries.values():
+        dtypes[entry.info.dtype] = dtypes.get(entry.info.dtype, 0) + 1
+    parameters = sum(
+        (e.info.stop - e.info.start) // ITEM_BYTES[e.info.dtype] for e in model.entries.values()
+    )
+    return {
+        "path": str(path),
+        "family": model.family.name,
+        "about": model.family.about,
+        "classes": class_names(model.config),
+        "axes": axes,
+        "parameters": parameters,
+        "tensors": len(model.entries),
+        "dtypes": dtypes,
+        "tied": model.tied,
+        "dropped": list(model.dropped),
+        "files": [f.name for f in model.checkpoint.files],
+        "side_files": list(model.checkpoint.side_files),
+    }
+
+
+def check_family(file: Path, config: Path) -> list[Finding]:
+    """Try a family file on a tiny random model of a config; see `growkit.verify.check_family`."""
+    from growkit.verify.check_family import check_family as try_family
+
+    with blamed(file):
+        return try_family(read_config(config), file)
+
+
+def infer_family(config: Path) -> tuple[str, int]:
+    """A drafted family file for a config, and how many of its lines need a look."""
+    from growkit.verify.draft_family import infer_family as draft_family
+
+    draft = draft_family(read_config(config))
+    return draft.text, draft.doubts
+
+
+def list_families() -> list[dict[str, Any]]:
+    """The families that ship with growkit: name, model types, what it is about."""
+    found = []
+    for name in family_names():
+        data = yaml.safe_load(family_text(name))
+        types = data.get("model_type") or data["architecture"]
+        about = data.get("about", "") + (": cannot be grown" if "refused" in data else "")
+        found.append({"name": name, "model_types": types, "about": about})
+    return found
+
+
+# -- the Hub -------------------------------------------------------------------------------------
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    revision: str | None = None,
+    public: bool = False,
+    create_pr: bool = False,
+    check: bool = False,
+) -> hub.Pushed:
+    """Upload a result to `repo`, which is made, and private unless `public`, if it is not there.
+
+    With `check`, names, sizes and hashes are read back. Raises HubError, UsageError, OutputError
+    and, if what was read back differs, VerifyError.
+    """
+    goal = replace(hub.repo_required(repo), revision=revision)
+    return hub.push(folder, goal, public=public, create_pr=create_pr, check=check)
+
+
+def pull(repo: str, *, out: str | Path | None = None) -> Path:
+    """Download `org/name[@revision]` into the Hub's cache, or to `out`; returns the folder."""
+    wanted = hub.repo_required(repo, revision=True)
+    return hub.pull(wanted, Path(out) if out is not None else None)

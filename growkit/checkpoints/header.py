@@ -1,0 +1,192 @@
+"""The bytes before the data of a safetensors file, read strictly.
+
+Whatever passes here is a file whose every tensor is where the header says, with no hole, no overlap
+and no byte missing. Nothing of the data is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from growkit.checkpoints.hub_cache import Far
+from growkit.errors import CheckpointError, shown
+from growkit.os_errors import reading
+from growkit.planning.formula import ITEM_BYTES, FileIdentity, TensorInfo
+
+# Limits of what is parsed: JSON takes up to 300 bytes of memory per value and four per byte of
+# text, and whoever sends more has no model in mind. 80,000 tensors fit in one file.
+MAX_JSON = 25_000_000  # bytes
+MAX_VALUES = 1_000_000
+MAX_DEPTH = 50  # lists and tables inside one another
+MAX_NAME = 1000  # characters of a tensor's name
+MAX_DIMS = 64
+
+# dtypes of quantised weights, which are recognised in order to be refused by name
+QUANTISED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | dict.fromkeys(
+    ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8
+)
+_BITS = {name: 8 * size for name, size in ITEM_BYTES.items()} | QUANTISED_BITS
+_KEYS = {"dtype", "shape", "data_offsets"}
+
+
+def read_header(
+    path: Path, name: str, *, blob: str | None = None, far: Far | None = None
+) -> tuple[FileIdentity, dict[str, TensorInfo], dict[str, str]]:
+    """Identity, tensors in file order and `__metadata__` of a file that its folder calls `name`.
+
+    A file of the Hub's cache is identified by its `blob` and not by a time; so is one that is `far`
+    and has not been downloaded.
+    """
+    if far is not None:
+        size, time, blob = far.size, 0, far.blob
+        raw = _header_bytes(far.first, size, path)
+    else:
+        with reading(path), path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            size, time = stat.st_size, 0 if blob else stat.st_mtime_ns
+            raw = _header_bytes(lambda count: os.pread(file.fileno(), count, 0), size, path)
+    entries = _table(_parsed(raw[8:], path, "header"), path, "header")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _damaged(path, "__metadata__ is not a table of texts")
+    tensors = sorted(
+        (_tensor(key, entry, name, len(raw), path) for key, entry in entries.items()),
+        key=lambda t: (t.start, t.stop),
+    )
+    _check_cover(tensors, len(raw), size, path)
+    identity = FileIdentity(name, size, time, hashlib.sha256(raw).hexdigest(), blob)
+    return identity, {t.name: t for t in tensors}, metadata
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Any JSON value, from a file that somebody else wrote."""
+    with reading(path), path.open("rb") as file:
+        raw = file.read(MAX_JSON + 1)
+    value = _parsed(raw, path, what)
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if v and _is_node(v)]
+        level = [v for values in inner for v in values]
+        if not level:
+            return value
+    raise _damaged(path, f"{what} is nested more than {MAX_DEPTH} deep")
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def read_table(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file that somebody else wrote."""
+    return _table(read_json(path, what), path, what)
+
+
+def _table(value: Any, path: Path, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _damaged(path, f"{what} is not a JSON object: found {type(value).__name__}")
+    return value
+
+
+def _parsed(raw: bytes, path: Path, what: str) -> Any:
+    """The JSON value in `raw`; a key that appears twice is an error, for one hides the other."""
+    if len(raw) > MAX_JSON:
+        raise _damaged(path, f"{what} has more than {MAX_JSON} bytes")
+    if sum(map(raw.count, (b"[", b"{", b","))) > MAX_VALUES:
+        raise _damaged(path, f"{what} holds more than {MAX_VALUES} values")
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=_unique)
+        if b"\\u" in raw:  # half a surrogate pair is no text: it cannot be written again
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"{what} is not valid JSON: {error}") from error
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f'"{twice}" appears twice')
+    return found
+
+
+def _header_bytes(first: Callable[[int], bytes], size: int, path: Path) -> bytes:
+    prefix = first(8)
+    if prefix == b"version ":
+        raise CheckpointError(
+            f"{path}: a git-lfs pointer, not the weights",
+            hint="fetch the weights with `git lfs pull`",
+        )
+    if len(prefix) < 8:
+        raise _damaged(path, f"truncated: found {size} bytes, expected at least 8")
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_JSON:
+        raise CheckpointError(
+            f"{path}: not a safetensors file: "
+            f"header of {length} bytes, expected at most {MAX_JSON}",
+            hint="it is damaged or of another kind: download or copy it anew",
+        )
+    if 8 + length > size:
+        raise _damaged(path, f"truncated: found {size} bytes, the header ends at {8 + length}")
+    return first(8 + length)
+
+
+def _tensor(key: str, entry: Any, file: str, base: int, path: Path) -> TensorInfo:
+    if not key.isprintable() or len(key) > MAX_NAME:
+        raise _damaged(path, f"{shown(key, 100)!r} is not the name of a tensor")
+    where = f"tensor {key}"
+    if not isinstance(entry, dict) or entry.keys() != _KEYS:
+        raise _damaged(path, f"{where}: expected dtype, shape and data_offsets, found {entry!r}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise CheckpointError(
+            f"{path}: {where}: dtype {dtype!r} is not known", hint=f"known: {', '.join(_BITS)}"
+        )
+    if not _counts(shape):
+        raise _damaged(path, f"{where}: shape {shape!r} is not a list of whole numbers from 0")
+    if not _counts(offsets) or len(offsets) != 2:
+        raise _damaged(path, f"{where}: data_offsets {offsets!r} is not a pair of numbers from 0")
+    if len(shape) > MAX_DIMS:
+        raise _damaged(path, f"{where}: {len(shape)} dims, expected at most {MAX_DIMS}")
+    bits, found = math.prod(shape) * _BITS[dtype], offsets[1] - offsets[0]
+    if bits % 8 or bits // 8 != found:
+        raise _damaged(
+            path, f"{where}: found {found} bytes, {dtype} {shape} takes {-(-bits // 8)} bytes"
+        )
+    return TensorInfo(key, dtype, tuple(shape), file, base + offsets[0], base + offsets[1])
+
+
+def _counts(value: Any) -> bool:
+    if not isinstance(value, list) or {*map(type, value)} - {int}:
+        return False
+    return min(value, default=0) >= 0 and max(value, default=0) < 2**63
+
+
+def _check_cover(tensors: list[TensorInfo], base: int, size: int, path: Path) -> None:
+    """The tensors lie back to back from the end of the header to the end of the file."""
+    if tensors and tensors[0].start != base:
+        raise _damaged(path, f"hole of {tensors[0].start - base} bytes before {tensors[0].name}")
+    for left, right in pairwise(tensors):
+        if right.start != left.stop:
+            what = "overlap" if right.start < left.stop else "hole"
+            gap = abs(right.start - left.stop)
+            raise _damaged(path, f"{what} of {gap} bytes between {left.name} and {right.name}")
+    end = tensors[-1].stop if tensors else base
+    if end > size:
+        raise _damaged(path, f"truncated: found {size} bytes, expected {end}")
+    if end < size:
+        raise _damaged(path, f"found {size} bytes, expected {end}: {size - end} bytes too many")
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {reason}", hint="the file is damaged: download or copy it anew"
+    )

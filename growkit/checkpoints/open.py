@@ -1,0 +1,357 @@
+"""A path → Checkpoint: headers and config, or one sentence on why not and what to do instead.
+
+Weights are never looked at, pickles never opened, and nothing outside the checkpoint's folder is
+followed, except from a snapshot in the Hub's cache to the files that it links to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from growkit.checkpoints.header import QUANTISED_BITS, read_header, read_json, read_table
+from growkit.checkpoints.hub_cache import Listing, blob_of, is_snapshot, leads_to_blob
+from growkit.checkpoints.side_files import (
+    beside_file,
+    files_below,
+    in_folder,
+    listed_stages,
+    read_stages,
+)
+from growkit.errors import CheckpointError
+from growkit.os_errors import reading
+from growkit.planning.formula import Checkpoint, FileIdentity, TensorInfo
+
+WEIGHTS = ".safetensors"
+INDEX = ".safetensors.index.json"
+_AT_ONCE = 8  # headers that are asked of a server at the same time
+VOCABULARY = {"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"}
+_SHARD = re.compile(r"(.+)-([0-9]{5,})-of-([0-9]{5,})\.safetensors")
+_BLOCK = 1 << 20  # bytes
+
+_QUANTISED = {
+    ".qweight", ".qzeros", ".scales", ".absmax", ".SCB", ".weight_scale_inv", ".weight_packed",
+}  # fmt: skip
+_LORA_NAME = re.compile(r"\.lora_[AB]\b|lora_embedding_[AB]")
+
+# what a folder without safetensors may hold instead, and the way out
+_OTHER_FORMATS = (
+    (
+        re.compile(r".*\.distcp|\.metadata"),
+        "shards of PyTorch's distributed checkpoint, no safetensors",
+        "gather them and save with `save_pretrained` (torch.distributed.checkpoint.format_utils)",
+    ),
+    (
+        re.compile(r".*\.(bin|pt|pth|ckpt|pkl)(\.index\.json)?"),
+        "pickled weights only, which can run code when they are loaded",
+        "load them with transformers where that is safe, and `save_pretrained` writes safetensors",
+    ),
+    (
+        re.compile(r".*\.gguf"),
+        "GGUF weights only",
+        "grow the safetensors model that they come from",
+    ),
+    (
+        re.compile(r".*\.(h5|msgpack|onnx|npz)"),
+        "weights of another framework only",
+        "load them with transformers and `save_pretrained` writes safetensors",
+    ),
+)
+
+
+def open_checkpoint(
+    path: str | Path, *, config: Path | None = None, far: Listing | None = None
+) -> Checkpoint:
+    """Read the headers and the config of a file, a folder, or a sharded index.
+
+    `config` names another config.json than the one beside the weights. `far` is the listing of a
+    snapshot of which only the small files are in the folder.
+    """
+    far = far or {}
+    given = Path(path).absolute()
+    with reading(given):
+        if not given.exists():
+            raise CheckpointError(
+                f"{path}: no such file or folder",
+                hint="give a .safetensors file, a folder, its index, or org/name of the Hub",
+            )
+        folder = given if given.is_dir() else given.parent
+        names, weight_map = _weight_files(given, far)
+        single = given.is_file() and weight_map is None  # named by hand, so a link is followed
+        if config is None:
+            config = folder / "config.json" if single else locate(folder, "config.json")
+        settings = read_config(config, given)
+        revision = folder.name if is_snapshot(folder) else None
+    _refuse_quantised_config(settings, given)
+    if not single:
+        for name in names:
+            locate(folder, name)
+    files, tensors = _read_headers(folder, names, far)
+    if weight_map is not None:
+        _check_index(weight_map, tensors, folder)
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors", hint="give the file with the weights")
+    _refuse_names(tensors.values(), given)
+    with reading(folder):
+        if single:
+            side_files = beside_file(folder)
+        else:
+            stages = (inner for inner, _ in listed_stages(folder))
+            side_files = in_folder(far or files_below(folder), stages)
+        for name in side_files:
+            path = locate(folder, name)
+            here = not far or path.exists()
+            if here and path.name == "config.json":  # of a stage; its sizes will be edited
+                read_json(path, "config")
+    return Checkpoint(
+        path=str(given if single else folder),
+        config=settings,
+        tensors=tensors,
+        files=files,
+        side_files=side_files,
+        revision=revision,
+        vocabulary=_vocabulary(folder, side_files),
+        stages=tuple(read_stages(folder, side_files, far)),
+    )
+
+
+def _vocabulary(folder: Path, side_files: Iterable[str]) -> str | None:
+    """sha256 of what turns text into tokens: models that differ in it do not belong together."""
+    known = {"tokenizer.json"} & {*side_files} or VOCABULARY & {*side_files}
+    if not known:
+        return None
+    sha = hashlib.sha256()
+    for name in sorted(known):
+        with reading(folder / name), (folder / name).open("rb") as file:
+            while block := file.read(_BLOCK):
+                sha.update(block)
+    return sha.hexdigest()
+
+
+def folder_of(checkpoint: Checkpoint) -> Path:
+    """The folder that file names of the checkpoint are relative to."""
+    path = Path(checkpoint.path)
+    return path.parent if path.suffix == WEIGHTS and not path.is_dir() else path
+
+
+def locate(folder: Path, name: str) -> Path:
+    """The file called `name` in the folder; a name or a link that leads out of it is refused."""
+    path = folder / name
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise CheckpointError(
+            f'{folder}: file name "{name}" leads out of the folder',
+            hint="the index is not safe to follow: get the checkpoint from where it was made",
+        )
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)) and not leads_to_blob(folder, real):
+        raise CheckpointError(
+            f"{path}: a link that leads out of the folder, to {real}",
+            hint="put a copy of the file there instead of the link",
+        )
+    return path
+
+
+# -- which files ---------------------------------------------------------------------------------
+
+
+def _weight_files(given: Path, far: Listing) -> tuple[list[str], Mapping[str, str] | None]:
+    """Names of the weight files, and the weight map where an index has one."""
+    if given.is_dir():
+        return _in_folder(given, far)
+    if not given.is_file():
+        raise CheckpointError(f"{given}: neither a file nor a folder", hint="give a folder or file")
+    if given.name.endswith(INDEX):
+        return _from_index(given.parent, given.name, far)
+    if given.suffix != WEIGHTS:
+        _refuse_format(given, [given.name])
+    if given.name.startswith("adapter_model"):
+        raise _adapter(given)
+    shard = _SHARD.fullmatch(given.name)
+    if shard and int(shard[3]) > 1:
+        raise CheckpointError(
+            f"{given}: one shard of {int(shard[3])}", hint=f"give the folder: {given.parent}"
+        )
+    return [given.name], None
+
+
+def _in_folder(folder: Path, far: Listing) -> tuple[list[str], Mapping[str, str] | None]:
+    names = sorted(n for n in (far or files_below(folder)) if "/" not in n)
+    if {"adapter_config.json", "adapter_model.safetensors"} & {*names}:
+        raise _adapter(folder)
+    weights = [n for n in names if n.endswith(WEIGHTS) and not n.startswith(".")]
+    indices = [n for n in names if n.endswith(INDEX)]
+    if "model.safetensors" in weights:  # before an index, as transformers does
+        return ["model.safetensors"], None
+    if "model.safetensors.index.json" in indices or len(indices) == 1:
+        preferred = "model.safetensors.index.json"
+        return _from_index(folder, preferred if preferred in indices else indices[0], far)
+    if indices:
+        raise CheckpointError(
+            f"{folder}: several index files: {', '.join(indices)}", hint="give one of them"
+        )
+    if not weights:
+        _refuse_format(folder, names)
+    shards = [m for m in map(_SHARD.fullmatch, weights) if m]
+    if len(shards) == len(weights) and len({(m[1], m[3]) for m in shards}) == 1:
+        stem, count = shards[0][1], shards[0][3]
+        wanted = (f"{stem}-{i + 1:0{len(count)}d}-of-{count}{WEIGHTS}" for i in range(int(count)))
+        present = {*weights}
+        found = [*takewhile(present.__contains__, wanted)]  # the count may be anything
+        if len(found) < int(count):
+            first = f"{stem}-{len(found) + 1:0{len(count)}d}-of-{count}{WEIGHTS}"
+            raise _shards_missing(folder, int(count) - len(weights), int(count), first)
+        return found, None
+    if len(weights) > 1:
+        raise CheckpointError(
+            f"{folder}: several safetensors files and no index: {', '.join(weights)}",
+            hint="give the one file to grow",
+        )
+    return weights, None
+
+
+def _from_index(folder: Path, name: str, far: Listing) -> tuple[list[str], Mapping[str, str]]:
+    path = locate(folder, name)
+    weight_map = read_table(path, "index").get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(
+            f'{path}: "weight_map" is not a table of tensor and file names',
+            hint="the index is damaged: download or copy it anew",
+        )
+    names = sorted({*weight_map.values()})
+    for shard in names:
+        locate(folder, shard)
+    _refuse_missing(folder, names, far)
+    return names, weight_map
+
+
+def _refuse_missing(folder: Path, wanted: list[str], far: Listing) -> None:
+    missing = [name for name in wanted if name not in far and not (folder / name).is_file()]
+    if missing:
+        raise _shards_missing(folder, len(missing), len(wanted), missing[0])
+
+
+def _shards_missing(folder: Path, missing: int, count: int, first: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: {missing} of {count} shards missing, the first is {first}",
+        hint="download or copy the missing files",
+    )
+
+
+def _read_headers(
+    folder: Path, names: list[str], far: Listing
+) -> tuple[tuple[FileIdentity, ...], dict[str, TensorInfo]]:
+    files = []
+    tensors: dict[str, TensorInfo] = {}
+
+    def read(name: str) -> tuple[FileIdentity, dict[str, TensorInfo], dict[str, str]]:
+        absent = None if (folder / name).exists() else far.get(name)
+        return read_header(folder / name, name, blob=blob_of(folder, name), far=absent)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        headers = [*(pool.map if far else map)(read, names)]
+    for name, (identity, found, metadata) in zip(names, headers, strict=True):
+        if "DCP_SHARDING_INFO" in metadata:
+            raise CheckpointError(
+                f"{folder / name}: a partial shard of PyTorch's distributed checkpoint",
+                hint="join the shards with "
+                "torch.distributed.checkpoint._consolidate_hf_safetensors first",
+            )
+        twice = next((t for t in found if t in tensors), None)
+        if twice is not None:
+            raise CheckpointError(
+                f"{folder}: tensor {twice} is in both {tensors[twice].file} and {name}",
+                hint="remove the files that do not belong to this checkpoint",
+            )
+        files.append(identity)
+        tensors |= found
+    return tuple(files), tensors
+
+
+def _check_index(
+    weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo], folder: Path
+) -> None:
+    found = {name: info.file for name, info in tensors.items()}
+    differing = [n for n in [*weight_map, *found] if weight_map.get(n) != found.get(n)]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{folder}: the index and the shards disagree on {len({*differing})} tensors: "
+            f"{name} is in {weight_map.get(name, 'no file')} by the index, "
+            f"in {found.get(name, 'no file')} by the headers",
+            hint="download or copy the index and the shards of one checkpoint anew",
+        )
+
+
+def read_config(path: Path, given: Path | None = None) -> dict[str, Any]:
+    """The config.json at `path`; `given` is what the user called the checkpoint."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{given or path}: {path} is missing",
+            hint="put the model's config.json beside the weights, or name it with --config",
+        )
+    try:
+        return read_table(path, "config")
+    except CheckpointError as error:
+        error.hint = "mend the file, or name another one with --config"
+        raise
+
+
+# -- what is not a checkpoint to grow ------------------------------------------------------------
+
+
+def _refuse_quantised_config(config: Mapping[str, Any], given: Path) -> None:
+    towers = [config, *(v for v in config.values() if isinstance(v, dict))]
+    for key in ("quantization_config", "compression_config"):
+        found = next((t[key] for t in towers if t.get(key)), None)
+        if found:
+            method = found.get("quant_method") if isinstance(found, dict) else None
+            raise _quantised(given, f"config.json has {key} {method or ''}".rstrip())
+
+
+def _refuse_names(tensors: Iterable[TensorInfo], given: Path) -> None:
+    tensors = [*tensors]
+    names = {t.name for t in tensors}
+    for t in tensors:
+        packed = t.name.endswith("_blocks") and f"{t.name.removesuffix('_blocks')}_scales" in names
+        named = t.name[t.name.rfind(".") :] in _QUANTISED or "quant_state" in t.name
+        if t.dtype in QUANTISED_BITS or packed or named:
+            raise _quantised(given, f"{t.name} is {t.dtype} {list(t.shape)}")
+        if "lora_" in t.name and _LORA_NAME.search(t.name):
+            raise _adapter(given)
+
+
+def _quantised(given: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{given}: quantised checkpoint: {why}",
+        hint="grow the original, or dequantise it first and save it as bfloat16 or float32",
+    )
+
+
+def _adapter(given: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{given}: a LoRA adapter, not a whole model",
+        hint="merge it into its base model first (peft: merge_and_unload, then save_pretrained)",
+    )
+
+
+def _refuse_format(given: Path, names: list[str]) -> None:
+    for pattern, what, hint in _OTHER_FORMATS:
+        if any(pattern.fullmatch(name) for name in names):
+            raise CheckpointError(f"{given}: {what}", hint=hint)
+    if given.is_file():
+        what, hint = "not a safetensors file", "give a .safetensors file, a folder, or its index"
+    elif not any(given.iterdir()):
+        what, hint = "an empty folder", "give the folder that holds the weights"
+    else:
+        inner = next((p for d in ("*", "*/*") for p in sorted(given.glob(f"{d}/*{WEIGHTS}"))), None)
+        what = "no safetensors file in this folder"
+        hint = (
+            f"did you mean {inner.parent}?" if inner else "give the folder that holds the weights"
+        )
+    raise CheckpointError(f"{given}: {what}", hint=hint)

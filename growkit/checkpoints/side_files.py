@@ -1,0 +1,124 @@
+"""What travels with the weights: tokenizer, processor, generation config, custom code, modules.
+
+A folder is a model's own, so everything in it travels that is not a weight, not written by growkit
+itself and not left over from training. A single file may lie among strangers, so only files with
+well-known names beside it do. The weights of stages, which modules.json of sentence-transformers
+lists and which run behind the model, travel with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from growkit.checkpoints.header import read_header, read_json
+from growkit.checkpoints.hub_cache import Listing, blob_of
+from growkit.errors import GrowkitError
+from growkit.planning.formula import Checkpoint, FileIdentity, Stage, TensorInfo
+
+# written by growkit, or weights, or left over from training; matched against the whole file name
+_LEFT_OUT = re.compile(
+    r"\..*|config\.json|README\.md|growkit\.json|recipe\.yaml|growth\.(html|svg)"
+    r"|.*\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|npz|ot|onnx|distcp|tflite|tmp)"
+    r"|.*\.index\.json|pytorch_model.*|(optimizer|scheduler|rng_state|training_args|trainer_state).*"
+    r"|events\.out\.tfevents.*|zero_to_fp32\.py|latest"
+)
+_FOLDERS_LEFT_OUT = re.compile(
+    r"[._].*|onnx|openvino|coreml|original|runs|logs|wandb|checkpoint-\d+|global_step.*"
+)
+
+_WELL_KNOWN = re.compile(
+    r"tokenizer\.(json|model)|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
+    r"|vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece(\.bpe)?\.model"
+    r"|generation_config\.json|(video_)?preprocessor_config\.json|processor_config\.json"
+    r"|chat_template\.(jinja|json)"
+    r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json"
+)
+
+STAGES = "modules.json"
+STAGE_WEIGHTS = "model.safetensors"
+_PICKLED = "pytorch_model.bin"  # of a stage: carried unopened, where nothing in it has to change
+
+
+def files_below(folder: Path) -> list[str]:
+    """Files of a folder and of the folders in it, as paths relative to it."""
+    names = sorted(p.name for p in folder.iterdir() if p.is_file())
+    for inner in sorted(p for p in folder.iterdir() if p.is_dir()):
+        if not _FOLDERS_LEFT_OUT.fullmatch(inner.name):
+            names += sorted(f"{inner.name}/{p.name}" for p in inner.iterdir() if p.is_file())
+    return names
+
+
+def in_folder(names: Iterable[str], stages: Iterable[str]) -> tuple[str, ...]:
+    """Those of a model's files that travel: its own, and those of the folders in it.
+
+    `stages` are the folders of its stages.
+    """
+    there, own = {*names}, {*stages}
+    found = (name for name in there if _travels(name) or _stage_weights(name, own, there))
+    return tuple(sorted(found, key=lambda name: (name.count("/"), name)))
+
+
+def _travels(name: str) -> bool:
+    """Whether a file travels; the config.json of a stage in a folder does."""
+    *above, file = name.split("/")
+    if len(above) > 1 or any(_FOLDERS_LEFT_OUT.fullmatch(folder) for folder in above):
+        return False
+    return not _LEFT_OUT.fullmatch(file) or (bool(above) and file == "config.json")
+
+
+def _stage_weights(name: str, stages: set[str], there: set[str]) -> bool:
+    """Whether a file is the weights of a stage; of two kinds, safetensors are."""
+    folder, _, file = name.rpartition("/")
+    if folder not in stages or _FOLDERS_LEFT_OUT.fullmatch(folder):
+        return False
+    return file == STAGE_WEIGHTS or (file == _PICKLED and f"{folder}/{STAGE_WEIGHTS}" not in there)
+
+
+def beside_file(folder: Path) -> tuple[str, ...]:
+    """Files with well-known names, and the folders of stages."""
+    names = [p.name for p in sorted(folder.iterdir()) if _WELL_KNOWN.fullmatch(p.name)]
+    stages = [inner for inner, _ in listed_stages(folder) if (folder / inner).is_dir()]
+    for stage in stages:
+        within = (f"{stage}/{path.name}" for path in (folder / stage).iterdir())
+        names += in_folder(within, stages)
+    return tuple(name for name in names if (folder / name).is_file())
+
+
+def listed_stages(folder: Path) -> list[tuple[str, str]]:
+    """Folder and kind of each stage in modules.json; none where it is not such a list."""
+    path = folder / STAGES
+    try:
+        listed = read_json(path, "list of modules") if path.is_file() else []
+    except GrowkitError:
+        return []
+    entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    named = [(e.get("path"), str(e.get("type")).rpartition(".")[2]) for e in entries]
+    return [(n, kind) for n, kind in named if isinstance(n, str) and _is_folder_name(n)]
+
+
+def _is_folder_name(name: str) -> bool:
+    return bool(name) and "\0" not in name and Path(name).name == name
+
+
+def read_stages(folder: Path, side_files: Iterable[str], far: Listing) -> Iterator[Stage]:
+    """The stages of a checkpoint, with the headers of those weights that are in safetensors.
+
+    Names are relative to the checkpoint's folder, which is where files are looked for.
+    """
+    there = {*side_files}
+    for inner, kind in listed_stages(folder):
+        path, weights = folder / inner / "config.json", f"{inner}/{STAGE_WEIGHTS}"
+        known = f"{inner}/config.json" in there and path.is_file()
+        config = read_json(path, "config") if known else None
+        files: tuple[FileIdentity, ...] = ()
+        tensors: dict[str, TensorInfo] = {}
+        if weights in there:
+            absent = None if (folder / weights).exists() else far.get(weights)
+            blob = blob_of(folder, weights)
+            identity, tensors, _ = read_header(folder / weights, weights, blob=blob, far=absent)
+            files = (identity,)
+        settings: dict[str, Any] = config if isinstance(config, dict) else {}
+        yield Stage(inner, kind, Checkpoint(str(folder), settings, tensors, files))

@@ -1,0 +1,225 @@
+"""config.json: the numbers in it that a family names, read and, after growth, written.
+
+The law: a key that growth does not concern keeps its value, and an absent key is written only where
+its default would be wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from growkit.algebra.expression import Expression
+from growkit.errors import CheckpointError, RecipeError
+from growkit.families.family import Family
+from growkit.families.grammar import get
+from growkit.ops.operator import LayerMap
+
+
+def number(config: Mapping[str, Any], path: str) -> float | None:
+    """The number at a dotted path of a config; None where it is absent."""
+    value = get(config, path) if path else None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
+        raise CheckpointError(
+            f"config.json: {path}: expected a number, found {value!r}", hint="mend config.json"
+        )
+    return float(value)
+
+
+def put(config: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value at a dotted path of a config."""
+    *parents, last = path.split(".")
+    for part in parents:
+        config = config.setdefault(part, {})
+    config[last] = value
+
+
+def put_bases(
+    config: dict[str, Any], keys: Sequence[Sequence[str]], bases: Sequence[float]
+) -> None:
+    """Write the bases of rotary positions where the config has them, else under the last key.
+
+    Where one can only be written into a mapping that is not there yet, the others go there too: a
+    mapping that lacks one of them is not read.
+    """
+    paths = [[k for k in names if get(config, k) is not None] or [names[-1]] for names in keys]
+    made = {p.partition(".")[0] for each in paths for p in each if "." in p} - config.keys()
+    for names, each, base in zip(keys, paths, bases, strict=True):
+        for path in dict.fromkeys([*each, *(k for k in names if k.partition(".")[0] in made)]):
+            put(config, path, base)
+
+
+def whole(config: Mapping[str, Any], key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+        raise CheckpointError(
+            f"config.json: {key}: expected a positive whole number, found {value!r}"
+        )
+    return value
+
+
+def spelling(config: Mapping[str, Any], names: str) -> str:
+    """Which of several spellings of a config key, `new|old`, this config uses; else the first."""
+    each = names.split("|")
+    return next((n for n in each if get(config, n) is not None), each[0])
+
+
+def default(family: Family, config: Mapping[str, Any], key: str) -> int | None:
+    """What a missing config key means: `4 * n_embd`, `hidden_size // heads`, or another key."""
+    words = family.defaults.get(key, "").split()
+    if not words:
+        return None
+
+    def operand(word: str) -> int | None:
+        if word.isdigit():
+            return int(word)
+        value = get(config, word)
+        return default(family, config, word) if value is None else whole(config, word, value)
+
+    left = operand(words[0])
+    if len(words) == 1 or left is None:
+        return left
+    right = operand(words[2])
+    if right is None:
+        return None
+    return left * right if words[1] == "*" else left // right
+
+
+def check_sizes(family: Family, sizes: Mapping[str, int]) -> None:
+    """Refuse sizes that no config of this family can express, with the repair in the hint."""
+    derived = [(Expression("axis", a), e) for a, e in family.derived.items() if a in sizes]
+    for expressions in (*family.config.values(), *derived):
+        known = [e for e in expressions if e.axes <= sizes.keys()]
+        if len({e.size(sizes) for e in known}) > 1:
+            stream, other = (
+                known[0],
+                next(e for e in known if e.size(sizes) != known[0].size(sizes)),
+            )
+            names = {a: u for u, axes in family.user_axes.items() for a in axes}
+            want = stream.size(sizes)
+            label = " × ".join(
+                f"{names.get(p.name, p.name)} ({p.size(sizes)})" for p in other.parts
+            )
+            repairs = []
+            for axis in sorted(other.axes):
+                solved = other.solve(want, {a: n for a, n in sizes.items() if a != axis})
+                if solved:
+                    repairs.append(f"{names.get(axis, axis)}: {solved[1]}")
+            repairs.append(f"{names.get(stream.name, stream.name)}: {other.size(sizes)}")
+            raise RecipeError(
+                f"sizes: {stream} ({want}) must equal {label or other} = {other.size(sizes)} "
+                f"in family {family.name}",
+                hint="set " + ", or ".join(repairs),
+            )
+    for rule in family.require:
+        left, _, right = rule.split()
+        if left in sizes and right in sizes and sizes[left] % sizes[right]:
+            raise RecipeError(
+                f"sizes: {left} ({sizes[left]}) must be a multiple of {right} ({sizes[right]}) "
+                f"in family {family.name}",
+                hint=f"set {left}: {-(-sizes[left] // sizes[right]) * sizes[right]}, "
+                f"or another {right}",
+            )
+
+
+def resize_config(
+    family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """The config with these sizes; an absent key is written only if its default is wrong."""
+    out = copy.deepcopy(dict(config))
+    for names, expressions in family.config.items():
+        if not expressions[0].axes <= sizes.keys():
+            continue
+        value = expressions[0].size(sizes)
+        present = [k for k in names.split("|") if get(out, k) is not None]
+        for key in present or ([] if names in family.defaults else [spelling(out, names)]):
+            put(out, key, value)
+    for names in family.defaults:  # after the keys that the defaults are made of
+        expression = family.config[names][0] if names in family.config else None
+        if expression and get(out, names) is None and expression.axes <= sizes.keys():
+            value = expression.size(sizes)
+            if default(family, out, names) != value:
+                put(out, names, value)
+    for key, expression in family.mirrors.items():
+        if get(out, key) is not None and expression.axes <= sizes.keys():
+            put(out, key, expression.size(sizes))
+    return out
+
+
+def scale_eps(family: Family, config: dict[str, Any], factor: float) -> None:
+    """Multiply the norm eps in a config, where it must be."""
+    eps = get(config, str(family.eps))
+    if not isinstance(eps, int | float):
+        raise RecipeError(
+            f"the norm eps has to change, but config.json has no {family.eps}",
+            hint="add it, or use a map that leaves eps as it is, such as pad",
+        )
+    put(config, str(family.eps), eps * factor)
+
+
+def norm_eps(family: Family, config: Mapping[str, Any]) -> float:
+    """The eps of the norms; 0 where neither family nor config says it."""
+    if isinstance(family.eps, float):
+        return family.eps
+    return number(config, family.eps) or 0.0
+
+
+def remap_layers(
+    family: Family, config: Mapping[str, Any], layers: Mapping[str, LayerMap]
+) -> dict[str, Any]:
+    """Config entries that count or list layers follow the layer map; RecipeError if they cannot."""
+    out = copy.deepcopy(dict(config))
+    for axis, layer_map in layers.items():
+        source = [n.source for n in layer_map]
+        for key, period in family.periods.items():
+            n = get(out, key) or period.default
+            if period.axis != axis or get(out, period.unless) or not isinstance(n, int) or n < 1:
+                continue
+            if period.values:  # what the number means, spelt out as the list that may replace it
+                kinds = [(i + period.start) % n == 0 for i in range(max(source) + 1)]
+                put(out, period.unless, [period.values[kind] for kind in kinds])
+            else:
+                _check_period(key, n, period.start, source)
+        for key in (k for k, a in family.lists.items() if a == axis):
+            old = get(out, key)
+            if isinstance(old, list):
+                every = _unrolled(old)
+                if len(every) <= max(source):
+                    raise CheckpointError(f"config.json: {key}: {len(every)} entries are too few")
+                new = [every[n] for n in source]
+                put(out, key, new if every is old else [[new, 1]])
+        for key in (k for k, a in family.indices.items() if a == axis):
+            old = get(out, key)
+            if isinstance(old, list):
+                put(out, key, [new for new, n in enumerate(source) if n in old])
+        for key in (k for k, a in family.thresholds.items() if a == axis):
+            old = get(out, key)
+            if isinstance(old, int):
+                put(out, key, _threshold(old, source))
+    return out
+
+
+def _unrolled(entries: list[Any]) -> list[Any]:
+    """A per-layer list, written out where it is one of [[kind, …], times]."""
+    if not all(isinstance(e, list) and len(e) == 2 and isinstance(e[0], list) for e in entries):
+        return entries
+    return [kind for kinds, times in entries for _ in range(times) for kind in kinds]
+
+
+def _threshold(old: int, source: list[int]) -> int:
+    """The first layer of another kind, after the map."""
+    top = max(source) + 1
+    return sum(i < old for i in source) if old <= top else old - top + len(source)
+
+
+def _check_period(key: str, n: int, start: int, source: list[int]) -> None:
+    """Every new layer is of the kind of the layer that it comes from."""
+    for new, old in enumerate(source):
+        if ((new + start) % n == 0) is not ((old + start) % n == 0):
+            raise RecipeError(
+                f"layers: {key} = {n} makes layer {new} of another kind than layer {old}, "
+                "which it copies",
+                hint="list layers in whole periods, such as layers: [0, 1, 0, 1]",
+            )

@@ -1,0 +1,175 @@
+"""Family files: the shipped ones and the user's own, found, extended and varied by config.
+
+The law: a file is right or refused before any checkpoint is touched. This room reads its own YAML
+and opens nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from growkit.errors import FamilyError, did_you_mean
+from growkit.families.family import Family
+from growkit.families.grammar import check_names, get, known_words, listed, parse_family
+from growkit.families.user_family import read_family
+
+FOLDER = Path(__file__).parent / "builtin"
+KEYS = (
+    "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes",
+    "like", "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
+    "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
+    "alibi", "head", "modules", "variants", "refused",
+)  # fmt: skip
+
+
+def family_names() -> list[str]:
+    """The families that ship with growkit."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def family_text(name: str) -> str:
+    """The YAML of a shipped family, comments included. Raises FamilyError for an unknown name."""
+    if name not in family_names():
+        raise FamilyError(f'family "{name}": not known', hint=did_you_mean(name, family_names()))
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@cache
+def model_types(key: str = "model_type") -> Mapping[str, str]:
+    """model_type → shipped family. Read off one line of each file: parsing all of them is slow."""
+    out: dict[str, str] = {}
+    for name in family_names():
+        line = re.search(rf"^{key}: \[(.*?)\]", family_text(name), re.M)
+        out |= dict.fromkeys(re.findall(r"[\w*-]+", line[1] if line else ""), name)
+    return out
+
+
+@cache
+def _shipped(name: str) -> dict[str, Any]:
+    return read_yaml(family_text(name), f"family {name}")
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse a family file's text. Raises FamilyError if it is not a plain YAML mapping."""
+    try:
+        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or error
+        raise FamilyError(f"{where}: not valid YAML: {problem}") from None
+    if not isinstance(data, dict):
+        raise FamilyError(f"{where}: expected a mapping, found {type(data).__name__}")
+    return data
+
+
+def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
+    """The family file for a config: `file` if given, else the shipped one of its model_type."""
+    if file is not None:
+        return read_family(file)
+    model_type, built = config.get("model_type"), config.get("architecture")
+    known = model_types()
+    if model_type is None and isinstance(built, str):  # how timm says what a model is
+        for pattern, name in model_types("architecture").items():
+            if fnmatchcase(built, pattern):
+                return _shipped(name)
+    if not isinstance(model_type, str):
+        raise FamilyError(
+            'config.json: no "model_type", so the family is unknown',
+            hint="add it, or give the family file: --family FILE",
+        )
+    if model_type not in known:
+        raise FamilyError(
+            f'config.json: model_type "{model_type}" has no family file',
+            hint=did_you_mean(model_type, known) + "; or write one and pass --family FILE",
+        )
+    return _shipped(known[model_type])
+
+
+def build_family(
+    data: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None, where: str = ""
+) -> Family:
+    """A family for one checkpoint: its file, then the variants that config and tensors ask for.
+
+    `names` are the modules present, which variants may depend on (None: any may be); `where` is
+    what errors call the file. Raises FamilyError naming the line that is wrong.
+    """
+    where = where or f"family {data.get('family', '?')}"
+    try:
+        merged = _extend(data, where)
+        for variant in merged.pop("variants", None) or ():
+            if _holds(variant.get("when", {}), config, names):
+                merged = _merge(merged, {k: v for k, v in variant.items() if k != "when"})
+        if "refused" in merged:
+            raise FamilyError(
+                f"family {merged['family']}: cannot be grown: {merged['refused']}",
+                hint="growkit families lists what can",
+            )
+        known_words(merged, KEYS, where, "key")
+        family = parse_family(merged, config, where)
+        check_names(family, where)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FamilyError(
+            f"{where}: {type(error).__name__}: {error}",
+            hint="`growkit families llama` shows a valid file",
+        ) from None
+    return family
+
+
+def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None) -> bool:
+    """Whether config and tensors are what a variant asks for: one of a list, `*` for any text."""
+    for key, want in when.items():
+        if key in ("absent", "present"):
+            if (names is None or want in names) is (key == "absent"):
+                return False
+            continue
+        negated = isinstance(want, Mapping)  # {not: …}
+        words = listed(want["not"] if negated else want)
+        if any(_fits(get(config, key), one) for one in words) is negated:
+            return False
+    return True
+
+
+def _fits(value: Any, want: Any) -> bool:
+    """Whether a config value is the one wanted; `*` in a text stands for any text."""
+    texts = isinstance(value, str) and isinstance(want, str)
+    return fnmatchcase(value, want) if texts else value == want
+
+
+def _extend(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    data = {**data, "modules": _flat(data.get("modules") or {})}
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    known_words([base], family_names(), f"{where}: extends", "family")
+    return _merge(_extend(_shipped(base), where), data)
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`change` on top of `base`; null deletes; module names count without their `?`."""
+    out = dict(base)
+    for key, value in change.items():
+        if not isinstance(value, dict) or not isinstance(out.get(key), dict):
+            out[key] = value
+            continue
+        value = _flat(value) if key == "modules" else value
+        kept = {
+            k: v for k, v in out[key].items() if k.rstrip("?") not in {n.rstrip("?") for n in value}
+        }
+        out[key] = kept | {k: v for k, v in value.items() if v is not None}
+    return {k: v for k, v in out.items() if v is not None}
+
+
+def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in modules.items():
+        if isinstance(value, dict):
+            out |= _flat(value, prefix + name)
+        else:
+            out[prefix + name] = value
+    return out

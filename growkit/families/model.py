@@ -1,0 +1,287 @@
+"""A checkpoint read through its family: sizes, and one entry per tensor.
+
+The law: every tensor of the checkpoint matches exactly one pattern with exactly the shape that the
+config's sizes give it, and no tensor that the family requires is missing; or the checkpoint is
+refused with the tensor's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from growkit.errors import CheckpointError, FamilyError
+from growkit.families.config import default, spelling, whole
+from growkit.families.family import Family, Pattern, numbered
+from growkit.families.grammar import get
+from growkit.families.load import build_family, find_family
+from growkit.planning.formula import FLOATS, Checkpoint, Shape, TensorInfo
+
+_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a checkpoint, understood."""
+
+    info: TensorInfo
+    pattern: Pattern
+    numbers: tuple[int, ...]  # the numbers in its name, one per slot of the pattern
+
+    @property
+    def key(self) -> str:
+        """The family's name for it, whatever prefix or old spelling the file uses."""
+        return spell(self.pattern.name, self.numbers)
+
+    def renumbered(self, numbers: Sequence[int]) -> str:
+        """Its name on disk with other numbers, in the spelling that the file uses."""
+        fresh = iter(numbers)
+        return _NUMBER.sub(lambda _: str(next(fresh)), self.info.name)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint with its family."""
+
+    family: Family
+    checkpoint: Checkpoint
+    sizes: Mapping[str, int]  # by family axis
+    entries: Mapping[str, Entry]  # by key
+    dropped: tuple[str, ...]  # "name: reason"
+    tied: bool  # the output head is the embedding
+    same: tuple[tuple[str, str], ...]  # pairs of tensors on disk that a tie says are equal
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The checkpoint's config.json."""
+        return self.checkpoint.config
+
+    def user_sizes(self) -> dict[str, int]:
+        """Sizes by the axis names that recipes use."""
+        return self.family.user_sizes(self.sizes)
+
+
+def spell(name: str, numbers: Sequence[int]) -> str:
+    """A pattern's name with its numbers filled in.
+
+    >>> spell("layers.{layers}.norm.weight", [3])
+    'layers.3.norm.weight'
+    """
+    return _template(name) % tuple(numbers)
+
+
+@cache
+def _template(name: str) -> str:
+    """A pattern's name with %d for each of its numbers."""
+    return re.sub(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", "%d", name.replace("%", "%%"))
+
+
+def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
+    """Understand a checkpoint through its family file. Raises FamilyError or CheckpointError."""
+    config = checkpoint.config
+    data = find_family(config, family_file)
+    where = str(family_file) if family_file else ""
+    modules = _modules(data, config, checkpoint.tensors, where)
+    family = build_family(data, config, modules, where)  # with the variants for what is there
+    entries: dict[str, Entry] = {}
+    dropped = []
+    for name, info in checkpoint.tensors.items():
+        match = family.match(name)
+        if match is None:
+            dropped.append(f"{name}: a buffer that the model makes anew")
+            continue
+        entry = Entry(info, *match)
+        other = entries.setdefault(entry.key, entry)
+        if other is not entry:
+            raise CheckpointError(
+                f"{checkpoint.path}: {name} and {other.info.name} are the same tensor",
+                hint="keep one of the two spellings",
+            )
+    sizes = solve_sizes(family, config, entries)
+    _complete(family, checkpoint, entries, sizes)
+    tied, same = _tie(family, checkpoint, entries)
+    for name, twin in same:
+        key = next(k for k, e in entries.items() if e.info.name == name)
+        del entries[key]
+        dropped.append(f"{name}: a second copy of {twin}, to which config.json ties it")
+    return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
+
+
+def _modules(
+    data: Mapping[str, Any], config: Mapping[str, Any], names: Iterable[str], where: str
+) -> set[str]:
+    """The modules that tensors are of, whichever variants of the file describe them.
+
+    Of names that differ in numbers alone the first one is enough, and those with zeros: a pattern
+    may be for layer 0.
+    """
+    kinds: dict[str, str] = {}
+    for name in names:
+        kinds.setdefault(numbered(name)[0], name)
+    zeros = {shape.replace("#", "0") for shape in kinds} & set(names)
+    out = set()
+    for present in (set[str](), None):
+        try:
+            family = build_family(data, config, present, where)
+        except FamilyError:
+            if present is None:  # one of the variants refuses the model; is it this one's?
+                continue
+            raise
+        for name in (*kinds.values(), *zeros):
+            try:
+                match = family.match(name)
+            except CheckpointError:
+                continue  # the family as it is in the end will say so
+            if match:
+                out.add(match[0].module)
+    return out
+
+
+def solve_sizes(
+    family: Family, config: Mapping[str, Any], entries: Mapping[str, Entry]
+) -> dict[str, int]:
+    """Axis sizes from the config; what the config does not say is read off the shapes."""
+    sizes: dict[str, int] = {}
+    equations = []
+    for names, expressions in family.config.items():
+        key = spelling(config, names)
+        value = get(config, key)
+        value = default(family, config, names) if value is None else whole(config, key, value)
+        if value is not None:
+            equations += [(f"config.json: {key}", e, value) for e in expressions]
+    kinds: dict[tuple[str, Shape], Entry] = {}
+    for entry in entries.values():
+        kinds.setdefault((entry.pattern.name, entry.info.shape), entry)
+    for entry in kinds.values():
+        if len(entry.pattern.dims) == len(entry.info.shape):
+            pairs = zip(entry.pattern.dims, entry.info.shape, strict=True)
+            equations += [(entry.info.name, e, n) for (e, _), n in pairs]
+    waiting = [e for e in equations if e[1].axes - sizes.keys()]
+    while waiting:  # configs need two rounds, shapes one
+        before = len(sizes)
+        for _, expression, value in waiting:
+            solved = expression.solve(value, sizes)
+            if solved:
+                sizes.setdefault(*solved)
+        waiting = [e for e in waiting if e[1].axes - sizes.keys()]
+        if len(sizes) == before:
+            break
+    for axis, expression in family.derived.items():
+        if expression.axes <= sizes.keys():
+            size = sizes.setdefault(axis, expression.size(sizes))
+            equations.append((f"{axis} = {expression}", expression, size))
+    patterns = {e.pattern.name: e.pattern for e in kinds.values()}.values()
+    _refuse_unknown_sizes(family, patterns, sizes)
+    for where, expression, value in equations:
+        if expression.axes <= sizes.keys() and expression.size(sizes) != value:
+            bound = ", ".join(f"{a} = {sizes[a]}" for a in sorted(expression.axes))
+            raise CheckpointError(
+                f"{where}: expected {expression} = {expression.size(sizes)}, "
+                f"found {value} ({bound})",
+                hint="config.json and the tensors must belong together",
+            )
+    named = {s for pattern in patterns for s in pattern.slots}
+    absent = {*family.of_kind("layers")} - named  # a stack that this class does not have
+    return {axis: size for axis, size in sizes.items() if axis not in absent}
+
+
+def _refuse_unknown_sizes(
+    family: Family, patterns: Iterable[Pattern], sizes: Mapping[str, int]
+) -> None:
+    """Every axis of a tensor or of a name has a size."""
+    used = {a for p in patterns for x, _ in p.dims for a in x.axes}
+    used |= {s for p in patterns for s in p.slots if isinstance(s, str)}
+    for axis in sorted(used - sizes.keys()):
+        keys = [k for k, es in family.config.items() if any(axis in e.axes for e in es)]
+        raise CheckpointError(
+            f"config.json: {' or '.join(keys) or 'no key'} is missing, so the size of {axis} is "
+            "unknown",
+            hint="add the key to config.json",
+        )
+
+
+def _complete(
+    family: Family, checkpoint: Checkpoint, entries: Mapping[str, Entry], sizes: Mapping[str, int]
+) -> None:
+    """Every tensor has the right rank and layer numbers, and no required tensor is missing."""
+    seen: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for entry in entries.values():
+        seen[entry.pattern.name].add(entry.numbers)
+        rank, want = len(entry.info.shape), len(entry.pattern.dims)
+        if rank != want:
+            raise CheckpointError(
+                f"tensor {entry.info.name}: expected {want} dims, found shape {entry.info.shape}"
+            )
+        if entry.info.dtype not in FLOATS:
+            raise CheckpointError(
+                f"tensor {entry.info.name}: dtype {entry.info.dtype} cannot be grown",
+                hint="growkit grows float64, float32, float16 and bfloat16 weights",
+            )
+        for slot, number in zip(entry.pattern.slots, entry.numbers, strict=True):
+            if isinstance(slot, str) and number >= sizes[slot]:
+                raise CheckpointError(
+                    f"tensor {entry.info.name}: {slot} number {number}, but config.json says "
+                    f"there are {sizes[slot]}"
+                )
+    for pattern in family.patterns.values():
+        have = seen[pattern.name]
+        if pattern.optional and not have:
+            continue
+        ranges: list[Sequence[int]] = [
+            range(pattern.first if family.axes[s] == "layers" else 0, sizes.get(s, 0))
+            if isinstance(s, str)
+            else (s,)
+            for s in pattern.slots
+        ]
+        if pattern.by_layer:  # complete in every layer that has it at all
+            layers = {n[0] for n in have}
+            ranges = [sorted(layers), *ranges[1:]] if pattern.slots else ranges
+        count = prod(map(len, ranges))
+        if len(have) == count:
+            continue
+        near = product(*(r[: len(have) + 1] for r in ranges))  # config.json may say any number
+        missing = next((n for n in near if n not in have), None)
+        name = pattern.name if missing is None else spell(pattern.name, missing)
+        raise CheckpointError(
+            f"{checkpoint.path}: tensor {name} is missing ({len(have)} of {count} found)",
+            hint="the checkpoint is incomplete, or its config.json belongs to another one",
+        )
+
+
+def _tie(
+    family: Family, checkpoint: Checkpoint, entries: Mapping[str, Entry]
+) -> tuple[bool, tuple[tuple[str, str], ...]]:
+    """Whether the head is the embedding, and the pairs on disk that must then be equal."""
+    names = checkpoint.config.get("architectures") or []
+    if not isinstance(names, list) or not all(
+        isinstance(n, str) and n.isprintable() for n in names
+    ):
+        raise CheckpointError(
+            f"config.json: architectures: expected a list of names, found {names!r}",
+            hint="write a list of class names",
+        )
+    head = family.head
+    if head is None or head.tied not in entries:
+        return False, ()
+    said = checkpoint.config.get("tie_word_embeddings")
+    tied = head.default if said is None else bool(said)
+    if head.weight in entries:
+        both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
+        same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both)
+        return tied, same if tied else ()
+    has_head = any(c in str(n) for n in names for c in head.classes)
+    if has_head and not tied:
+        raise CheckpointError(
+            f"{checkpoint.path}: tensor {head.weight} is missing and config.json does not tie it",
+            hint='set "tie_word_embeddings": true if the head is the embedding',
+        )
+    feeds = any(e.pattern.module == head.scale_at for e in entries.values())
+    return tied and (has_head or (not names and feeds)), ()

@@ -1,0 +1,95 @@
+"""Growth of a model that is in memory: state_dict and config in, state_dict and config out.
+
+    weights, config = grow_state_dict(small.state_dict(), small.config, "double_width")
+    big = type(small)(type(small.config).from_dict(config))
+    big.load_state_dict(weights)
+
+The law: the plan and the engine are those of the file route, so the tensors are equal to the byte
+to what `grow` writes. No file is read but a recipe and the maps that it names, none is written, and
+nothing that is passed in changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from growkit.checkpoints.matrices import read_maps
+from growkit.errors import CheckpointError
+from growkit.families.model import read_model
+from growkit.families.user_family import blamed
+from growkit.planning.formula import Checkpoint, Stored
+from growkit.planning.plan import build_plan
+from growkit.recipe.recipe import Recipe, check_sources, choose_recipe
+
+if TYPE_CHECKING:
+    from growkit.engine.state_dict import StateDict, Tensor
+
+# A state_dict holds its head if it has one: without a class name, none is to be assumed
+_UNNAMED = ["a model in memory"]
+
+
+def grow_state_dict(
+    state_dict: StateDict,
+    config: Any,
+    recipe: str | Path | Recipe,
+    *,
+    sources: Mapping[str, tuple[StateDict, Any]] | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+    family: Path | None = None,
+    allow_nonfinite: bool = False,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The grown state_dict, on the CPU, and the new config as a dict.
+
+    A config is a dict as in config.json, or a transformers config. `sources` are further models by
+    the recipe's names, each a state_dict and its config; the rest is as in `grow`. A tied head that
+    is stored beside its embedding comes back tied. Buffers that the model makes anew are left out.
+
+    Raises what `plan_growth` raises, and CheckpointError for values that are not finite; with
+    `allow_nonfinite` they are a RuntimeWarning.
+    """
+    from growkit.engine.evaluate import one_thread
+    from growkit.engine.state_dict import assemble, equal, rows_of
+
+    name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
+    further = dict(sources or {})
+    check_sources(chosen, further)
+    given = {chosen.sources[0]: (state_dict, config)} | {n: further[n] for n in chosen.sources[1:]}
+    with blamed(family):
+        models = {n: read_model(_checkpoint(*both), family) for n, both in given.items()}
+        plan = build_plan(name, chosen, models, read_maps(chosen.files))
+    for source, tensor, twin in plan.same:
+        if not equal(given[source][0][tensor], given[source][0][twin]):
+            raise CheckpointError(
+                f"state_dict: {tensor} and {twin} differ, but the config ties them",
+                hint="set tie_word_embeddings to false in the config if the head is its own",
+            )
+
+    def rows(stored: Stored, start: int, stop: int) -> memoryview:
+        return rows_of(given[stored.source][0][stored.name], start, stop)
+
+    with one_thread():
+        grown = {f.name: assemble(f, rows, allow_nonfinite) for f in plan.formulas}
+    for source, tensor, twin in plan.same:
+        if source == chosen.sources[0] and tensor not in grown:
+            grown[tensor] = grown[twin]
+    after = copy.deepcopy(dict(plan.config))
+    if after["architectures"] == _UNNAMED:
+        del after["architectures"]
+    return grown, after
+
+
+def _checkpoint(state_dict: StateDict, config: Any) -> Checkpoint:
+    """The headers that the tensors would have in a file."""
+    from growkit.engine.state_dict import headers
+
+    as_saved = hasattr(config, "to_json_string")  # what transformers would write as config.json
+    known = json.loads(config.to_json_string()) if as_saved else dict(config)
+    known["architectures"] = known.get("architectures") or _UNNAMED
+    tensors, memory = headers(state_dict)
+    return Checkpoint("state_dict", known, tensors, (memory,))

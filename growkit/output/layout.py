@@ -1,0 +1,155 @@
+"""Formulas → files: which byte of which file each output tensor is. Opens nothing, holds no values.
+
+Shards are filled in the given order by huggingface_hub's rule. Inside a file the tensors stand in
+the order of the safetensors reference writer, without holes, behind a header padded so that the
+data start on a page. So the formulas decide every byte but the values, whoever writes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from growkit.errors import UsageError
+from growkit.planning.formula import FLOATS, Formula
+
+PAGE = 4096  # bytes; the data of a file start on a multiple of it
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# The reference writer puts the widest alignment first, in just this order (`Dtype` in safetensors'
+# tensor.rs, descending), then sorts by name.
+_DTYPE_ORDER = (
+    *("U64", "I64", "F64", "F32", "U32", "I32"),
+    *("BF16", "F16", "U16", "I16", "I8", "U8", "BOOL"),
+)
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{letter}{kind}": base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for kind, base in (("B", 1000), ("IB", 1024))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One output tensor and its bytes [start, stop) in its file."""
+
+    formula: Formula
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One output file, decided to the byte except for the values."""
+
+    name: str
+    header: bytes  # everything before the data: length, JSON, padding
+    size: int  # bytes of the whole file
+    tensors: tuple[Placed, ...]  # in file order, back to back
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All output files; `index` is what `model.safetensors.index.json` says, where there is one."""
+
+    shards: tuple[Shard, ...]
+    index: Mapping[str, Any] | None
+    total_bytes: int  # of all files, headers included
+
+
+def lay_out(formulas: Sequence[Formula], *, max_shard_bytes: int) -> Layout:
+    """Place every output tensor; a tensor larger than `max_shard_bytes` gets a file of its own.
+
+    >>> layout = lay_out([Formula("w", (2, 3), "F32")], max_shard_bytes=100)
+    >>> [(s.name, len(s.header), s.size) for s in layout.shards]
+    [('model.safetensors', 4096, 4120)]
+    """
+    assert formulas, "lay_out: nothing to write"
+    groups = _split(formulas, max_shard_bytes)
+    count = len(groups)
+    names = [SINGLE]
+    if count > 1:
+        names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    shards = tuple(_place(name, group) for name, group in zip(names, groups, strict=True))
+    return Layout(shards, _index(shards) if count > 1 else None, sum(s.size for s in shards))
+
+
+def _split(formulas: Sequence[Formula], limit: int) -> list[list[Formula]]:
+    """huggingface_hub's split: no packing; a tensor above the limit does not end the open shard."""
+    groups: list[list[Formula]] = []
+    open_group: list[Formula] = []
+    filled = 0
+    for formula in formulas:
+        size = formula.nbytes
+        if size > limit:
+            groups.append([formula])
+            continue
+        if filled + size > limit:
+            groups.append(open_group)
+            open_group, filled = [], 0
+        open_group.append(formula)
+        filled += size
+    return [*groups, open_group] if open_group else groups
+
+
+def _place(name: str, formulas: Sequence[Formula]) -> Shard:
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    stop = 0
+    spans = []
+    for f in sorted(formulas, key=lambda f: (_DTYPE_ORDER.index(f.dtype), f.name)):
+        start, stop = stop, stop + f.nbytes
+        entries[f.name] = {"dtype": f.dtype, "shape": f.shape, "data_offsets": (start, stop)}
+        spans.append((f, start, stop))
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    data = -(-(8 + len(text)) // PAGE) * PAGE
+    header = (data - 8).to_bytes(8, "little") + text.ljust(data - 8)
+    placed = tuple(Placed(f, data + start, data + stop) for f, start, stop in spans)
+    return Shard(name, header, data + stop, placed)
+
+
+def _index(shards: Sequence[Shard]) -> Mapping[str, Any]:
+    """What transformers writes beside several shards."""
+    tensors = [(placed.formula, shard.name) for shard in shards for placed in shard.tensors]
+    return {
+        "metadata": {
+            "total_parameters": sum(math.prod(f.shape) for f, _ in tensors if f.dtype in FLOATS),
+            "total_size": sum(f.nbytes for f, _ in tensors),
+        },
+        "weight_map": {f.name: name for f, name in sorted(tensors, key=lambda t: t[0].name)},
+    }
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes, from a number of bytes or a text with a unit; decimal units, as on the Hub.
+
+    >>> parse_size("5GB"), parse_size("2GiB"), parse_size("1.5 kb"), parse_size(4096)
+    (5000000000, 2147483648, 1500, 4096)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size), re.ASCII)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    number = int(Fraction(match[1]) * unit) if match and unit else 0
+    if number < 1:
+        raise UsageError(
+            f'size "{size}": expected a positive number of bytes with a unit',
+            hint='write "5GB", "500MB" or "2GiB"',
+        )
+    return number
+
+
+def format_size(count: int) -> str:
+    """Bytes as people read them, in decimal units.
+
+    >>> format_size(999), format_size(1234567), format_size(5 * 10**9)
+    ('999 B', '1.23 MB', '5.00 GB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    power = min((len(str(count)) - 1) // 3, 5)
+    return f"{count / 1000**power:.2f} {' kMGTP'[power]}B"

@@ -1,0 +1,181 @@
+"""What one output tensor is made of: nouns only, no decisions and no values.
+
+    out  =  Σ_terms  scale · (kernel_0 ⊗ kernel_1 ⊗ …) · source
+
+A term takes one source (a tensor of a checkpoint, seeded noise, or ones) and applies one kernel
+per dim of the tensor. Width growth is one term; depth growth decides which layer's tensor the term
+takes; noise and new rows are terms whose source is a generator; a blend has one term per
+checkpoint.
+
+`TensorInfo` and `Checkpoint` are the headers that planning starts from. Nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from growkit.algebra.expression import Expression
+from growkit.algebra.kernel import Kernel
+
+Shape = tuple[int, ...]
+Kernels = tuple[Kernel | None, ...]  # one per dim; None is the identity
+
+# safetensors' names of the dtypes that can be grown, with bytes per element; others are only copied
+FLOATS: Mapping[str, int] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+ITEM_BYTES: Mapping[str, int] = {
+    **FLOATS,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One entry of a safetensors header; `start` and `stop` are byte offsets in `file`."""
+
+    name: str
+    dtype: str
+    shape: Shape
+    file: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells that a source file is still the same one."""
+
+    name: str  # relative to the checkpoint's folder
+    size: int  # bytes
+    mtime_ns: int  # 0 where the blob says more
+    header_sha256: str
+    blob: str | None = None  # its id on the Hub: sha256, or git's sha1 of a small file
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The headers and the config of one checkpoint: everything planning may know about it."""
+
+    path: str  # the folder (or the single file) it was read from
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]  # by name on disk, in file order
+    files: tuple[FileIdentity, ...]
+    side_files: tuple[str, ...] = ()  # tokenizer and the like, relative paths, to be carried along
+    revision: str | None = None
+    vocabulary: str | None = None  # sha256 of the tokenizer's files, if there are any
+    stages: tuple[Stage, ...] = ()  # what sentence-transformers runs behind the model, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a pipeline runs behind the model, in a folder of its own inside the checkpoint's.
+
+    `stored` are its config and the headers of its weights; it has no tensors where they are not in
+    safetensors, or where there are none.
+    """
+
+    folder: str
+    kind: str  # the last word of its class's name, such as Dense
+    stored: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor of the checkpoint called `source` in the recipe."""
+
+    source: str
+    name: str
+    shape: Shape
+    dtype: str
+    by: Stored | None = None  # a vector, by whose entries the rows are multiplied
+
+
+@dataclass(frozen=True, slots=True)
+class Ones:
+    """The number 1 with shape (1, 1, …): gains of coordinates that have no source."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Seeded random numbers of mean 0, the same for every row whoever asks for it.
+
+    Keyed by (seed, step, tensor, row of dim 0). Its standard deviation is `std`, or, with `snr_db`,
+    set so that the noise lies `snr_db` decibels below the mean square of `signal`:
+
+        std² = mean_square(signal) / 10^(snr_db / 10) / spread
+    """
+
+    seed: int
+    step: int
+    tensor: str
+    shape: Shape
+    std: float | None = None
+    snr_db: float | None = None
+    signal: tuple[Term, ...] = ()
+    spread: float = 1.0  # mean square of the projected noise for std = 1
+
+
+Source = Stored | Ones | Noise
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """`scale` times a source with one kernel per dim."""
+
+    source: Source
+    kernels: Kernels
+    scale: float = 1.0
+
+    def through(self, kernels: Kernels) -> Term:
+        """The same source and scale, through other kernels."""
+        return Term(self.source, kernels, self.scale)
+
+    @property
+    def is_copy(self) -> bool:
+        """The source tensor itself, unchanged."""
+        return (
+            isinstance(self.source, Stored)
+            and self.source.by is None
+            and self.scale == 1.0
+            and all(k is None or k.is_identity for k in self.kernels)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """One output tensor. No terms means zeros."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    terms: tuple[Term, ...] = field(default=())
+    dims: tuple[tuple[Expression, str], ...] = ()  # axes and role of each dim, for people
+    numbers: tuple[tuple[str | int, int], ...] = ()  # axis and number of each slot of its name
+
+    @property
+    def copied(self) -> Stored | None:
+        """The stored tensor that this one equals byte for byte, if there is one."""
+        if len(self.terms) != 1 or not self.terms[0].is_copy:
+            return None
+        source = self.terms[0].source
+        assert isinstance(source, Stored)
+        return source if source.dtype == self.dtype else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * ITEM_BYTES[self.dtype]

@@ -1,0 +1,209 @@
+"""What attention keeps when heads grow: scores, rotary pairs, groups of heads, ALiBi slopes.
+
+The law: a score is the same number before and after, up to one factor that query and key rows, or
+the gains of their norms, carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.expression import Expression
+from growkit.algebra.kernel import Kernel
+from growkit.algebra.positions import SLOPES, frequencies, rotary_pairs
+from growkit.families.family import Attention, Family
+from growkit.families.grammar import get
+from growkit.planning.proof.facts import NEAR, Facts
+
+
+def prove_attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
+    """Why heads would attend otherwise after growing axes by `maps`."""
+    return [
+        reason
+        for attention in facts.family.attentions
+        for prove in (_scores, _groups, _alibi, _clamp)
+        for reason in prove(facts, attention, maps)
+    ]
+
+
+def fit_scores(
+    facts: Facts, maps: Mapping[str, AxisMap]
+) -> tuple[dict[str, AxisMap], dict[str, float], frozenset[Expression]]:
+    """The maps with the factors that keep attention scores.
+
+    Returned with the factor on the gains of query and key norms, by axis, and with what must not
+    take random rows because a norm over several heads would see them. Query and key rows carry the
+    factor themselves unless a norm follows: then they keep that norm's mean square, and its gains
+    carry the rest.
+    """
+    out, gains, still = dict(maps), {}, set()
+    for attention in facts.family.attentions:
+        pair = (attention.query, attention.key)
+        factor = 1.0
+        if all(a in maps for a in pair):
+            power = score_power(facts.family, facts.config)
+            factor = _score_factor(maps[pair[0]], maps[pair[1]], power)
+        for axis in pair:
+            over = next((e for e in facts.norms if axis in e.axes), None)
+            whole = over.map(maps, facts.sizes) if over else None
+            if over is None and axis in maps:
+                out[axis] = maps[axis].scaled(factor)
+            elif whole and not whole.is_identity:
+                gram = whole.write_normed.transpose().after(whole.write_normed).scalar()
+                level = sqrt(whole.new / whole.old / gram) if gram else 1.0
+                own = maps.get(axis) or AxisMap.identity(facts.sizes[axis])
+                out[axis] = replace(own, fresh=np.zeros(own.new, dtype=bool)).scaled(level)
+                if out[axis].is_identity and axis not in maps:
+                    del out[axis]
+                gains[axis] = factor / level
+                if over and over.kind != "axis":
+                    still.add(over)
+    return out, {a: g for a, g in gains.items() if g != 1.0}, frozenset(still)
+
+
+def _score_factor(query: AxisMap, key: AxisMap, power: float) -> float:
+    """What q and k are multiplied by so that scores stay: (new/old)^power · ρ · factor² = 1.
+
+    On the way down it is one over what growing back would need.
+    """
+    if query.new < query.old:
+        return 1.0 / _score_factor(query.inverse(), key.inverse(), power)
+    rho = query.write_normed.transpose().after(key.write_normed).scalar() or 1.0
+    return float((query.new / query.old) ** (-power / 2) / sqrt(abs(rho)))
+
+
+def _scores(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
+    """Scores stay: write_qᵀ·write_k·(new/old)^power = I, and rotary pairs keep their speed."""
+    family, axes = facts.family, (attention.query, attention.key)
+    same_base = facts.thetas == facts.thetas_after
+    if not any(a in maps for a in axes):
+        turned = family.rope and not same_base
+        return ["the rotary base changes, the heads do not"] if turned else []
+    q, k = (maps.get(a) or AxisMap.identity(facts.sizes[a]) for a in axes)
+    where = f"{attention.head_dim} {q.old} → {q.new}"
+    out = []
+    gain = facts.gains.get(axes[0], 1.0) * facts.gains.get(axes[1], 1.0)
+    normed = {a for e in facts.norms for a in e.axes}
+    meet = [m.write_normed if a in normed else m.write for a, m in zip(axes, (q, k), strict=True)]
+    rho = meet[0].transpose().after(meet[1]).scalar()
+    power = score_power(family, facts.config)
+    if rho is None or abs(rho * gain * (q.new / q.old) ** power - 1.0) > NEAR:
+        out.append(
+            f"{where}: attention scores change (writeᵀ·write of q and k is not a multiple of 1)"
+        )
+    for axis, m in zip(axes, (q, k), strict=True):
+        mean = m.write.plus(m.write_normed.scaled(-1.0)).cleaned()
+        if not mean.zero_rows.all() and not any(axis in e.axes for e in facts.norms):
+            out.append(f"{where}: {axis} gets rows that carry the mean, and no norm takes it away")
+    if family.rope and not (q.is_identity and k.is_identity and same_base):
+        if facts.rope_type in family.rope.refuse and (q.old != q.new or not same_base):
+            out.append(f"{where}: rotary frequencies of type {facts.rope_type} are more than theta")
+        elif not all(_turns(kernel, facts) for kernel in meet):
+            out.append(f"{where}: a rotary pair would turn at another frequency")
+    return out
+
+
+def _turns(kernel: Kernel, facts: Facts) -> bool:
+    """Each rotary pair goes, as a whole, to a pair of its own frequency."""
+    rope = facts.family.rope
+    assert rope is not None
+    if not one_source(kernel):
+        return False
+    turned = [rope.turns(n) for n in kernel.shape]
+    used = np.flatnonzero(kernel.coef[:, 0])
+    source = kernel.index[used, 0]
+    for before, after in zip(facts.thetas, facts.thetas_after, strict=True):
+        then = frequencies(rope.pairs, kernel.new, turned[0], after)[used]
+        now = frequencies(rope.pairs, kernel.old, turned[1], before)[source]
+        if not np.allclose(then, now, rtol=0, atol=NEAR, equal_nan=True):
+            return False
+    pair, side = rotary_pairs(rope.pairs, kernel.new, turned[0])
+    old_pair, old_side = rotary_pairs(rope.pairs, kernel.old, turned[1])
+    if not np.array_equal(side[used], old_side[source]):
+        return False
+    if rope.numbered and not np.array_equal(pair[used], old_pair[source]):
+        return False
+    turning = pair[used] >= 0
+    halves = [
+        {
+            (int(p), int(o), round(float(c), 9))
+            for p, o, c, s in zip(
+                pair[used][turning], old_pair[source][turning],
+                kernel.coef[used, 0][turning], side[used][turning], strict=True,
+            )
+            if s == half
+        }
+        for half in (0, 1)
+    ]  # fmt: skip
+    return halves[0] == halves[1]
+
+
+def _alibi(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
+    """Every head that is read stands where its slope is."""
+    alibi = facts.family.alibi
+    if alibi is None:
+        return []
+    out = []
+    heads = maps.get(attention.heads)
+    if heads and not heads.is_identity and heads.new >= heads.old:
+        seen = np.flatnonzero(~heads.read.zero_rows)
+        now, then = SLOPES[alibi.slopes](heads.old), SLOPES[alibi.slopes](heads.new)
+        if not np.allclose(then[seen], now[heads.write.index[seen, 0]], rtol=NEAR):
+            out.append(f"heads {heads.old} → {heads.new}: a head would get another ALiBi slope")
+    query = maps.get(attention.query)
+    if alibi.scaled and query and query.new != query.old:
+        out.append(f"head_dim {query.old} → {query.new}: ALiBi biases are divided by √head_dim")
+    return out
+
+
+def _clamp(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
+    """What is clamped is copied as it is."""
+    key = facts.family.scores.get("clamp")
+    if not key or not get(facts.config, key):
+        return []
+    axes = (attention.heads, attention.query, attention.key, attention.value)
+    grown = [(a, maps[a]) for a in axes if a in maps and maps[a].new >= maps[a].old]
+    return [
+        f"{a} {m.old} → {m.new}: {key} clamps what carries a factor"
+        for a, m in grown
+        if not m.selective
+    ]
+
+
+def score_power(family: Family, config: Mapping[str, Any]) -> float:
+    """Attention scores carry head_dim ** power."""
+    own = family.scores.get("unless")
+    if own and get(config, own) is not None:
+        return 0.0
+    switch = family.scores.get("unless_false")
+    if switch and config.get(switch) is False:
+        return 0.0
+    return float(family.scores.get("power", 0.0))
+
+
+def _groups(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
+    """A copied query head meets a copy of its own kv head."""
+    sizes, names = facts.sizes, (attention.heads, attention.kv_heads)
+    if not attention.kv_heads or not set(names) & maps.keys():
+        return []
+    heads, kv = (maps.get(a) or AxisMap.identity(sizes[a]) for a in names)
+    wrong = f"heads {heads.old} → {heads.new}: a query head would meet the keys of another kv head"
+    if heads.new % kv.new or not (heads.write.is_gather and kv.write.is_gather):
+        return [wrong]
+    seen = np.flatnonzero(~heads.read.zero_rows)
+    meets = seen // (heads.new // kv.new)
+    if heads.write.index.shape[1] != 1 or not kv.write.unit_rows[meets].all():
+        return [wrong]
+    own = heads.write.index[seen, 0] // (heads.old // kv.old)
+    return [] if np.array_equal(kv.write.index[meets, 0], own) else [wrong]
+
+
+def one_source(kernel: Kernel) -> bool:
+    """Every row is a multiple of one source."""
+    return kernel.is_gather and kernel.index.shape[1] <= 1

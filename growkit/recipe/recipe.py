@@ -1,0 +1,367 @@
+"""YAML → `Recipe`: what the user wants, checked before anything is planned.
+
+The laws of this room: everything that is wrong with a recipe is said at once, each with its path
+(`steps[0].to.hidden`) and the nearest known word; and a recipe is data, so tags, anchors, includes
+and environment variables do not exist here. It opens recipe files and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from growkit.errors import RecipeError, did_you_mean
+from growkit.ops import OPERATORS, Operator
+from growkit.ops.map_choice import MapOptions
+from growkit.plain_yaml import Problem, override, parse
+
+MAX_BYTES = 1_000_000  # of one recipe file
+MAX_STEPS = 100
+MAX_PROBLEMS = 20  # that are told at once
+DtypeName = Literal["keep", "float64", "float32", "bfloat16", "float16"]
+DTYPES: dict[str, DtypeName] = {
+    "keep": "keep",
+    **dict.fromkeys(("float64", "fp64", "f64", "double"), "float64"),
+    **dict.fromkeys(("float32", "fp32", "f32", "float"), "float32"),
+    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
+    **dict.fromkeys(("float16", "fp16", "f16", "half"), "float16"),
+}
+
+if TYPE_CHECKING:
+    Step = Operator
+else:
+    Step = Annotated[reduce(or_, OPERATORS.values()), Field(discriminator="op")]
+
+
+def _dtype(value: object) -> object:
+    """The full name of a dtype; unknown words are left for pydantic to refuse."""
+    return DTYPES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Dtype = Annotated[DtypeName, BeforeValidator(_dtype), WithJsonSchema({"enum": list(DTYPES)})]
+
+
+class Recipe(BaseModel):
+    """A validated recipe; `steps` are applied in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: str = ""
+    family: str | tuple[str, ...] | None = None  # other families are refused
+    sources: tuple[SourceName, ...] = Field(default=("small",), min_length=1)
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
+    dtype: Dtype = "keep"
+    seed: int = Field(default=0, ge=0, strict=True)
+    tied: Literal["final_norm", "embedding", "untie"] = "final_norm"
+
+    @model_validator(mode="after")
+    def _sources_declared(self) -> Recipe:
+        twice = {name for name in self.sources if self.sources.count(name) > 1}
+        if twice:
+            raise ValueError(f"sources: {min(twice)!r} is listed twice")
+        used = {name: i for i, step in enumerate(self.steps) for name in step.sources()}
+        for name, i in used.items():
+            if name not in self.sources:
+                known = ", ".join(self.sources)
+                raise ValueError(f"steps[{i}]: source {name!r} is not in sources: [{known}]")
+        for name in self.sources[1:]:
+            if name not in used:
+                raise ValueError(f"sources: no step uses {name!r}")
+        return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files with maps that steps apply."""
+        return tuple(dict.fromkeys(file for step in self.steps for file in step.files()))
+
+
+# -- loading -------------------------------------------------------------------------------------
+
+
+def load_recipe(
+    name_or_path: str,
+    *,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+) -> tuple[str, Recipe]:
+    """A recipe and its name: the file's stem, or the name of a built-in one.
+
+    `overrides` are `PATH=VALUE` as in `--set`; `dtype` and `seed` come last and win.
+
+    >>> load_recipe("double_width", overrides=["width.to.axes=3x"], seed=7)[1].seed
+    7
+    """
+    path = _locate(name_or_path)
+    problems: list[Problem] = []
+    data = parse(_read(path), path.name, problems)
+    if not isinstance(data, dict):
+        raise RecipeError(
+            f"{path.name}: a recipe is a mapping with the key steps, found {_kind(data)}",
+            hint="`growkit recipes double_width` shows a valid one",
+        )
+    for change in overrides:
+        data = override(data, change, Recipe.model_fields.keys() - {"steps"})
+    data |= {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
+    recipe = _validate(data, path.name, problems)
+    # a built-in recipe names files of the user's, any other one files beside it
+    folder = Path() if path in builtin_recipes().values() else path.parent
+    steps = tuple(step.located(folder.absolute()) for step in recipe.steps)
+    return path.stem, recipe.model_copy(update={"steps": steps})
+
+
+def choose_recipe(
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+) -> tuple[str, Recipe]:
+    """A recipe and its name, from a name, a file, or a recipe that is there already."""
+    if not isinstance(recipe, Recipe):
+        return load_recipe(str(recipe), overrides=overrides, dtype=dtype, seed=seed)
+    if overrides:
+        raise RecipeError("overrides: only for recipes given by name or file")
+    changes = {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
+    if changes:
+        recipe = parse_recipe({**recipe.model_dump(by_alias=True), **changes})
+    return "recipe", recipe
+
+
+def parse_recipe(data: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
+    """A recipe from plain data, every problem in one RecipeError."""
+    return _validate(dict(data), name, [])
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """The recipes that come with growkit, by name: inside the wheel, else beside the package."""
+    package = Path(__file__).parent.parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        if found:
+            return found
+    return {}
+
+
+def recipe_text(name: str) -> str:
+    """The text of a recipe as its author wrote it, comments included."""
+    return _read(_locate(name))
+
+
+def check_sources(recipe: Recipe, given: Iterable[str]) -> None:
+    """Refuse checkpoints that the recipe does not declare, and the lack of those it does."""
+    names, further = list(given), recipe.sources[1:]
+    for name in names:
+        if name not in further:
+            declared = ", ".join(recipe.sources)
+            raise RecipeError(
+                f"--source {name}: the recipe declares sources: [{declared}]",
+                hint=did_you_mean(name, further) if further else "leave --source out",
+            )
+    for name in further:
+        if name not in names:
+            raise RecipeError(
+                f"source {name}: the recipe needs this checkpoint and none was given",
+                hint=f"add --source {name}=CKPT",
+            )
+
+
+# -- showing -------------------------------------------------------------------------------------
+
+
+def resolved(recipe: Recipe) -> str:
+    """The recipe as YAML with every default spelled out; it loads back equal."""
+    data = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return str(
+        yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=70)
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe file, for editors."""
+    schema = Recipe.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "growkit recipe",
+        "description": "What to grow, by which operators, in which order.",
+    }
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def _locate(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or "/" in name_or_path or "\\" in name_or_path:
+        return path
+    builtin = builtin_recipes()
+    if name_or_path not in builtin:
+        raise RecipeError(
+            f'recipe: there is no built-in recipe "{name_or_path}"',
+            hint=f"{did_you_mean(name_or_path, builtin)}; a file of your own ends in .yaml",
+        )
+    return builtin[name_or_path]
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)  # a device has no size, and no end
+        if len(raw) > MAX_BYTES:
+            raise RecipeError(f"{path}: a recipe has at most {MAX_BYTES:,} bytes")
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: cannot read the recipe: {(error.strerror or str(error)).lower()}",
+            hint="`growkit recipes` lists the built-in ones",
+        ) from error
+
+
+# -- validation, and pydantic's findings as sentences --------------------------------------------
+
+
+def _validate(data: dict[str, Any], name: str, problems: list[Problem]) -> Recipe:
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        details = error.errors(include_url=False)[: 10 * MAX_PROBLEMS]
+        problems = problems[: MAX_PROBLEMS + 1] + _sentences(details, data)
+    if recipe is not None and not problems:
+        return recipe
+    if len(problems) == 1:
+        where, what, hint = problems[0]
+        raise RecipeError(f"{name}: {where + ': ' if where else ''}{what}", hint=hint)
+    told = problems[:MAX_PROBLEMS]
+    lines = [f"  {w + ': ' if w else ''}{what}{f' ({h})' if h else ''}" for w, what, h in told]
+    count = f"more than {MAX_PROBLEMS}" if problems[MAX_PROBLEMS:] else len(problems)
+    raise RecipeError(
+        f"{name}: {count} problems:\n" + "\n".join(lines),
+        hint="`growkit recipes --schema` prints every key there is",
+    )
+
+
+def _sentences(details: list[ErrorDetails], data: Mapping[str, Any]) -> list[Problem]:
+    """One problem per place; of the branches of a union, those that got deepest."""
+    lost = [d["loc"][:-1] for d in details if d["type"] == "missing" and len(d["loc"]) > 1]
+    for branch in lost:
+        union, n = branch[:-1], len(branch) - 1
+        others = [d for d in details if d["loc"][:n] == union and d["loc"][n : n + 1] != branch[n:]]
+        if any(_where(d, data) != _place(union, data) for d in others):
+            details = [d for d in details if d["loc"][: n + 1] != branch]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for detail in details:
+        found.setdefault(_where(detail, data), []).append(_say(detail))
+    problems = []
+    for where, said in found.items():
+        if any(re.match(rf"{re.escape(where)}[.\[]", other) for other in found):
+            continue
+        for first in ("unknown key", '"'):  # says more than what other branches of a union say
+            said = [s for s in said if s[0].startswith(first)] or said
+        given = f", found {said[-1][0].rpartition(', found ')[2]}"
+        whats = dict.fromkeys(what.removesuffix(given) for what, _ in said)
+        end = given if said[-1][0].endswith(given) else ""
+        problems.append((where, " or ".join(whats) + end, said[0][1]))
+    return problems
+
+
+def _where(detail: ErrorDetails, data: Any) -> str:
+    """Where the user wrote what pydantic complains about."""
+    match detail["type"]:
+        case "missing":
+            return f"{_place(detail['loc'][:-1], data)}.{detail['loc'][-1]}".lstrip(".")
+        case "union_tag_invalid":
+            return f"{_place(detail['loc'], data)}.op"
+    return _place(detail["loc"], data)
+
+
+def _place(loc: tuple[int | str, ...], data: Any) -> str:
+    """The path as the user wrote it: without the names that pydantic gives to union branches."""
+    out = ""
+    for part in loc:
+        if isinstance(data, list) and isinstance(part, int):
+            out, data = f"{out}[{part}]", data[part]
+        elif isinstance(data, Mapping) and part in data:
+            out, data = f"{out}.{part}", data[part]
+    return out.lstrip(".")
+
+
+def _say(detail: ErrorDetails) -> tuple[str, str]:
+    """One of pydantic's findings as (what, hint)."""
+    kind, loc, given = detail["type"], detail["loc"], detail["input"]
+    context = detail.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            return "unknown key", did_you_mean(str(loc[-1]), _known_keys(loc))
+        case "missing":
+            return "missing", ""
+        case "union_tag_invalid":
+            tag = str(context["tag"])
+            return f'unknown op "{tag}"', did_you_mean(tag, OPERATORS)
+        case "union_tag_not_found":
+            named = next((key for key in given if key in OPERATORS), None)
+            hint = f"write op: {named}" if named else f"known: {', '.join(sorted(OPERATORS))}"
+            return "a step needs the key op", hint
+        case "literal_error" | "enum":
+            options = re.findall(r"'([^']*)'", str(context["expected"]))
+            hint = did_you_mean(given, options) if isinstance(given, str) else ""
+            return f"{_kind(given)} is not one of {', '.join(options)}", hint
+        case "value_error":
+            return str(context["error"]), ""
+        case "too_short" if not given:
+            return "needs at least one entry", ""
+        case "too_long":
+            return f"has more than {context['max_length']} entries", ""
+        case "string_pattern_mismatch":
+            return f"{_kind(given)} is not a name (letters, digits, - and _)", ""
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"should be a mapping, found {_kind(given)}", ""
+        case "tuple_type" | "list_type":
+            return f"should be a list, found {_kind(given)}", ""
+    message = (
+        detail["msg"]
+        .removeprefix("Input ")
+        .replace("a valid integer", "a whole number")
+        .replace("a valid ", "a ")
+    )
+    return f"{message}, found {_kind(given)}", ""
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> Iterable[str]:
+    """The keys that are known at the place of an unknown one."""
+    if len(loc) > 5:
+        return MapOptions.model_fields
+    model = OPERATORS[str(loc[2])] if len(loc) > 3 else Recipe
+    return [f.alias or name for name, f in model.model_fields.items()]
+
+
+def _kind(value: object) -> str:
+    """A value as a user would say it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()

@@ -1,0 +1,348 @@
+"""What happened, and what it means for the trainer: growkit.json, the plan as JSON.
+
+The law: everything here is read off the plan, nothing is decided; it opens no file and prints
+nothing. What a tensor is made of is said in four words: *copied* (every value is one source value),
+*scaled* (one source value times a factor), *mixed* (several) and *new* (no source at all).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+
+from growkit.algebra.kernel import BoolArray, Kernel
+from growkit.planning.formula import Formula, Kernels, Stored
+from growkit.planning.plan import Plan
+from growkit.planning.proof.facts import APPROXIMATE
+from growkit.recipe.recipe import resolved
+from growkit.report.provenance import descent_json, descents
+
+Kind = Literal["copied", "scaled", "mixed", "new"]
+Json = dict[str, Any]
+
+
+# -- where a tensor comes from -------------------------------------------------------------------
+
+
+class Origin(NamedTuple):
+    """Where the values of one output tensor come from."""
+
+    kind: Kind
+    sources: tuple[Stored, ...]
+    new_rows: int  # rows of dim 0 that no source tensor reaches
+
+
+def origin(formula: Formula) -> Origin:
+    """Where an output tensor comes from, read off its terms.
+
+    >>> origin(Formula("w", (4, 2), "F32"))  # no terms: zeros
+    Origin(kind='new', sources=(), new_rows=4)
+    """
+    rows = formula.shape[0] if formula.shape else 0
+    stored = [t for t in formula.terms if isinstance(t.source, Stored)]
+    if not stored:
+        return Origin("new", (), rows)
+    sources = dict.fromkeys(t.source for t in stored) if len(stored) > 1 else (stored[0].source,)
+    made = tuple(t.kernels for t in formula.terms if not isinstance(t.source, Stored))
+    unscaled = all(t.scale == 1.0 and getattr(t.source, "by", None) is None for t in stored)
+    kind, reached = _made_of(tuple(t.kernels for t in stored), made, unscaled)
+    new_rows = 0 if reached is None else rows - reached
+    return Origin(kind, tuple(s for s in sources if isinstance(s, Stored)), new_rows)
+
+
+@lru_cache(maxsize=1024)
+def _made_of(
+    stored: tuple[Kernels, ...], made: tuple[Kernels, ...], unscaled: bool
+) -> tuple[Kind, int | None]:
+    """Kind by the kernels of the terms, which many tensors share; rows reached, None for all."""
+    masks = [_reached(kernels[0]) for kernels in stored if kernels]
+    partial = [m for m in masks if m is not None]
+    all_rows = not masks or len(partial) < len(masks)  # some term reaches every row
+    reached = None if all_rows else int(np.logical_or.reduce(partial).sum())
+    kernels = [k for term in stored for k in term if k is not None]
+    several = any(not k.is_gather or k.index.shape[1] > 1 for k in kernels)
+    if several or any(_overlap(a, b) for a, b in combinations((*stored, *made), 2)):
+        return "mixed", reached
+    units = all((k.unit_rows | k.zero_rows).all() for k in kernels)
+    return "copied" if units and unscaled else "scaled", reached
+
+
+def _overlap(a: Kernels, b: Kernels) -> bool:
+    """Some element takes from both terms."""
+    for left, right in zip(a, b, strict=True):
+        x, y = _reached(left), _reached(right)
+        if x is not None and y is not None and not (x & y).any():
+            return False
+    return True
+
+
+def _reached(kernel: Kernel | None) -> BoolArray | None:
+    """Which rows are not zero; None is all of them."""
+    return None if kernel is None else ~kernel.zero_rows
+
+
+def further_copies(formulas: Sequence[Formula]) -> set[str]:
+    """Tensors whose sources an earlier tensor already carries: those of added layers, mostly."""
+    seen: set[tuple[Stored, ...]] = set()
+    further = set()
+    for formula in sorted(formulas, key=lambda f: _natural(f.name)):
+        sources = origin(formula).sources
+        if sources in seen:
+            further.add(formula.name)
+        elif sources:
+            seen.add(sources)
+    return further
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+# -- JSON ----------------------------------------------------------------------------------------
+
+
+def report_json(
+    plan: Plan,
+    *,
+    version: str,
+    digest: str,
+    files: Mapping[str, Any],
+    checksums: Mapping[str, str],
+    tensors: Mapping[str, Mapping[str, Any]],
+    started: str,
+    seconds: float,
+    peak_bytes: int,
+) -> Json:
+    """growkit.json: what a trainer, `verify` and the next growkit need to know about a result.
+
+    `files` are the files written, with their bytes, `checksums` their crc32; `tensors` gives file
+    and crc32 of each tensor, and how many of its values are not finite, if any; `started` is an
+    ISO 8601 time, `peak_bytes` the memory measured.
+    """
+    listed = _tensors(plan)
+    for name, entry in listed.items():
+        entry |= tensors[name]
+    return {
+        "version": version,
+        "digest": digest,
+        **_head(plan),
+        "sources": {
+            name: {
+                "path": hub_id(checkpoint.path, checkpoint.revision) or checkpoint.path,
+                "revision": checkpoint.revision,
+                "files": [_plain(file) for file in checkpoint.files],
+            }
+            for name, checkpoint in plan.sources.items()
+        },
+        "exactness": _exactness(plan),
+        "readback": plan.readback if plan.readback in plan.maps else None,
+        "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items() if _is_kept(plan, axis)},
+        "files": dict(files),
+        "checksums": dict(checksums),
+        "tensors": listed,
+        "new_tensors": new_tensors(plan),
+        "zeroed_tensors": list(plan.zeroed),
+        "dropped": list(plan.dropped),
+        "seeds": {"recipe": plan.recipe.seed},
+        "timings": {"started": started, "seconds": round(seconds, 3)},
+        "peak_memory_bytes": peak_bytes,
+        "verify": None,
+        "hints": hints(plan),
+    }
+
+
+def plan_json(
+    plan: Plan,
+    *,
+    digest: str,
+    output_bytes: int,
+    disk_bytes: int,
+    peak_bytes: int,
+    shards: Sequence[str],
+) -> Json:
+    """The plan for programs: what `growkit plan --json` prints."""
+    return {
+        "digest": digest,
+        **_head(plan),
+        "config": config_changes(plan),
+        "descent": {axis: descent_json(found) for axis, found in descents(plan).items()},
+        "exactness": _exactness(plan),
+        "output_bytes": output_bytes,
+        "disk_bytes": disk_bytes,
+        "peak_memory_bytes": peak_bytes,
+        "shards": list(shards),
+        "tensors": _tensors(plan),
+        "new_tensors": new_tensors(plan),
+        "zeroed_tensors": list(plan.zeroed),
+        "dropped": list(plan.dropped),
+        "hints": hints(plan),
+        "resolved": yaml.safe_load(resolved(plan.recipe)),
+    }
+
+
+def summary_json(
+    report: Mapping[str, Any],
+    *,
+    out: str,
+    already_done: bool,
+    seconds: float,
+    pushed: Mapping[str, Any] | None = None,
+) -> Json:
+    """The part of growkit.json that fits on a screen: what `growkit grow --json` prints."""
+    kept = ("digest", "recipe", "family", "sizes", "parameters", "exactness", "verify", "hints")
+    return {
+        "out": out,
+        "already_done": already_done,
+        "seconds": round(seconds, 3),
+        **{key: report[key] for key in kept},
+        "origins": origins(report["tensors"]),
+        "new_tensors": len(report["new_tensors"]),
+        "zeroed_tensors": len(report["zeroed_tensors"]),
+        "dropped": report["dropped"],
+        "nonfinite": {n: t["nonfinite"] for n, t in report["tensors"].items() if "nonfinite" in t},
+        "peak_memory_bytes": report["peak_memory_bytes"],
+        **({"pushed": dict(pushed)} if pushed else {}),
+    }
+
+
+def verification_json(found: Any) -> Json:
+    """A `verify.Verification` as JSON: what was measured, what was claimed, do they agree."""
+    return {"passed": found.passed, **_plain(found)}
+
+
+def config_changes(plan: Plan) -> dict[str, list[Any]]:
+    """Keys of config.json that change, each with [before, after]; None where it is absent."""
+    before, after = plan.config_before, plan.config
+    return {
+        key: [before.get(key), after.get(key)]
+        for key in [*before, *(k for k in after if k not in before)]
+        if [before.get(key)] != [after.get(key)]  # in lists, a NaN that stays is no change
+    }
+
+
+def new_tensors(plan: Plan) -> list[str]:
+    """Tensors that the source did not have: made of nothing, or one more copy of the same thing."""
+    further = further_copies(plan.formulas)
+    return [f.name for f in plan.formulas if f.name in further or origin(f).kind == "new"]
+
+
+def origins(tensors: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many tensors are copied, scaled, mixed and new."""
+    return dict(Counter(str(t["origin"]) for t in tensors.values()).most_common())
+
+
+def _head(plan: Plan) -> Json:
+    return {
+        "recipe": plan.recipe_name,
+        "family": plan.family,
+        "sizes": {"before": dict(plan.sizes_before), "after": dict(plan.sizes_after)},
+        "parameters": {"before": plan.parameters_before, "after": plan.parameters_after},
+    }
+
+
+def _exactness(plan: Plan) -> Json:
+    steps = [_plain(step) for step in plan.steps]
+    return {**_plain(plan.claim), "storage": _plain(plan.storage), "steps": steps}
+
+
+def _plain(record: Any) -> Json:
+    """A dataclass as JSON holds it, with lists for tuples: equal to what is read back later."""
+    plain: Json = json.loads(json.dumps(asdict(record)))
+    return plain
+
+
+def _is_kept(plan: Plan, axis: str) -> bool:
+    """Whether the way back on an axis is short to write, or needed to compare the two models."""
+    return plan.maps[axis].read.is_gather or axis == plan.readback
+
+
+def _read_map(read: Kernel) -> Json:
+    """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`.
+
+    Of a matrix the bytes in C order, little-endian float64, in base64.
+    """
+    if not read.is_gather:
+        matrix = base64.b64encode(read.matrix().astype("<f8").tobytes()).decode()
+        return {"old": read.old, "new": read.new, "read": {"matrix": matrix}}
+    index, coef = read.index, read.coef
+    if index.shape[1] == 1:  # one source per row: plain lists
+        index, coef = index[:, 0], coef[:, 0]
+    sparse = {"index": index.tolist(), "coef": coef.tolist()}
+    return {"old": read.old, "new": read.new, "read": sparse}
+
+
+def _tensors(plan: Plan) -> dict[str, Json]:
+    main = plan.recipe.sources[0]
+    out: dict[str, Json] = {}
+    for formula in plan.formulas:
+        kind, sources, new_rows = origin(formula)
+        out[formula.name] = {
+            "shape": list(formula.shape),
+            "dtype": formula.dtype,
+            "origin": kind,
+            "from": [s.name if s.source == main else f"{s.source}:{s.name}" for s in sources],
+            "new_rows": new_rows,
+        }
+    return out
+
+
+# -- words for the trainer -----------------------------------------------------------------------
+
+
+def hints(plan: Plan) -> list[str]:
+    """What to mind when training goes on, the plan's own warnings first."""
+    out = list(plan.lints)
+    if plan.claim.claim == APPROXIMATE:
+        out.append(
+            "The first steps repair what growth changed: expect the loss to start above the small "
+            "model's. `growkit verify SMALL BIG` measures by how much the outputs differ."
+        )
+    out.append(
+        "No optimizer state is written: start with a fresh optimizer and warm the learning rate "
+        "up again, over 200 to 3000 steps, to the peak that is usual for the new size; lower "
+        "peaks cost final quality (LEMON, arXiv 2310.07999; stacking, arXiv 2405.15319)."
+    )
+    if plan.zeroed and any(step.op == "depth" for step in plan.steps):
+        out.append(
+            "The added layers are silent: to keep what the small model knows, train only "
+            "new_tensors at first and freeze the rest (block expansion, arXiv 2401.02415)."
+        )
+    if plan.zeroed:
+        out.append(
+            f"{len(plan.zeroed)} tensors start at zero on purpose (zeroed_tensors). They learn "
+            "from the first step on; what feeds only them learns from the second."
+        )
+    return out
+
+
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """The classes of transformers that a config.json says the model is of; none where it does not.
+
+    >>> class_names({"architectures": ["BertModel"]})
+    ['BertModel']
+    """
+    said = config.get("architectures")
+    return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
+
+
+def hub_id(path: str, revision: str | None) -> str | None:
+    """`org/name` if the checkpoint came from the Hub, by its cache folder or its own spelling.
+
+    >>> hub_id("~/.cache/hub/models--org--name/snapshots/0a1b", None)
+    'org/name'
+    """
+    cached = re.search(r"models--([\w.-]+?)--([\w.-]+)", path)
+    if cached:
+        return f"{cached[1]}/{cached[2]}"
+    return path if revision and re.fullmatch(r"[\w.-]+/[\w.-]+", path) else None

@@ -1,0 +1,205 @@
+"""A plan in words, for a terminal of 80 columns.
+
+The law: every number shown is read off the plan. Nothing is decided here and nothing printed.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from growkit.planning.plan import Plan
+from growkit.recipe.recipe import resolved
+from growkit.report.as_json import config_changes, hints, origin, origins
+from growkit.report.words import count, wrapped
+
+# -- the whole plan ------------------------------------------------------------------------------
+
+
+def plan_text(
+    plan: Plan,
+    *,
+    digest: str,
+    output_bytes: int,
+    disk_bytes: int,
+    peak_bytes: int,
+    shards: Sequence[str],
+) -> str:
+    """The plan for people: sizes, config, claim, steps, tensors, cost, recipe."""
+    kinds = origins({f.name: {"origin": origin(f).kind} for f in plan.formulas})
+    files = count(len(shards), "file")
+    return "\n".join(
+        [
+            f"{plan.recipe_name}: {plan.family}, {len(plan.formulas)} tensors",
+            "",
+            *_sizes(plan),
+            *_section("config.json", (_change(k, *v) for k, v in config_changes(plan).items())),
+            *_section("claim", [claim_text(plan.claim.claim, plan.claim.reasons)]),
+            *_section(
+                "steps",
+                (
+                    f"{i} {step.op}: {claim_text(step.claim, step.reasons)}"
+                    for i, step in enumerate(plan.steps)
+                ),
+            ),
+            *_section(
+                "tensors",
+                [
+                    ", ".join(f"{n} {kind}" for kind, n in kinds.items()),
+                    *([f"{len(plan.zeroed)} zero on purpose"] if plan.zeroed else []),
+                    *(f"dropped: {name}" for name in plan.dropped),
+                ],
+            ),
+            *_section(
+                "cost",
+                [
+                    f"output {in_bytes(output_bytes)} in {files}, {plan.storage.dtype}, "
+                    f"values {plan.storage.claim}",
+                    f"disk needed {in_bytes(disk_bytes)}, peak memory {in_bytes(peak_bytes)}",
+                    f"digest {digest}",
+                ],
+            ),
+            *_section("hints", hints(plan)),
+            "",
+            "recipe",
+            textwrap.indent(resolved(plan.recipe).rstrip(), "  "),
+        ]
+    )
+
+
+def claim_text(claim: str, reasons: Sequence[str]) -> str:
+    """A claim and its reasons in one sentence."""
+    return f"{claim}: {'; '.join(reasons)}" if reasons else claim
+
+
+def in_bytes(count: float) -> str:
+    """Bytes in decimal units, as disks are sold.
+
+    >>> in_bytes(437_951_328)
+    '438 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _sizes(plan: Plan) -> list[str]:
+    before = {**plan.sizes_before, "parameters": plan.parameters_before}
+    after = {**plan.sizes_after, "parameters": plan.parameters_after}
+    width = max(16, *(len(axis) + 1 for axis in after))
+    rows = []
+    for axis, new in after.items():
+        old = before.get(axis)
+        ratio = f"× {new / old:.4g}" if old and new != old else ""
+        rows.append(
+            f"  {axis:<{width}}{'' if old is None else f'{old:,}':>16}{new:>16,}   {ratio}".rstrip()
+        )
+    return [f"  {'':<{width}}{'before':>16}{'after':>16}", *rows]
+
+
+def _section(title: str, items: Iterable[str]) -> list[str]:
+    """A title and its items; nothing at all without items."""
+    lines = [line for item in items for line in wrapped(item, "  ")]
+    return ["", title, *lines] if lines else []
+
+
+def _change(key: str, before: Any, after: Any) -> str:
+    def brief(value: Any) -> str:
+        text = "absent" if value is None else repr(value)
+        return text if len(text) <= 60 else f"{text[:50]}… ({len(text)} characters)"
+
+    return f"{key}: {brief(before)} → {brief(after)}"
+
+
+def result_text(told: Mapping[str, Any]) -> str:
+    """A finished growth, from its summary."""
+    done = "already done" if told["already_done"] else f"written in {told['seconds']:.1f} s"
+    before, after = told["parameters"]["before"], told["parameters"]["after"]
+    lines = [
+        f"parameters {before:,} → {after:,}",
+        ", ".join(f"{n} {kind}" for kind, n in told["origins"].items()),
+        f"peak memory {in_bytes(told['peak_memory_bytes'])}",
+        claim_text(told["exactness"]["claim"], told["exactness"]["reasons"]),
+    ]
+    verified = [verification_text(told["verify"])] if told["verify"] else []
+    return "\n".join(
+        [f"{told['out']}: {done}", *(row for x in lines for row in wrapped(x, "  ")), *verified]
+    )
+
+
+def part_text(told: Mapping[str, Any]) -> str:
+    """What one of several ranks has done, from its JSON."""
+    if told["already_done"]:
+        return f"{told['out']}: already done"
+    size, missing = sum(told["files"].values()), len(told["missing"])
+    return "\n".join(
+        [
+            f"{told['out']}: rank {told['rank']} of {told['world']} has written its "
+            f"{count(len(told['files']), 'file')}, {in_bytes(size)}, in {told['seconds']:.1f} s",
+            f"  {count(missing, 'file')} of other ranks to come" if missing else "  all are there",
+            "  after the last rank: growkit finish OUT",
+        ]
+    )
+
+
+def verification_text(told: Mapping[str, Any]) -> str:
+    """What `verify` measured, claimed and found, from its JSON."""
+    m, lines = told["measurement"], []
+    if m["error"] is not None:
+        lines.append(
+            f"{m['kind']} of {m['inputs']}: largest relative difference {m['error']:.2e}, "
+            f"rms {m['rms']:.2e}"
+        )
+    if m["kl"] is not None:
+        lines.append(f"KL {m['kl']:.2e} nats, same first choice {m['top1']:.1%}")
+    if told["claim"] is not None:
+        limit = told["tolerance"]
+        allows = "any difference" if limit is None else f"{limit:.2e}"
+        lines.append(f'claim "{told["claim"]}" allows {allows}')
+        lines += [f"  {reason}" for reason in told["reasons"]]
+    lines += [f"note: {note}" for note in told["notes"]]
+    lines += [f"failed: {failure}" for failure in told["failures"]]
+    lines.append("passed" if told["passed"] else "FAILED")
+    return "\n".join(row for line in lines for row in wrapped(line, ""))
+
+
+def inspection_text(told: Mapping[str, Any]) -> str:
+    """What a checkpoint is and what of it can grow, from the JSON of `inspect`."""
+    dtypes = ", ".join(f"{n} {dtype}" for dtype, n in told["dtypes"].items())
+    facts = {
+        "family": f"{told['family']}: {told['about']}",
+        "classes": ", ".join(told["classes"]) or "not said by config.json",
+        "parameters": f"{told['parameters']:,}",
+        "tensors": f"{told['tensors']} ({dtypes})",
+        "head": "tied to the embedding" if told["tied"] else "not tied",
+        "files": ", ".join(told["files"]),
+        "carried": ", ".join(told["side_files"]),
+        "dropped": "; ".join(told["dropped"]),
+    }
+    lines = [told["path"], ""]
+    for name, fact in facts.items():
+        lines += wrapped(f"{name:<12}{fact}", "", hang=12) if fact else []
+    width = max(12, *(len(axis) + 1 for axis in told["axes"]))
+    lines += ["", f"{'axis':<{width}}{'size':>12}  grows"]
+    for axis, entry in told["axes"].items():
+        grows = ", ".join(filter(None, ["yes" if entry["can_grow"] else "no", entry["why"]]))
+        line = f"{axis:<{width}}{entry['size']:>12,}  {grows}"
+        lines += wrapped(line, "", hang=width + 14)
+    return "\n".join(lines)
+
+
+def table_text(rows: Mapping[str, str]) -> str:
+    """Names and what they are, in two columns."""
+    width = max(map(len, rows), default=0) + 2
+    lines = [
+        line
+        for name, about in rows.items()
+        for line in wrapped(f"{name:<{width}}{about}", "", hang=width)
+    ]
+    return "\n".join(lines)
+
+
+# -- one tensor ----------------------------------------------------------------------------------

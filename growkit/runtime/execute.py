@@ -1,0 +1,391 @@
+"""Writes a plan: every output file, then everything beside them, then one rename.
+
+The law: nothing is decided here. Which bytes go where is in the plan and the layout; every file is
+a task, and it does not matter who does it. A killed run is resumed by the same call.
+
+Several independent processes share the work as ranks: each writes its files and leaves the rest to
+`finish`, which needs neither the plan nor the sources.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from growkit.checkpoints.rows import SourceRows
+from growkit.engine.row_blocks import block_rows, dense_bytes, is_plain, one_of_each, working_bytes
+from growkit.errors import CheckpointError, ResourceError, UsageError, VerifyError
+from growkit.output.append import BUFFER, BUFFERS
+from growkit.output.layout import Layout, Shard, format_size, lay_out, parse_size
+from growkit.output.record import read_record
+from growkit.output.workspace import Workspace, read_result
+from growkit.planning.formula import ITEM_BYTES, Stored
+from growkit.planning.plan import Plan
+from growkit.recipe.recipe import resolved
+from growkit.runtime import result_files
+from growkit.runtime.digest import digest
+from growkit.runtime.memory import available_bytes, peak_bytes
+from growkit.runtime.ranks import Share
+from growkit.runtime.task import Written, in_this_process, peak_of, tasks
+
+# what the interpreter takes before any weight is read, in bytes, with room for allocators
+BASE_BYTES = 60_000_000
+TORCH_BYTES = 220_000_000
+WRITER_BYTES = BUFFERS * BUFFER
+TENSOR_BYTES = 2_500  # of plan and report, for each tensor of the sources and of the result
+MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a growth will take, known before anything is written."""
+
+    output_bytes: int
+    disk_bytes: int
+    peak_bytes: int
+    shards: tuple[str, ...]
+    digest: str
+
+
+class Options(TypedDict, total=False):
+    """How a plan is written; only the split into files makes another result of it."""
+
+    max_shard_size: str | int
+    max_memory: str | int  # of this process and its workers; on a cluster, of each task
+    workers: int  # processes
+    cluster: str | None  # the address of a Dask scheduler
+    overwrite: bool
+    allow_nonfinite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    max_shard_size: str | int = "5GB"
+    max_memory: str | int = "2GB"
+    workers: int = 1
+    cluster: str | None = None
+    overwrite: bool = False
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A result that is complete."""
+
+    out: Path
+    report: Mapping[str, Any]  # what growkit.json holds
+    already_done: bool
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """What is not in the report."""
+        return {
+            "out": str(self.out),
+            "already_done": self.already_done,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Finished):
+    """A finished growth."""
+
+    plan: Plan
+    pushed: Mapping[str, Any] | None = None  # what the Hub has of it
+
+    def facts(self) -> dict[str, Any]:
+        """What is not in the report."""
+        return {**Finished.facts(self), "pushed": self.pushed}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one of several ranks has written."""
+
+    out: Path
+    plan: Plan
+    share: Share
+    files: Mapping[str, int]  # this rank's, with their bytes
+    missing: Sequence[str]  # of all ranks, when this one ended
+    already_done: bool  # OUT was complete before
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """What `growkit grow --rank --json` prints."""
+        return {
+            "out": str(self.out),
+            "already_done": self.already_done,
+            "seconds": round(self.seconds, 3),
+            "rank": self.share.rank,
+            "world": self.share.world,
+            "files": dict(self.files),
+            "missing": list(self.missing),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A plan with everything that writing it needs."""
+
+    plan: Plan
+    layout: Layout
+    budget: int  # bytes for one block of rows
+    estimate: Estimate
+
+
+def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
+    layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
+    behind = [formula for follower in plan.stages for formula in follower.formulas]
+    kinds = one_of_each([*plan.formulas, *behind])
+    torch = 0 if all(map(is_plain, kinds)) else TORCH_BYTES
+    fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
+    count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
+    # the plan, and the process that waits for the workers
+    outside = plan_bytes(plan) + (BASE_BYTES if count > 1 else 0)
+    asked, free = parse_size(how.max_memory), available_bytes()
+    # on a cluster, the memory is that of other machines
+    whole = asked if free is None or how.cluster else min(asked, free)
+    allowed = (whole - outside) // count
+    largest = max(kinds, key=lambda f: working_bytes(f, 1))
+    least = fixed + working_bytes(largest, 1)
+    if least > allowed:
+        whose = f" for {count} workers" if count > 1 else ""
+        fewer = ", or use fewer --workers" if count > 1 else ""
+        enough = f"{-(-(outside + count * least) // 1_000_000)}MB"
+        limit, hint = (
+            f"--max-memory {format_size(asked)}",
+            f"--max-memory {enough} is enough{fewer}",
+        )
+        if whole < asked:
+            limit, hint = (
+                f"memory: {format_size(whole)} free",
+                f"free some: {enough} is enough{fewer}",
+            )
+        raise ResourceError(
+            f"{limit}{whose}: one row of "
+            f"{largest.name} {list(largest.shape)} {largest.dtype} and the program itself take "
+            f"{format_size(least)}{' each' if count > 1 else ''}",
+            hint=hint,
+        )
+    budget = allowed - fixed
+    work = max(working_bytes(f, block_rows(f, budget)) for f in kinds)
+    known = Estimate(
+        output_bytes=sum(f.nbytes for f in plan.formulas),
+        disk_bytes=layout.total_bytes
+        + sum(s.size for s in result_files.stage_files(plan).values()),
+        peak_bytes=outside + count * (fixed + work),
+        shards=tuple(s.name for s in layout.shards),
+        digest=digest(
+            plan,
+            (s.header for s in layout.shards),
+            # a result that may hold NaN is not what a run that refuses NaN asks for
+            resolved(plan.recipe) + ("allow-nonfinite" if how.allow_nonfinite else ""),
+        ),
+    )
+    return _Job(plan, layout, budget, known)
+
+
+def plan_bytes(plan: Plan) -> int:
+    """Bytes that the plan itself takes, and all that is told of it."""
+    sources = sum(len(checkpoint.tensors) for checkpoint in plan.sources.values())
+    return TENSOR_BYTES * (sources + len(plan.formulas))
+
+
+def estimate(plan: Plan, **options: Unpack[Options]) -> Estimate:
+    """Bytes on disk and in memory, files and digest. Raises ResourceError if a row does not fit."""
+    return _job(plan, _How(**options)).estimate
+
+
+def is_done(plan: Plan, out: str | Path, **options: Unpack[Options]) -> bool:
+    """Whether `out` holds the plan's result. Raises where it may not be written; changes nothing.
+
+    For what takes long before the writing can begin, such as a download.
+    """
+    how = _How(**options)
+    return _workspace(_job(plan, how), out, how).look()
+
+
+def execute(
+    plan: Plan, out: str | Path, *, progress: Progress | None = None, **options: Unpack[Options]
+) -> Result:
+    """Write a plan."""
+    begin, started, how = time.monotonic(), _now(), _How(**options)
+    job = _job(plan, how)
+    with _workspace(job, out, how) as work:
+        if work.already_done:
+            record = read_record(work.out) or {}
+            return Result(work.out, record, True, time.monotonic() - begin, plan)
+        written = _write_shards(job, work, how, job.layout.shards, progress)
+        _carry(job, work, how)
+        record = result_files.complete(
+            result_files.known(plan, job.layout, job.estimate.digest),
+            work,
+            started=started,
+            seconds=time.monotonic() - begin,
+            peak_bytes=peak_bytes() + peak_of(written),
+        )
+        return Result(work.commit(), record, False, time.monotonic() - begin, plan)
+
+
+def execute_share(
+    plan: Plan,
+    out: str | Path,
+    share: Share,
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Part:
+    """Write the files of one rank; `finish` makes a result of those of all ranks."""
+    begin, started, how = time.monotonic(), _now(), _How(**options)
+    job = _job(plan, how, share)
+    shards = share.of(job.layout.shards)
+    with _workspace(job, out, how, share) as work:
+        if not work.already_done:
+            if read_result(work.out) is None:
+                _carry(job, work, how)
+            known = result_files.known(plan, job.layout, job.estimate.digest)
+            work.leave({**known, "started": started})
+            _write_shards(job, work, how, shards, progress, shared=True)
+        return Part(
+            out=work.out,
+            plan=plan,
+            share=share,
+            files={shard.name: shard.size for shard in shards},
+            missing=() if work.already_done else work.missing(),
+            already_done=work.already_done,
+            seconds=time.monotonic() - begin,
+        )
+
+
+def finish(out: str | Path) -> Finished:
+    """Check what all ranks have written and make it visible as OUT.
+
+    Raises VerifyError, and changes nothing, while files are missing.
+    """
+    begin = time.monotonic()
+    found = read_result(Path(out))
+    if found is None:
+        record = read_record(Path(out))
+        if record is None:
+            raise UsageError(
+                f"{out}: no rank has written anything for it",
+                hint="give the OUT of `growkit grow … --rank R --world W`",
+            )
+        found = {"record": record, "shards": {}, "overwrite": False}
+    shards = tuple(Shard(name, b"", size, ()) for name, size in found["shards"].items())
+    with Workspace(
+        out,
+        digest=found["record"]["digest"],
+        layout=Layout(shards, None, sum(s.size for s in shards)),
+        sources=(),
+        overwrite=found["overwrite"],
+        role="finish",
+    ) as work:
+        if work.already_done:
+            record = read_record(work.out) or {}
+            return Finished(work.out, record, True, time.monotonic() - begin)
+        missing = work.missing()
+        if missing:
+            raise VerifyError(
+                f"{work.partial}: {len(missing)} of {len(shards)} files are not finished: "
+                f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
+                hint="run the ranks that were stopped again, then `growkit finish`",
+            )
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(found["started"])).total_seconds()
+        marks = [work.marks.finished(shard.name) or {} for shard in shards]
+        record = result_files.complete(
+            found,
+            work,
+            started=found["started"],
+            seconds=seconds,
+            peak_bytes=max(mark["extra"]["peak_bytes"] for mark in marks),
+        )
+        return Finished(work.commit(), record, False, time.monotonic() - begin)
+
+
+def _carry(job: _Job, work: Workspace, how: _How) -> None:
+    result_files.carry(job.plan, work, budget=job.budget, allow_nonfinite=how.allow_nonfinite)
+
+
+def _workspace(job: _Job, out: str | Path, how: _How, share: Share | None = None) -> Workspace:
+    return Workspace(
+        out,
+        digest=job.estimate.digest,
+        layout=replace(job.layout, total_bytes=job.estimate.disk_bytes),
+        sources=list(job.plan.sources.values()),
+        overwrite=how.overwrite,
+        role="rank" if share else "alone",
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# -- files of weights ----------------------------------------------------------------------------
+
+
+def _write_shards(
+    job: _Job,
+    work: Workspace,
+    how: _How,
+    shards: Sequence[Shard],
+    progress: Progress | None,
+    *,
+    shared: bool = False,
+) -> list[Written]:
+    """Those of these files that are not there yet, by whoever is to write them."""
+    left = [shard for shard in shards if work.marks.finished(shard.name) is None]
+    total = sum(shard.size for shard in shards)
+    before = total - sum(shard.size for shard in left)
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(before + done, total)
+
+    tell(0)
+    with SourceRows(job.plan.sources) as rows:
+        _compare_ties(job.plan, rows)
+        todo = tasks(
+            left,
+            job.plan.sources,
+            work.marks,
+            budget=job.budget,
+            allow_nonfinite=how.allow_nonfinite,
+            shared=shared,
+        )
+        if how.cluster is not None and todo:
+            from growkit.runtime.dask import on_cluster
+
+            written = on_cluster(todo, how.cluster, tell)
+        elif min(how.workers, len(todo)) > 1:
+            from growkit.runtime.processes import in_processes
+
+            written = in_processes(todo, how.workers, tell)
+        else:
+            written = in_this_process(todo, tell)
+        rows.check_unchanged()
+    return written
+
+
+def _compare_ties(plan: Plan, rows: SourceRows) -> None:
+    """Tensors that config.json ties, but that are stored twice, must be equal."""
+    for source, name, twin in plan.same:
+        tensors = plan.sources[source].tensors
+        a, b = (Stored(source, n, tensors[n].shape, tensors[n].dtype) for n in (name, twin))
+        step = max(1, WRITER_BYTES // max(1, a.shape[1] * ITEM_BYTES[a.dtype]))
+        same = (a.shape, a.dtype) == (b.shape, b.dtype) and all(
+            rows(a, i, min(i + step, a.shape[0])) == rows(b, i, min(i + step, a.shape[0]))
+            for i in range(0, a.shape[0], step)
+        )
+        if not same:
+            raise CheckpointError(
+                f"{plan.sources[source].path}: {name} and {twin} differ, but config.json ties them",
+                hint='set "tie_word_embeddings": false in config.json if the head is its own',
+            )

@@ -1,0 +1,207 @@
+"""One output file: the unit of work, whoever does it.
+
+The law: a task is a pure function of the plan and the file. It can be sent to any process that sees
+the sources and OUT.partial, done again, or done twice at once: the file comes out the same, and one
+that is marked as done is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+
+from growkit import __version__
+from growkit.checkpoints.rows import SourceRows
+from growkit.engine.row_blocks import Block, is_plain, plain
+from growkit.errors import CheckpointError, UsageError
+from growkit.output.done_marks import Marks
+from growkit.output.layout import Shard
+from growkit.output.shard_writer import ShardWriter
+from growkit.planning.formula import Checkpoint, Formula, Noise, Stored, Term
+from growkit.runtime.memory import peak_bytes
+
+Tell = Callable[[int], None]  # bytes done since the last call
+Progress = Callable[[int], None]  # bytes done of several tasks together
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Everything that writing one file takes, small enough to be sent about."""
+
+    shard: Shard
+    sources: Mapping[str, Checkpoint]  # with the tensors and files that this shard takes from
+    marks: Marks
+    budget: int  # bytes for one block of rows
+    allow_nonfinite: bool
+    shared: bool  # with ranks that nobody keeps apart: claim the file before writing it
+    version: str = __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that is there; `process` and `peak_bytes` are of who answered."""
+
+    name: str
+    process: str
+    peak_bytes: int
+
+
+def tasks(
+    shards: Iterable[Shard],
+    sources: Mapping[str, Checkpoint],
+    marks: Marks,
+    *,
+    budget: int,
+    allow_nonfinite: bool,
+    shared: bool,
+) -> list[Task]:
+    """One task per file, in the order of the files, which is that of the sources."""
+    return [
+        Task(shard, _needed(shard, sources), marks, budget, allow_nonfinite, shared)
+        for shard in shards
+    ]
+
+
+def _needed(shard: Shard, sources: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
+    """The sources, cut down to what one file takes from them."""
+    wanted: dict[str, set[str]] = {name: set() for name in sources}
+    for stored in _stored(t for placed in shard.tensors for t in placed.formula.terms):
+        wanted[stored.source].add(stored.name)
+    needed = {}
+    for source, names in wanted.items():
+        checkpoint = sources[source]
+        tensors = {name: checkpoint.tensors[name] for name in sorted(names)}
+        holding = {info.file for info in tensors.values()}
+        files = tuple(file for file in checkpoint.files if file.name in holding)
+        needed[source] = replace(
+            checkpoint, config={}, tensors=tensors, files=files, side_files=(), stages=()
+        )
+    return needed
+
+
+def _stored(terms: Iterable[Term]) -> Iterator[Stored]:
+    for term in terms:
+        if isinstance(term.source, Stored):
+            yield term.source
+            yield from [term.source.by] if term.source.by else []
+        elif isinstance(term.source, Noise):
+            yield from _stored(term.source.signal)
+
+
+def write(task: Task, tell: Tell = lambda count: None) -> Written:
+    """Write the file of a task and mark it as done, unless it is."""
+    marks, shard = task.marks, task.shard
+    if task.version != __version__:
+        raise UsageError(
+            f"a worker on {os.uname().nodename} has growkit {__version__}, "
+            f"the plan is from {task.version}",
+            hint="install the same version for all workers",
+        )
+    marks.refuse_elsewhere()
+    with marks.claim(shard.name) if task.shared else nullcontext():
+        if marks.finished(shard.name) is None:
+            begin = time.monotonic()
+            checksums, nonfinite = write_file(task, tell)
+            spent = {"seconds": round(time.monotonic() - begin, 3), "peak_bytes": peak_bytes()}
+            marks.mark(shard, checksums, {**spent, "nonfinite": nonfinite})
+        else:
+            tell(shard.size)
+    return Written(shard.name, f"{os.uname().nodename}:{os.getpid()}", peak_bytes())
+
+
+def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Written]:
+    """One task after the other."""
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done)
+
+    return [write(task, tell) for task in tasks]
+
+
+def peak_of(written: Sequence[Written]) -> int:
+    """The memory of all processes but this one, each at its worst moment."""
+    here = f"{os.uname().nodename}:{os.getpid()}"
+    worst: dict[str, int] = {}
+    for file in written:
+        if file.process != here:
+            worst[file.process] = max(file.peak_bytes, worst.get(file.process, 0))
+    return sum(worst.values())
+
+
+def write_file(
+    task: Task, tell: Tell = lambda count: None
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Write the file of a task, marked or not.
+
+    By tensor the checksum; and where there are any, how many values are NaN or infinite.
+    """
+    with SourceRows(task.sources) as rows:
+        written = _write(task, rows, tell)
+        rows.check_unchanged()
+    return written
+
+
+def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], dict[str, int]]:
+    nonfinite: dict[str, int] = {}
+    marks, shard = task.marks, task.shard
+    temporary = marks.temporary(shard.name.replace("/", "-"))
+    with (
+        ShardWriter(marks.folder, shard, temporary=temporary) as writer,
+        closing(_ahead(_blocks(shard, rows, task.budget))) as blocks,
+    ):
+        tell(len(shard.header))
+        for placed in shard.tensors:
+            writer.begin(placed)
+            left, bad, overflowed = placed.formula.nbytes, 0, 0
+            while left:
+                block = next(blocks)
+                writer.write(block.data)
+                left -= len(block.data)
+                bad, overflowed = bad + block.nonfinite, overflowed + block.overflowed
+                tell(len(block.data))
+            if bad and not task.allow_nonfinite:
+                _refuse_values(placed.formula, bad, overflowed)
+            if bad:
+                nonfinite[placed.formula.name] = bad
+            writer.end()
+        return writer.finish(), nonfinite
+
+
+def _blocks(shard: Shard, rows: SourceRows, budget: int) -> Iterator[Block]:
+    """All blocks of a file, tensor after tensor."""
+    for placed in shard.tensors:
+        if is_plain(placed.formula):
+            yield from plain(placed.formula, rows, budget=budget)
+        else:
+            from growkit.engine.evaluate import evaluate, one_thread
+
+            with one_thread():
+                yield from evaluate(placed.formula, rows, budget=budget)
+
+
+def _ahead(blocks: Iterator[Block]) -> Generator[Block, None, None]:
+    """The blocks, each made in a second thread while the caller is busy with the one before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="growkit-make") as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
+
+
+def _refuse_values(formula: Formula, bad: int, overflowed: int) -> None:
+    if overflowed:
+        raise CheckpointError(
+            f"tensor {formula.name}: {overflowed} values are too large for {formula.dtype}",
+            hint="keep the dtype, use bfloat16, or pass --allow-nonfinite",
+        )
+    raise CheckpointError(
+        f"tensor {formula.name}: {bad} values are NaN or infinite",
+        hint="mend the source, or pass --allow-nonfinite to carry them over",
+    )

@@ -1,0 +1,113 @@
+"""Other coordinates on one axis, the same function: what proves a family file.
+
+Shapes do not prove it, because several axes may have one size. A gauge is a change of coordinates
+that the model cannot see if every tensor is labelled right: a permutation of one axis everywhere, a
+random invertible matrix on the values of heads, a change of sign on rotary pairs of queries and
+keys. The law: what a model could see although it is labelled right is not among the gauges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import IntArray, Kernel
+from growkit.algebra.positions import rotary_pairs
+from growkit.families.family import Attention, Family
+from growkit.families.grammar import get
+from growkit.families.model import Model
+from growkit.ops.operator import Growth
+from growkit.planning.plan import Plan, finish
+from growkit.planning.proof.facts import EXACT, Claim
+from growkit.planning.proof.width import StepClaim
+from growkit.planning.step import apply, begin
+from growkit.recipe.recipe import parse_recipe
+
+Maps = dict[str, AxisMap]
+
+
+def gauges(model: Model) -> dict[str, Maps]:
+    """Every gauge of a model: what is changed → the maps that change it."""
+    family, sizes = model.family, model.sizes
+    out: dict[str, Maps] = {}
+    there = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
+    for axis, kind in family.axes.items():
+        if axis not in there:  # a config may give sizes that no tensor of this model has
+            continue
+        if kind in ("stream", "latent") or (kind == "neurons" and axis not in family.like):
+            one = _permutation(sizes[axis])
+            likes = {a: one for a, leader in family.like.items() if leader == axis and a in sizes}
+            out[axis] = {axis: one, **likes}
+        elif kind == "experts" and len([c for c in family.of_kind("choices") if c in sizes]) < 2:
+            out[axis] = {axis: _permutation(sizes[axis])}  # groups of experts are not permuted
+    for attention in family.attentions:
+        out |= _head_gauges(family, attention, sizes)
+        clamp = family.scores.get("clamp")
+        if clamp and get(model.config, clamp):  # what is clamped may only change places
+            out[attention.value] = {attention.value: _permutation(sizes[attention.value])}
+    return {what: maps for what, maps in out.items() if maps.keys() & there}
+
+
+def _head_gauges(family: Family, attention: Attention, sizes: Mapping[str, int]) -> dict[str, Maps]:
+    heads, kv, query, key, value = (
+        attention.heads, attention.kv_heads, attention.query, attention.key, attention.value
+    )  # fmt: skip
+    out: dict[str, Maps] = {}
+    patterns = family.patterns.values()
+    if not family.alibi and kv in sizes:
+        group = AxisMap.identity(sizes[heads] // sizes[kv])
+        order = _permutation(sizes[kv])
+        out[kv] = {kv: order, heads: order.kron(group)}
+        inside = AxisMap.identity(sizes[kv]).kron(_permutation(group.new))
+        out |= {heads: {heads: inside}} if group.new > 1 else {}
+    elif not family.alibi and heads in sizes:
+        out[heads] = {heads: _permutation(sizes[heads])}
+    if query and query in sizes:
+        signs = _signs(family, sizes[query])
+        plain = AxisMap.of(Kernel.gather(np.arange(sizes[query]), signs, old=sizes[query]))
+        one = plain if family.rope else _permutation(sizes[query])
+        centred = any(p.norm == "ln" and p.over and query in p.over.axes for p in patterns)
+        if not (family.rope and centred):  # a mean does not keep its value under changes of sign
+            out[query] = {query: one, key: one}
+    if value and value in sizes:
+        out[value] = {value: _mixing(sizes[value])}
+    return out
+
+
+def _permutation(size: int) -> AxisMap:
+    """A permutation that moves every unit."""
+    return AxisMap.of(Kernel.gather(_order(size), old=size))
+
+
+def _order(size: int) -> IntArray:
+    shuffled = np.random.default_rng(size).permutation(size)
+    order = np.empty(size, dtype=np.int64)
+    order[shuffled] = np.roll(shuffled, 1)
+    return order
+
+
+def _signs(family: Family, size: int) -> np.ndarray:
+    """+1 or -1, the same on both coordinates of a rotary pair."""
+    pair = np.arange(size)
+    if family.rope:
+        turned, _ = rotary_pairs(family.rope.pairs, size, family.rope.turns(size))
+        pair = np.where(turned >= 0, turned, pair)
+    return np.where(np.random.default_rng(7).random(size)[pair] < 0.5, -1.0, 1.0)
+
+
+def _mixing(size: int) -> AxisMap:
+    """A random invertible matrix: consumers undo it."""
+    matrix = np.eye(size) + 0.3 * np.random.default_rng(2).standard_normal((size, size))
+    return AxisMap.of(Kernel.from_matrix(matrix), Kernel.from_matrix(np.linalg.inv(matrix).T))
+
+
+def gauge_plan(model: Model, maps: Maps) -> Plan:
+    """The same model in other coordinates."""
+    recipe = parse_recipe({"steps": [{"op": "noise"}]})  # plans have a recipe: here it has one step
+    growth = Growth(maps=maps)
+    state, _ = apply(begin("small", model, "final_norm"), growth, 0, 0, {})
+    state = replace(state, claim=Claim())
+    return finish("gauge", recipe, {"small": model}, state, (StepClaim("gauge", EXACT),), (growth,))

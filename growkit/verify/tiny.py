@@ -1,0 +1,95 @@
+"""From a config of any size to that of a tiny model of the same kind, for checking families.
+
+The law: all that is not a size stays, and axes get sizes that differ wherever the family allows it,
+so that no axis can pass for another.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from growkit.families.config import remap_layers, resize_config
+from growkit.families.family import Family
+from growkit.families.model import solve_sizes
+from growkit.ops.operator import Layer
+
+HEADS, KV_HEADS = 6, 2
+HEAD_DIM = 16  # a quarter of it still makes rotary pairs, before and after ·3/2
+FREE = 54  # a multiple of HEADS, as some configs ask
+LAYERS, EXPERTS, CHOSEN, ROWS = 4, 8, 2, 97
+ODD = (34, 38, 46, 58, 62, 74)  # sizes for neurons and inner streams: even, so that 3/2 is whole
+
+
+def tiny_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a tiny model that differs from the given one in sizes alone."""
+    given = solve_sizes(family, config, {})
+    sizes = _sizes(family, given)
+    out = resize_config(family, config, sizes)
+    layers = {
+        axis: tuple(Layer.copy(i) for i in range(sizes[axis]))
+        for axis in family.of_kind("layers")
+        if axis in sizes
+    }
+    out = remap_layers(family, out, layers)
+    for key in ("dtype", "torch_dtype"):
+        if key in out:
+            out[key] = "float64"
+    _lower_token_ids(out)
+    return out
+
+
+def _sizes(family: Family, given: Mapping[str, int]) -> dict[str, int]:
+    """Small sizes for the axes whose size the config says."""
+    sizes: dict[str, int] = {}
+    odd, rows = iter(ODD * 4), ROWS
+    for axis, kind in family.axes.items():
+        if axis not in given or axis in family.derived:
+            continue
+        if kind in ("query", "key", "value"):
+            sizes[axis] = HEAD_DIM
+        elif kind in ("neurons", "latent"):
+            sizes[axis] = next(odd)
+        elif kind == "table":
+            rows -= 8 if given[axis] > rows else 0
+            sizes[axis] = min(given[axis], rows)
+        elif kind in ("layers", "experts", "choices"):
+            most = {"layers": LAYERS, "experts": EXPERTS, "choices": CHOSEN}[kind]
+            sizes[axis] = min(given[axis], most)
+        elif kind == "stream":
+            sizes[axis] = FREE
+        elif kind == "fixed":
+            sizes[axis] = given[axis]
+    for attention in family.attentions:
+        heads, kv = attention.heads, attention.kv_heads
+        if heads in given:
+            sizes[heads] = HEADS
+        if kv in given:
+            shared = given[kv] < given[heads]
+            sizes[kv] = min(given[kv], KV_HEADS) if shared else HEADS
+    _couple(family, sizes)
+    return sizes
+
+
+def _couple(family: Family, sizes: dict[str, int]) -> None:
+    """Where one config key says several sizes, products of heads say the rest."""
+    for expressions in family.config.values():
+        known = [e for e in expressions if e.axes <= sizes.keys()]
+        products = [e for e in known if e.kind != "axis"]
+        value = (products or known)[0].size(sizes) if known else 0
+        for expression in known:
+            if expression.kind == "axis":
+                sizes[expression.name] = value
+    for axis, expression in family.derived.items():
+        if expression.axes <= sizes.keys():
+            sizes[axis] = expression.size(sizes)
+
+
+def _lower_token_ids(config: dict[str, Any]) -> None:
+    """Numbers of special tokens that the small table still has."""
+    for key, value in copy.copy(config).items():
+        if isinstance(value, dict):
+            _lower_token_ids(value)
+        elif str(key).endswith("_token_id") and value is not None:
+            config[key] = min(value, 1) if isinstance(value, int) else 1
