@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from growkit.api import plan_growth
+from growkit.byte_sizes import parse_size
 from growkit.output.done_marks import Marks
-from growkit.output.layout import lay_out, parse_size
+from growkit.output.layout import lay_out
 from growkit.runtime.task import in_this_process, tasks
 
 

@@ -5,60 +5,21 @@ separate training run; where the mathematics allows, the larger one computes the
 `plan_growth`, `grow` and `verify_growth` are the Python API, `push` and `pull` its way to the Hub;
 `grow_state_dict` grows a model that is in memory, `growkit` is the command.
 
-The rooms of the building, from the ground up; each imports only rooms above it in this list:
+Data flows through the building: read, decide, write, tell. From the ground up, on a floor of single
+files (errors, dtypes, sizes, YAML); each folder imports only folders above it in this list:
 
-    errors       what can go wrong, and the exit code that says so
-    plain        YAML text as plain data, and changes to it
-    kernel       linear maps on one axis, kept sparse
-    axes         how an axis grows: the algebra that everything else is written in
-    positions    rotary pairs and ALiBi slopes, as numbers
-    expression   how the dims of real tensors are composed of axes
-    formula      what an output tensor is made of: nouns only
-    family       which tensors a kind of model has on disk, on which axes
-    user_family  a user's own family file, which may hold anything
-    grammar      the words of family files, checked
-    family_file  YAML as a family; the shipped ones are in families/
+    algebra      linear maps on an axis: what everything else is written in
+    checkpoints  headers, config and rows of what is read; never writes
+    families     which tensor lies on which axis, one YAML each
     ops          the growth operators, one idea per file
     recipe       what the user wants, checked before anything is planned
-    config       the numbers of config.json that a family names, before and after
-    model        a checkpoint read through its family
-    facts        what a proof may know, and what a claim is
-    attention    what attention keeps: scores, rotary pairs, groups of heads, slopes
-    proof        what a step keeps of the function, without looking at a weight
-    compose      the terms of every tensor, step after step
-    fusion       the parts of several models side by side
-    layers       layers taken by a layer map, experts by an axis map
-    perturb      noise that the network sees
-    steps        one step of a recipe, applied to the model so far
-    lints        what a trainer should know: equal copies, dead units
-    stages       what a pipeline runs behind the model, grown with it
-    plan         recipe and headers in; formulas, new config and exactness claim out
-    descent      which layers and units of the source each new one comes from
-    gauge        other coordinates on one axis, the same function
-    specimen     from a config of any size to that of a tiny model
-    digest       what identifies a result
-    noise        seeded random numbers that belong to a row
-    blocks       how many rows at a time, and the memory that takes
-    layout       which byte of which file each output row is
-    engine       evaluates one formula, block of rows by block of rows; torch starts here
-    report       what happened: growkit.json, the plan as JSON
-    share        the files that one of several independent processes writes
-    words        formulas and maps in words
-    card         README.md of a result, for people and for the Hub
-    show         a plan in words, for a terminal
-    store        bytes in and out; the only room that opens files
-    verify       does the large model compute the small one's function?
-    picture      the growth as a page and as an SVG, for people who would rather look
-    task         one output file: the unit of work, whoever does it
-    beside       everything beside the weights: config, index, tokenizer
-    workers      tasks in several processes of this machine
-    cluster      tasks on a Dask cluster
-    execute      writes a plan
-    memory       the same for a model in memory, a state_dict
+    planning     what each output tensor is made of, and in proof what that keeps
+    engine       evaluates a formula, block of rows by block of rows; torch starts here
+    output       files, whole or not at all
+    report       what happened, as JSON, text, page and card
+    runtime      who writes which file, and what that takes
     hub          models on the Hugging Face Hub; the only room that uses a network
-    check        is a family file right? A tiny model is read, turned and grown
-    infer        a first draft of a family file
-    run          the Python API: joins the rooms
+    verify       does the large model compute the small one's function?
     cli          the command line; the only room that prints
 
 The words, each with one meaning:

@@ -20,29 +20,26 @@ from typing import TYPE_CHECKING, Any, Unpack
 import yaml
 
 from growkit import hub
-from growkit.checkpoints.matrices import read_maps, write_maps
+from growkit.byte_sizes import in_bytes
+from growkit.checkpoints.matrices import read_maps
 from growkit.checkpoints.open import open_checkpoint, read_config
+from growkit.dtypes import ITEM_BYTES
 from growkit.errors import RecipeError, VerifyError
-from growkit.families.load import family_names, family_text
+from growkit.families.load import blamed, family_names, family_text
 from growkit.families.model import Model, read_model
-from growkit.families.user_family import blamed
 from growkit.ops.matrices import matrices
 from growkit.output.record import check_files, read_record, write_record
-from growkit.output.user_files import write_page
-from growkit.planning.formula import ITEM_BYTES
+from growkit.output.user_files import write_maps, write_page
 from growkit.planning.plan import Plan, build_plan
 from growkit.recipe.recipe import Recipe, check_sources, choose_recipe
 from growkit.report.as_json import class_names, verification_json
 from growkit.report.page.page import growth_page
-from growkit.report.text import in_bytes
+from growkit.runtime.estimate import Estimate, Options, estimate
 from growkit.runtime.execute import (
-    Estimate,
     Finished,
-    Options,
     Part,
     Progress,
     Result,
-    estimate,
     execute,
     execute_share,
     finish,

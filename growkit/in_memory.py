@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growkit.checkpoints.matrices import read_maps
+from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.errors import CheckpointError
+from growkit.families.load import blamed
 from growkit.families.model import read_model
-from growkit.families.user_family import blamed
-from growkit.planning.formula import Checkpoint, Stored
 from growkit.planning.plan import build_plan
 from growkit.recipe.recipe import Recipe, check_sources, choose_recipe
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from growkit.byte_sizes import format_size
 from growkit.errors import CheckpointError, GrowkitError, ResourceError
-from growkit.output.layout import format_size
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}

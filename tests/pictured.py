@@ -17,8 +17,9 @@ from test_exactness import steps_of
 from test_planning_cost import headers
 
 from growkit import api
+from growkit.checkpoints.types import Stored
 from growkit.families.model import read_model
-from growkit.planning.formula import Stored, Term
+from growkit.planning.formula import Term
 from growkit.planning.plan import Plan, build_plan
 
 TWICE = {"op": "width", "to": {"axes": "2x"}}

@@ -20,7 +20,7 @@ from growkit import errors
 from growkit.cli.main import app
 from growkit.hub.push import Pushed
 from growkit.planning.plan import Plan
-from growkit.planning.proof.facts import Claim
+from growkit.planning.proof.claim import Claim
 from growkit.recipe.recipe import builtin_recipes, load_recipe, recipe_text
 from growkit.runtime.execute import Finished, Result
 from growkit.verify.compare import Measurement, Verification

@@ -11,7 +11,7 @@ from zoo import cases
 
 from growkit.checkpoints.open import open_checkpoint
 from growkit.families.model import read_model
-from growkit.planning.proof.facts import EXACT
+from growkit.planning.proof.claim import EXACT
 from growkit.verify.symmetries import gauge_plan, gauges
 
 SLOPED = ("bloom/causal", "mpt/causal", "falcon/rw")

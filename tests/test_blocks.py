@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.types import Stored
 from growkit.engine import row_blocks
 from growkit.engine.row_blocks import (
     block_rows,
@@ -21,7 +22,7 @@ from growkit.engine.row_blocks import (
     working_bytes,
 )
 from growkit.errors import ResourceError
-from growkit.planning.formula import Formula, Noise, Ones, Stored, Term
+from growkit.planning.formula import Formula, Noise, Ones, Term
 
 TILE_2X = Kernel.gather(np.arange(16) % 8, old=8)
 WEIGHT = Stored("small", "w", (8, 8), "F32")

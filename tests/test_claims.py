@@ -30,7 +30,7 @@ from test_exactness import load, sizes, steps_of
 
 from growkit import api
 from growkit.errors import CheckpointError, RecipeError
-from growkit.planning.proof.facts import APPROXIMATE, EXACT, Claim
+from growkit.planning.proof.claim import APPROXIMATE, EXACT, Claim
 from growkit.verify.compare import tolerance
 from growkit.verify.precision import full_precision
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.types import Stored
 from growkit.engine import row_noise
 from growkit.engine.evaluate import DTYPES, evaluate
 from growkit.engine.row_blocks import block_rows, working_bytes
-from growkit.planning.formula import Formula, Noise, Ones, Stored, Term
+from growkit.planning.formula import Formula, Noise, Ones, Term
 
 PLENTY = 1 << 40
 ROUNDING = {"F64": 1e-13, "F32": 2e-6, "F16": 2e-3, "BF16": 1e-2}  # relative, arithmetic included

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from growkit import api
 from growkit.errors import CheckpointError
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import parse_recipe
 from growkit.verify.precision import full_precision
 

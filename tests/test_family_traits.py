@@ -15,7 +15,7 @@ from growkit import api
 from growkit.errors import FamilyError, RecipeError
 from growkit.families.load import build_family, family_text, find_family, read_yaml
 from growkit.planning.plan import Plan
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import parse_recipe
 
 

@@ -17,7 +17,7 @@ from test_proof import flipped
 
 from growkit import api
 from growkit.errors import CheckpointError, RecipeError
-from growkit.planning.proof.facts import APPROXIMATE, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EXACT
 from growkit.verify.precision import full_precision
 
 

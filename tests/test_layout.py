@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
+from growkit.byte_sizes import format_size, parse_size
+from growkit.dtypes import ITEM_BYTES
 from growkit.errors import UsageError
-from growkit.output.layout import PAGE, format_size, lay_out, parse_size
-from growkit.planning.formula import ITEM_BYTES, Formula
+from growkit.output.layout import PAGE, lay_out
+from growkit.planning.formula import Formula
 
 TORCH = {
     "F64": torch.float64,

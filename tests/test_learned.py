@@ -22,7 +22,7 @@ import growkit
 from growkit import api
 from growkit.checkpoints.matrices import read_maps
 from growkit.errors import CheckpointError, GrowkitError, OutputError, RecipeError
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import Recipe, load_recipe
 
 LEARNED = {"op": "learned", "maps": "maps.safetensors"}

@@ -18,8 +18,8 @@ from growkit.algebra.expression import parse
 from growkit.checkpoints.open import open_checkpoint
 from growkit.families.model import read_model
 from growkit.planning.hints import lints
-from growkit.planning.proof.facts import Claim
-from growkit.planning.step import begin
+from growkit.planning.proof.claim import Claim
+from growkit.planning.state import begin
 
 TWICE = width(axes="2x")
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}

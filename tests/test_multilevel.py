@@ -13,7 +13,7 @@ from test_exactness import HEADS, measure, sizes, steps_of
 
 from growkit import api
 from growkit.errors import RecipeError
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 
 HALF = {"width": "half", "depth": "adjacent"}
 ADJACENT = {"width": "adjacent", "depth": "half"}

@@ -20,14 +20,14 @@ import yaml
 import zoo
 
 from growkit.checkpoints.open import open_checkpoint
+from growkit.checkpoints.types import Checkpoint
 from growkit.errors import GrowkitError
 from growkit.families import load
-from growkit.families.load import family_names, family_text
+from growkit.families.load import blamed, family_names, family_text
 from growkit.families.model import Model, read_model
-from growkit.families.user_family import blamed
-from growkit.planning.formula import Checkpoint, Term
+from growkit.planning.formula import Term
 from growkit.planning.plan import build_plan
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import parse_recipe
 from growkit.verify.check_family import check_loaded
 

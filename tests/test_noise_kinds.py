@@ -19,7 +19,7 @@ from growkit import api
 from growkit.algebra.kernel import Kernel
 from growkit.errors import RecipeError
 from growkit.planning.noise import new_units
-from growkit.planning.proof.facts import APPROXIMATE, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EXACT
 
 TWICE = width(axes="2x")
 DEEPER = {"op": "depth", "to": {"layers": "2x"}}

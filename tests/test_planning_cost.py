@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from test_exactness import steps_of
 
+from growkit.checkpoints.types import Checkpoint, TensorInfo
 from growkit.families.model import read_model
-from growkit.planning.formula import Checkpoint, TensorInfo
 from growkit.planning.plan import Plan, build_plan
 
 WIDE = {"hidden": 8192, "heads": 64, "kv_heads": 8, "mlp": 28672, "layers": 80}

@@ -15,7 +15,7 @@ from growkit.errors import RecipeError
 from growkit.families.load import family_text
 from growkit.families.model import read_model
 from growkit.planning.plan import Plan, build_plan
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import parse_recipe
 
 TWICE = {"op": "width", "to": {"axes": "2x"}}

@@ -15,7 +15,7 @@ import growkit
 from growkit import api
 from growkit.errors import RecipeError
 from growkit.ops import OPERATORS
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import parse_recipe
 
 TEXT = README.read_text(encoding="utf-8")

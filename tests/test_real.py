@@ -17,8 +17,8 @@ from safetensors import safe_open
 from growkit import api
 from growkit.checkpoints.header import read_header
 from growkit.cli.main import app
-from growkit.planning.formula import ITEM_BYTES
-from growkit.planning.proof.facts import APPROXIMATE, EPS
+from growkit.dtypes import ITEM_BYTES
+from growkit.planning.proof.claim import APPROXIMATE, EPS
 
 HIDDEN = 384
 COORDINATES = 1e-5  # relative error of the small model's coordinates in the grown model

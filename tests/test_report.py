@@ -15,19 +15,20 @@ from tiny import build, save
 
 from growkit.algebra.kernel import Kernel
 from growkit.api import plan_growth
+from growkit.checkpoints.types import Stored
 from growkit.ops.axis_maps import pad, tile
-from growkit.planning.formula import Formula, Noise, Ones, Stored, Term
+from growkit.planning.formula import Formula, Noise, Ones, Term
 from growkit.planning.plan import Plan
 from growkit.report.as_json import (
     config_changes,
     hub_id,
     new_tensors,
-    origin,
     plan_json,
     report_json,
     summary_json,
 )
 from growkit.report.model_card import model_card
+from growkit.report.provenance import origin
 
 OLD = Stored("small", "w", (4, 3), "F32")
 OTHER = Stored("large", "w", (8, 3), "F32")

@@ -15,7 +15,7 @@ from test_exactness import DIFFERS, NOISE, load, sizes, steps_of, width
 from growkit import api
 from growkit.errors import RecipeError
 from growkit.ops.resize import extend, interpolate, wrap
-from growkit.planning.proof.facts import APPROXIMATE, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EXACT
 from growkit.verify.precision import full_precision
 
 VOCAB, POSITIONS = tiny.SIZES["vocab"], tiny.SIZES["positions"]

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from growkit import api
 from growkit.output.record import check_files
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import parse_recipe
-from growkit.verify.specimen import randomise
+from growkit.verify.tiny import randomise
 
 pytestmark = pytest.mark.slow  # the package alone takes seconds to import
 TWICE = [{"op": "width", "to": {"axes": "2x"}}, {"op": "depth", "to": {"layers": "2x"}}]

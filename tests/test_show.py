@@ -11,10 +11,11 @@ from tiny import build, save
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
 from growkit.api import plan_growth
+from growkit.byte_sizes import in_bytes
 from growkit.errors import UsageError
 from growkit.ops.axis_maps import circular, isometric, pad, repeat, tile, uneven
 from growkit.planning.plan import Plan
-from growkit.report.text import in_bytes, plan_text, verification_text
+from growkit.report.text import plan_text, verification_text
 from growkit.report.words import explain, first_rows, in_words
 
 COST = {"output_bytes": 437_951_328, "disk_bytes": 437_955_000, "peak_bytes": 310_000_000}

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from growkit.checkpoints.open import open_checkpoint
 from growkit.checkpoints.rows import SourceRows
+from growkit.checkpoints.types import Stored
 from growkit.errors import CheckpointError, ResourceError
-from growkit.planning.formula import Stored
 
 CONFIG = {"model_type": "bert", "hidden_size": 4}
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

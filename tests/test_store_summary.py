@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from growkit.errors import ResourceError
-from growkit.output.summary import refuse_unwritable, write_summary
+from growkit.output.user_files import refuse_unwritable, write_summary
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from growkit.dtypes import ITEM_BYTES
 from growkit.errors import ResourceError
 from growkit.output import append as stream_room
 from growkit.output.layout import Shard, lay_out
 from growkit.output.shard_writer import ShardWriter
-from growkit.planning.formula import ITEM_BYTES, Formula
+from growkit.planning.formula import Formula
 
 FORMULAS = [
     Formula("b", (5, 3), "F32"),

@@ -15,7 +15,7 @@ from packages import lacking
 from timm_models import MODELS, STEPS
 
 import growkit as package
-from growkit.planning.proof.facts import APPROXIMATE, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EXACT
 
 pytestmark = pytest.mark.slow
 TIMM = Path(os.environ.get("GROWKIT_TIMM", trained.ROOT / "build" / "timm"))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from growkit import api
 from growkit.errors import CheckpointError, UsageError
-from growkit.planning.proof.facts import EXACT
+from growkit.planning.proof.claim import EXACT
 from growkit.recipe.recipe import parse_recipe
 from growkit.verify.precision import full_precision
 

@@ -15,7 +15,7 @@ from tiny import build, save
 from transformers import AutoModelForCausalLM
 
 from growkit import api
-from growkit.planning.proof.facts import EXACT
+from growkit.planning.proof.claim import EXACT
 from growkit.verify.compare import tolerance
 
 FOLDER = trained.ROOT / "examples" / "transformers_training"

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 from growkit import api
 from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.types import Checkpoint
 from growkit.errors import UsageError, VerifyError
-from growkit.planning.formula import Checkpoint
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import parse_recipe
 from growkit.verify.compare import compare, tolerance, verify
 from growkit.verify.inputs import random_inputs

@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ import growkit
 from growkit.families.load import family_names, family_text, read_yaml
 
 PACKAGE = Path(growkit.__file__).parent
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = {str(f.relative_to(PACKAGE)): f for f in sorted(PACKAGE.rglob("*.py"))}
 MAP = growkit.__doc__ or ""
 
 # From the ground up: a room imports itself and rooms of earlier rows, not its neighbours in a row.
@@ -43,7 +42,9 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 TORCH_ROOMS = {"engine", "verify"}
 FILE_ROOMS = {"checkpoints", "output", "hub"}
 YAML_ROOMS = {"families", "recipe"}  # read their own YAML
-LINES = 400
+ASKS_THE_KERNEL = {"runtime/memory.py"}  # /proc and /sys, which are files of nobody
+LINES = 600
+HELP_MODULES = 110  # that `growkit --help` imports, of which click and what it needs are 90
 
 TORCH = {"torch", "transformers", "tokenizers", "accelerate"}
 READING = {"open", "read_text", "read_bytes", "glob", "rglob", "iterdir", "listdir", "scandir"}
@@ -55,9 +56,8 @@ FILING = READING | {
     *("copyfile", "copytree", "copy_file_range", "copyfileobj", "safe_open", "save_file"),
     *("load_file", "mmap", "memmap", "fromfile", "tofile"),
 }
+NETWORK = {"huggingface_hub", "requests", "httpx", "urllib", "http", "socket", "ftplib"}
 PRINTING = {"print", "pprint", "echo", "secho", "confirm", "prompt"}
-
-by_file = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 
 
 def room_of(file: Path) -> str:
@@ -127,92 +127,131 @@ def loaded(code: str, heavy: set[str]) -> set[str]:
     return heavy & set(out.splitlines()[-1].split())
 
 
-@by_file
-def test_imports_go_down(file: Path) -> None:
+def modules_that_load_torch() -> set[str]:
+    """Dotted names of the modules that load torch when they are imported."""
+    names = {".".join(("growkit", *Path(f).with_suffix("").parts)): f for f in FILES}
+    now = {
+        name: {module for module, late in imports(FILES[file]) if not late}
+        for name, file in names.items()
+    }
+    loads = {n for n, tops in now.items() if any(m.partition(".")[0] in TORCH for m in tops)}
+    loads |= {n for n, tops in now.items() if "safetensors.torch" in tops}
+    while more := {n for n, tops in now.items() if tops & loads} - loads:
+        loads |= more
+    return loads
+
+
+def test_imports_go_down() -> None:
     """A room imports only rooms below it, wherever in the file the import stands."""
-    room = room_of(file)
-    assert room in LEVEL, f"{room} is a new room: say in LEVELS what it stands on"
-    for module, _ in imports(file):
-        parts = module.split(".")
-        if parts[0] == "growkit" and len(parts) > 1 and parts[1] != room:
-            below = LEVEL.get(parts[1])
-            assert below is not None, f"{room} imports {module}, which is no room"
-            assert below < LEVEL[room], f"{room} may not import {module}"
+    wrong = []
+    for name, file in FILES.items():
+        room = room_of(file)
+        assert room in LEVEL, f"{room} is a new room: say in LEVELS what it stands on"
+        for module, _ in imports(file):
+            top, *rest = module.split(".")
+            if top == "growkit" and rest and rest[0] != room:
+                assert rest[0] in LEVEL, f"{name} imports {module}, which is no room"
+                if LEVEL[rest[0]] >= LEVEL[room]:
+                    wrong.append(f"{name} imports {module}")
+    assert not wrong
 
 
-@by_file
-def test_torch_starts_at_the_engine(file: Path) -> None:
-    """Only a few rooms import torch; the others import those inside functions."""
-    room = room_of(file)
-    if room in TORCH_ROOMS:
-        return
-    for module, late in imports(file):
-        top, *rest = module.split(".")
-        assert top not in TORCH, f"{room} imports {module}"
-        assert module != "safetensors.torch", f"{room} imports {module}"
-        if top == "growkit" and rest and rest[0] in TORCH_ROOMS:
-            assert late, f"{room} imports {module} at the top, and torch with it"
-
-
-@by_file
-def test_files_are_opened_in_the_store(file: Path) -> None:
-    """No file is opened, made or removed outside store; family and recipe read their own YAML."""
-    room = room_of(file)
-    if room in FILE_ROOMS:
-        return
-    barred = FILING - READING if room in YAML_ROOMS else FILING
-    found = [f"{name}(…) in line {line}" for name, line in calls(file) if name in barred]
-    assert not found, f"{room} touches files: {found}"
-
-
-@by_file
-def test_only_the_command_line_prints(file: Path) -> None:
-    """No print, click.echo or sys.stdout outside cli."""
-    if room_of(file) == "cli":
-        return
-    found = [f"{name}(…) in line {line}" for name, line in calls(file) if name in PRINTING]
-    found += [
-        f"sys.{node.attr} in line {node.lineno}"
-        for node, _ in walk(tree_of(file))
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.stdout", "sys.stderr"}
+def test_torch_starts_at_the_engine() -> None:
+    """Only engine and verify import torch, and other rooms import those of its files late."""
+    heavy = modules_that_load_torch()
+    assert {name.split(".")[1] for name in heavy} == TORCH_ROOMS
+    wrong = [
+        f"{name} imports {module}"
+        for name, file in FILES.items()
+        if room_of(file) not in TORCH_ROOMS
+        for module, late in imports(file)
+        if module.partition(".")[0] in TORCH or (module in heavy and not late)
     ]
-    assert not found, f"{room_of(file)} prints: {found}"
+    assert not wrong
 
 
-@by_file
-def test_no_model_is_named_in_code(file: Path) -> None:
+def test_files_are_opened_where_they_belong() -> None:
+    """Files are opened, made or removed in checkpoints, output and hub; YAML by its own rooms.
+
+    verify makes a folder for the tiny models that it tries, and nothing in it by itself.
+    """
+    wrong = []
+    for name, file in FILES.items():
+        room = room_of(file)
+        allowed = READING if room in YAML_ROOMS or name in ASKS_THE_KERNEL else set[str]()
+        allowed = {"TemporaryDirectory"} if room == "verify" else allowed
+        if room not in FILE_ROOMS:
+            wrong += [f"{name}:{n} {c}(…)" for c, n in calls(file) if c in FILING - allowed]
+    assert not wrong
+
+
+def test_only_the_command_line_prints() -> None:
+    """No print, click.echo or sys.stdout outside cli."""
+    wrong = []
+    for name, file in FILES.items():
+        if room_of(file) != "cli":
+            wrong += [f"{name}:{n} {c}(…)" for c, n in calls(file) if c in PRINTING]
+            wrong += [
+                f"{name}:{node.lineno} {ast.unparse(node)}"
+                for node, _ in walk(tree_of(file))
+                if isinstance(node, ast.Attribute)
+                and ast.unparse(node) in {"sys.stdout", "sys.stderr"}
+            ]
+    assert not wrong
+
+
+def test_only_the_hub_uses_a_network() -> None:
+    """No other room imports a client of a network."""
+    wrong = [
+        f"{name} imports {module}"
+        for name, file in FILES.items()
+        if room_of(file) != "hub"
+        for module, _ in imports(file)
+        if module.partition(".")[0] in NETWORK
+    ]
+    assert not wrong
+
+
+def test_no_model_is_named_in_code() -> None:
     """Families are YAML: no key, path or class name in the code holds the name of one.
 
     Sentences may: they cite papers, and nothing can be looked up by them.
     """
     types: set[str] = set()
-    for name in family_names():
-        types |= {name, *read_yaml(family_text(name), name)["model_type"]}
+    for family in family_names():
+        types |= {family, *read_yaml(family_text(family), family)["model_type"]}
     named = re.compile(rf"\b(?i:{'|'.join(map(re.escape, sorted(types)))})(?=\b|[A-Z])")
-    found = [f"{text!r} in line {line}" for text, line in words(file) if named.search(text)]
-    assert not found, f"{room_of(file)} names a model: {found}"
+    wrong = [
+        f"{name}:{line} {text!r}"
+        for name, file in FILES.items()
+        for text, line in words(file)
+        if named.search(text)
+    ]
+    assert not wrong
 
 
-@by_file
-def test_files_are_short(file: Path) -> None:
-    """A file is one idea, in at most 400 lines."""
-    lines = len(file.read_text(encoding="utf-8").splitlines())
-    assert lines <= LINES, f"{file.name} has {lines} lines"
+def test_long_files_say_why() -> None:
+    """A file is one idea; above 600 lines its docstring says why."""
+    for name, file in FILES.items():
+        if len(file.read_text(encoding="utf-8").splitlines()) > LINES:
+            assert "Long because" in (ast.get_docstring(tree_of(file)) or ""), name
 
 
 def test_the_map_names_every_room() -> None:
-    """The docstring of the package lists the rooms that exist, from the ground up."""
+    """The docstring of the package lists the folders that exist, from the ground up."""
     rooms = re.findall(r"^    (\w+) {2,}\w", MAP.partition("The words")[0], flags=re.MULTILINE)
-    assert {room_of(file) for file in FILES} - set(LEVELS[-1]) <= set(rooms)
+    folders = {Path(name).parts[0] for name in FILES if "/" in name}
+    assert set(rooms) == folders
     assert rooms == sorted(rooms, key=LEVEL.__getitem__)
 
 
-@pytest.mark.parametrize(
-    "room", sorted({room_of(f) for f in FILES} - TORCH_ROOMS - {"__init__", "__main__"})
-)
-def test_importing_a_room_loads_no_torch(room: str) -> None:
-    """Planning is numpy and headers: only the rooms of torch load it, or transformers."""
-    assert not loaded(f"import growkit.{room}", TORCH)
+def test_importing_a_room_loads_no_torch() -> None:
+    """Planning is numpy and headers: a fresh interpreter that has imported it all has no torch."""
+    heavy = modules_that_load_torch()
+    names = [".".join(("growkit", *Path(f).with_suffix("").parts)) for f in FILES]
+    light = [n for n in names if n not in heavy and not n.endswith("__main__")]
+    assert len(light) > 100
+    assert not loaded("import " + ", ".join(light), TORCH)
 
 
 def test_importing_growkit_is_light() -> None:
@@ -231,15 +270,15 @@ def test_help_is_light() -> None:
     assert not loaded(code, heavy)
 
 
-def test_help_is_quick() -> None:
-    """`growkit --help` takes less than 0.3 s."""
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "growkit", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - start
-
-    assert min(seconds() for _ in range(3)) < 0.3
+def test_help_imports_little() -> None:
+    """`growkit --help` imports click and what click needs; its seconds are for the benchmarks."""
+    code = "import sys; before = {*sys.modules}; sys.argv = ['growkit', '--help']\n"
+    code += "from growkit.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print('\\n', *{*sys.modules} - before)"
+    names = run_python(code).splitlines()[-1].split()
+    assert len(names) < HELP_MODULES, sorted(names)
+    ours = {name for name in names if name.startswith("growkit")}
+    assert {name.split(".")[1] for name in ours if "." in name} == {"cli", "errors"}
 
 
 def test_the_python_api_is_there() -> None:

@@ -19,7 +19,7 @@ from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import RecipeError
 from growkit.families.model import read_model
 from growkit.planning.plan import build_plan
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.recipe.recipe import load_recipe
 
 NOISE = {"op": "noise", "snr_db": 0}

@@ -29,7 +29,7 @@ from tiny import build, save
 from growkit import api
 from growkit.engine.row_blocks import working_bytes
 from growkit.errors import ResourceError
-from growkit.runtime.execute import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
+from growkit.runtime.estimate import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
 
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors, and no torch
 

@@ -15,7 +15,7 @@ from growkit import api
 from growkit.checkpoints.open import open_checkpoint
 from growkit.families.load import family_names
 from growkit.families.model import read_model
-from growkit.planning.proof.facts import APPROXIMATE, EPS
+from growkit.planning.proof.claim import APPROXIMATE, EPS
 from growkit.recipe.recipe import parse_recipe
 
 DIFFERS = 1e-4

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from growkit.verify.specimen import randomise
+from growkit.verify.tiny import randomise
 
 SIZES: Mapping[str, int] = {
     "heads": 3,

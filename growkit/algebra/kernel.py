@@ -1,4 +1,4 @@
-"""One linear map on one axis, kept sparse: what `growkit.algebra.axis_map` builds its pairs of maps from.
+"""One linear map on one axis, kept sparse: what an `AxisMap` builds its pairs of maps from.
 
 Shape is always (new, old). The law: a named map never becomes a dense matrix, so planning a width
 of 16,384 costs kilobytes. Nothing mutates an argument; numpy only.

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from growkit.checkpoints.hub_cache import Far
+from growkit.checkpoints.types import FileIdentity, TensorInfo
+from growkit.dtypes import ITEM_BYTES
 from growkit.errors import CheckpointError, shown
 from growkit.os_errors import reading
-from growkit.planning.formula import ITEM_BYTES, FileIdentity, TensorInfo
 
 # Limits of what is parsed: JSON takes up to 300 bytes of memory per value and four per byte of
 # text, and whoever sends more has no model in mind. 80,000 tensors fit in one file.
@@ -190,3 +191,6 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
         f"{path}: {reason}", hint="the file is damaged: download or copy it anew"
     )
+
+
+WEIGHTS = ".safetensors"

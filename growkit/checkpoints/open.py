@@ -15,8 +15,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from growkit.checkpoints.header import QUANTISED_BITS, read_header, read_json, read_table
+from growkit.checkpoints.header import WEIGHTS, read_header, read_json, read_table
 from growkit.checkpoints.hub_cache import Listing, blob_of, is_snapshot, leads_to_blob
+from growkit.checkpoints.refused import (
+    adapter,
+    refuse_format,
+    refuse_names,
+    refuse_quantised_config,
+)
 from growkit.checkpoints.side_files import (
     beside_file,
     files_below,
@@ -24,45 +30,15 @@ from growkit.checkpoints.side_files import (
     listed_stages,
     read_stages,
 )
+from growkit.checkpoints.types import Checkpoint, FileIdentity, TensorInfo
 from growkit.errors import CheckpointError
 from growkit.os_errors import reading
-from growkit.planning.formula import Checkpoint, FileIdentity, TensorInfo
 
-WEIGHTS = ".safetensors"
 INDEX = ".safetensors.index.json"
 _AT_ONCE = 8  # headers that are asked of a server at the same time
 VOCABULARY = {"vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"}
 _SHARD = re.compile(r"(.+)-([0-9]{5,})-of-([0-9]{5,})\.safetensors")
 _BLOCK = 1 << 20  # bytes
-
-_QUANTISED = {
-    ".qweight", ".qzeros", ".scales", ".absmax", ".SCB", ".weight_scale_inv", ".weight_packed",
-}  # fmt: skip
-_LORA_NAME = re.compile(r"\.lora_[AB]\b|lora_embedding_[AB]")
-
-# what a folder without safetensors may hold instead, and the way out
-_OTHER_FORMATS = (
-    (
-        re.compile(r".*\.distcp|\.metadata"),
-        "shards of PyTorch's distributed checkpoint, no safetensors",
-        "gather them and save with `save_pretrained` (torch.distributed.checkpoint.format_utils)",
-    ),
-    (
-        re.compile(r".*\.(bin|pt|pth|ckpt|pkl)(\.index\.json)?"),
-        "pickled weights only, which can run code when they are loaded",
-        "load them with transformers where that is safe, and `save_pretrained` writes safetensors",
-    ),
-    (
-        re.compile(r".*\.gguf"),
-        "GGUF weights only",
-        "grow the safetensors model that they come from",
-    ),
-    (
-        re.compile(r".*\.(h5|msgpack|onnx|npz)"),
-        "weights of another framework only",
-        "load them with transformers and `save_pretrained` writes safetensors",
-    ),
-)
 
 
 def open_checkpoint(
@@ -88,7 +64,7 @@ def open_checkpoint(
             config = folder / "config.json" if single else locate(folder, "config.json")
         settings = read_config(config, given)
         revision = folder.name if is_snapshot(folder) else None
-    _refuse_quantised_config(settings, given)
+    refuse_quantised_config(settings, given)
     if not single:
         for name in names:
             locate(folder, name)
@@ -97,7 +73,7 @@ def open_checkpoint(
         _check_index(weight_map, tensors, folder)
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors", hint="give the file with the weights")
-    _refuse_names(tensors.values(), given)
+    refuse_names(tensors.values(), given)
     with reading(folder):
         if single:
             side_files = beside_file(folder)
@@ -169,9 +145,9 @@ def _weight_files(given: Path, far: Listing) -> tuple[list[str], Mapping[str, st
     if given.name.endswith(INDEX):
         return _from_index(given.parent, given.name, far)
     if given.suffix != WEIGHTS:
-        _refuse_format(given, [given.name])
+        refuse_format(given, [given.name])
     if given.name.startswith("adapter_model"):
-        raise _adapter(given)
+        raise adapter(given)
     shard = _SHARD.fullmatch(given.name)
     if shard and int(shard[3]) > 1:
         raise CheckpointError(
@@ -183,7 +159,7 @@ def _weight_files(given: Path, far: Listing) -> tuple[list[str], Mapping[str, st
 def _in_folder(folder: Path, far: Listing) -> tuple[list[str], Mapping[str, str] | None]:
     names = sorted(n for n in (far or files_below(folder)) if "/" not in n)
     if {"adapter_config.json", "adapter_model.safetensors"} & {*names}:
-        raise _adapter(folder)
+        raise adapter(folder)
     weights = [n for n in names if n.endswith(WEIGHTS) and not n.startswith(".")]
     indices = [n for n in names if n.endswith(INDEX)]
     if "model.safetensors" in weights:  # before an index, as transformers does
@@ -196,7 +172,7 @@ def _in_folder(folder: Path, far: Listing) -> tuple[list[str], Mapping[str, str]
             f"{folder}: several index files: {', '.join(indices)}", hint="give one of them"
         )
     if not weights:
-        _refuse_format(folder, names)
+        refuse_format(folder, names)
     shards = [m for m in map(_SHARD.fullmatch, weights) if m]
     if len(shards) == len(weights) and len({(m[1], m[3]) for m in shards}) == 1:
         stem, count = shards[0][1], shards[0][3]
@@ -303,55 +279,3 @@ def read_config(path: Path, given: Path | None = None) -> dict[str, Any]:
 
 
 # -- what is not a checkpoint to grow ------------------------------------------------------------
-
-
-def _refuse_quantised_config(config: Mapping[str, Any], given: Path) -> None:
-    towers = [config, *(v for v in config.values() if isinstance(v, dict))]
-    for key in ("quantization_config", "compression_config"):
-        found = next((t[key] for t in towers if t.get(key)), None)
-        if found:
-            method = found.get("quant_method") if isinstance(found, dict) else None
-            raise _quantised(given, f"config.json has {key} {method or ''}".rstrip())
-
-
-def _refuse_names(tensors: Iterable[TensorInfo], given: Path) -> None:
-    tensors = [*tensors]
-    names = {t.name for t in tensors}
-    for t in tensors:
-        packed = t.name.endswith("_blocks") and f"{t.name.removesuffix('_blocks')}_scales" in names
-        named = t.name[t.name.rfind(".") :] in _QUANTISED or "quant_state" in t.name
-        if t.dtype in QUANTISED_BITS or packed or named:
-            raise _quantised(given, f"{t.name} is {t.dtype} {list(t.shape)}")
-        if "lora_" in t.name and _LORA_NAME.search(t.name):
-            raise _adapter(given)
-
-
-def _quantised(given: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{given}: quantised checkpoint: {why}",
-        hint="grow the original, or dequantise it first and save it as bfloat16 or float32",
-    )
-
-
-def _adapter(given: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{given}: a LoRA adapter, not a whole model",
-        hint="merge it into its base model first (peft: merge_and_unload, then save_pretrained)",
-    )
-
-
-def _refuse_format(given: Path, names: list[str]) -> None:
-    for pattern, what, hint in _OTHER_FORMATS:
-        if any(pattern.fullmatch(name) for name in names):
-            raise CheckpointError(f"{given}: {what}", hint=hint)
-    if given.is_file():
-        what, hint = "not a safetensors file", "give a .safetensors file, a folder, or its index"
-    elif not any(given.iterdir()):
-        what, hint = "an empty folder", "give the folder that holds the weights"
-    else:
-        inner = next((p for d in ("*", "*/*") for p in sorted(given.glob(f"{d}/*{WEIGHTS}"))), None)
-        what = "no safetensors file in this folder"
-        hint = (
-            f"did you mean {inner.parent}?" if inner else "give the folder that holds the weights"
-        )
-    raise CheckpointError(f"{given}: {what}", hint=hint)

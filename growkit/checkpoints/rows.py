@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from growkit.checkpoints.open import folder_of
+from growkit.checkpoints.types import Checkpoint, FileIdentity, Stored
 from growkit.errors import CheckpointError
 from growkit.os_errors import reading
-from growkit.planning.formula import Checkpoint, FileIdentity, Stored
 
 
 class SourceRows:

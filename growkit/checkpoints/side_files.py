@@ -15,8 +15,8 @@ from typing import Any
 
 from growkit.checkpoints.header import read_header, read_json
 from growkit.checkpoints.hub_cache import Listing, blob_of
+from growkit.checkpoints.types import Checkpoint, FileIdentity, Stage, TensorInfo
 from growkit.errors import GrowkitError
-from growkit.planning.formula import Checkpoint, FileIdentity, Stage, TensorInfo
 
 # written by growkit, or weights, or left over from training; matched against the whole file name
 _LEFT_OUT = re.compile(

@@ -22,7 +22,7 @@ def quiet_downloads(quiet: bool) -> None:
 
 def pushed_text(told: Mapping[str, Any]) -> str:
     """What a push has done, from its JSON."""
-    from growkit.report.text import in_bytes
+    from growkit.byte_sizes import in_bytes
     from growkit.report.words import wrapped
 
     done = "pushed" if told["changed"] else "already there"

@@ -112,7 +112,7 @@ def grow(
       growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
     """
     from growkit import api
-    from growkit.output.summary import refuse_unwritable
+    from growkit.output.user_files import refuse_unwritable
     from growkit.report.as_json import summary_json
     from growkit.report.text import part_text, result_text
 
@@ -349,7 +349,7 @@ def _print_result(
 ) -> None:
     """A result as it was asked for, and to the file of --summary."""
     if summary is not None:
-        from growkit.output.summary import write_summary
+        from growkit.output.user_files import write_summary
 
         write_summary(summary, as_text(told) + "\n")
     for name, count in told.get("nonfinite", {}).items():

@@ -108,7 +108,7 @@ def _bar() -> Iterator[Progress]:
 def _lines() -> Progress:
     import time
 
-    from growkit.report.text import in_bytes
+    from growkit.byte_sizes import in_bytes
 
     first: list[float] = []  # time and bytes of the first call
     shown = time.monotonic()

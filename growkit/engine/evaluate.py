@@ -25,9 +25,10 @@ import numpy as np
 import torch
 
 from growkit.algebra.kernel import BoolArray, FloatArray, IntArray, Kernel
+from growkit.checkpoints.types import Shape, Stored
 from growkit.engine import row_blocks, row_noise
 from growkit.engine.row_blocks import Block, Rows
-from growkit.planning.formula import Formula, Noise, Shape, Source, Stored, Term
+from growkit.planning.formula import Formula, Noise, Source, Term
 
 DTYPES = {
     "F64": torch.float64,

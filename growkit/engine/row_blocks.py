@@ -15,8 +15,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from growkit.algebra.kernel import IntArray, Kernel
+from growkit.checkpoints.types import Stored
+from growkit.dtypes import ITEM_BYTES
 from growkit.errors import ResourceError
-from growkit.planning.formula import ITEM_BYTES, Formula, Noise, Ones, Source, Stored, Term
+from growkit.planning.formula import Formula, Noise, Ones, Source, Term
 
 Rows = Callable[[Stored, int, int], memoryview]  # raw bytes of rows [start, stop) of dim 0
 

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from growkit.checkpoints.types import FileIdentity, TensorInfo
 from growkit.engine.evaluate import DTYPES, evaluate
 from growkit.engine.row_blocks import Rows
 from growkit.errors import CheckpointError
-from growkit.planning.formula import FileIdentity, Formula, TensorInfo
+from growkit.planning.formula import Formula
 
 __all__ = ["StateDict", "Tensor", "assemble", "equal", "headers", "rows_of"]
 

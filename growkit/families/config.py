@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from growkit.algebra.expression import Expression
+from growkit.algebra.layer_map import LayerMap
 from growkit.errors import CheckpointError, RecipeError
-from growkit.families.family import Family
-from growkit.families.grammar import get
-from growkit.ops.operator import LayerMap
+from growkit.families.family import Family, get
 
 
 def number(config: Mapping[str, Any], path: str) -> float | None:

@@ -21,6 +21,7 @@ from growkit.families.family import (
     Pattern,
     Period,
     Rope,
+    get,
     module_tensors,
 )
 
@@ -252,14 +253,6 @@ def check_names(family: Family, where: str) -> None:
                 )
     if not isinstance(family.eps, str | float):
         raise FamilyError(f"{where}: eps: expected a config key or a number, found {family.eps!r}")
-
-
-def get(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of a config, or None."""
-    value: Any = config
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def known_words(words: Iterable[str], known: Iterable[str], where: str, what: str) -> None:

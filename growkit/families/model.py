@@ -17,15 +17,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
+from growkit.dtypes import FLOATS
 from growkit.errors import CheckpointError, FamilyError
 from growkit.families.config import default, spelling, whole
-from growkit.families.family import Family, Pattern, numbered
-from growkit.families.grammar import get
+from growkit.families.family import Family, Pattern, get, numbered
 from growkit.families.load import build_family, find_family
-from growkit.planning.formula import FLOATS, Checkpoint, Shape, TensorInfo
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)

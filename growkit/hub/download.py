@@ -14,15 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from growkit.byte_sizes import format_size
 from growkit.checkpoints.hub_cache import Far
 from growkit.checkpoints.open import INDEX, VOCABULARY, open_checkpoint
 from growkit.checkpoints.side_files import STAGES, listed_stages
+from growkit.checkpoints.types import Checkpoint
 from growkit.errors import CheckpointError, GrowkitError, HubError, OutputError, ResourceError
 from growkit.hub.client import TIMEOUT, api, ask, host, is_offline
 from growkit.hub.repo import Repo
 from growkit.os_errors import existing_ancestor, free_bytes
-from growkit.output.layout import format_size
-from growkit.planning.formula import Checkpoint
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

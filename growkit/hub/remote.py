@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from growkit.checkpoints.open import INDEX, WEIGHTS
+from growkit.checkpoints.header import WEIGHTS
+from growkit.checkpoints.open import INDEX
 from growkit.errors import HubError, OutputError, UsageError
 from growkit.hub.client import TIMEOUT, ask, is_offline, page
 from growkit.hub.download import reader

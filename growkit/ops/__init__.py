@@ -11,12 +11,13 @@ alike. A new operator is one file here, one line in `OPERATORS`, one recipe.
 
 from __future__ import annotations
 
+from growkit.algebra.layer_map import Layer, LayerMap
 from growkit.ops.coalesce import Coalesce, Decoalesce
 from growkit.ops.depth import Depth
 from growkit.ops.learned import Learned
 from growkit.ops.mix import BlendWith, Fuse
 from growkit.ops.noise import AddNoise
-from growkit.ops.operator import Arrays, Blending, Growth, Layer, LayerMap, Noising, Operator
+from growkit.ops.operator import Arrays, Blending, Growth, Noising, Operator
 from growkit.ops.resize import Resize
 from growkit.ops.width import Width
 

@@ -14,18 +14,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.layer_map import Layer, LayerMap
 from growkit.errors import RecipeError
 from growkit.ops.axis_maps import copies
-from growkit.ops.operator import (
-    Growth,
-    Layer,
-    LayerMap,
-    Operator,
-    Size,
-    asked,
-    check_axis,
-    target_size,
-)
+from growkit.ops.operator import Growth, Operator, Size, asked, check_axis, target_size
 from growkit.ops.width import Width
 
 if TYPE_CHECKING:

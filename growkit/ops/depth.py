@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from growkit.algebra.layer_map import Layer, LayerMap
 from growkit.errors import RecipeError
-from growkit.ops.operator import (
-    Growth,
-    Layer,
-    LayerMap,
-    Operator,
-    Size,
-    check_axis,
-    spread,
-    target_size,
-)
+from growkit.ops.operator import Growth, Operator, Size, check_axis, spread, target_size
 
 if TYPE_CHECKING:
     from growkit.families.family import Family

@@ -20,8 +20,9 @@ import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import BoolArray, FloatArray, Kernel
+from growkit.algebra.layer_map import Layer, LayerMap
 from growkit.errors import RecipeError
-from growkit.ops.operator import Arrays, Growth, Layer, LayerMap
+from growkit.ops.operator import Arrays, Growth
 
 AXIS_PARTS = ("write", "read", "write_normed", "fresh", "pairs")
 LAYER_PARTS = ("mix", "silent")

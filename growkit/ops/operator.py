@@ -7,48 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import FloatArray
+from growkit.algebra.layer_map import LayerMap
 from growkit.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from growkit.families.family import Family
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Where one new layer comes from: the sum of weight · old layer over `mix`."""
-
-    mix: tuple[tuple[int, float], ...]
-    silent: bool = False  # adds nothing to the stream at first
-    random: bool = False  # drawn anew at the config's initializer_range
-    scale: float = 1.0  # of what it adds to the stream
-
-    @classmethod
-    def copy(cls, source: int, **options: Any) -> Layer:
-        """A copy of one old layer."""
-        return cls(((source, 1.0),), **options)
-
-    @property
-    def source(self) -> int:
-        """The old layer that per-layer config entries are taken from."""
-        return self.mix[0][0]
-
-    @property
-    def plain(self) -> bool:
-        """An old layer as it was."""
-        return (
-            len(self.mix) == 1 and self.mix[0][1] == 1.0 and self.scale == 1.0 and not self.random
-        )
-
-
 Arrays = Mapping[str, FloatArray]  # what a file of maps holds, by name
 NoiseKind = Literal["null_space", "gaussian", "shrink_perturb"]
-LayerMap = tuple[Layer, ...]  # the new layers of one layer axis, in order
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
-from growkit.errors import UsageError
-from growkit.planning.formula import FLOATS, Formula
+from growkit.dtypes import FLOATS
+from growkit.planning.formula import Formula
 
 PAGE = 4096  # bytes; the data of a file start on a multiple of it
 SINGLE = "model.safetensors"
@@ -28,12 +26,6 @@ _DTYPE_ORDER = (
     *("U64", "I64", "F64", "F32", "U32", "I32"),
     *("BF16", "F16", "U16", "I16", "I8", "U8", "BOOL"),
 )
-
-_UNITS = {"": 1, "B": 1} | {
-    f"{letter}{kind}": base**power
-    for power, letter in enumerate("KMGT", start=1)
-    for kind, base in (("B", 1000), ("IB", 1024))
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,32 +116,3 @@ def _index(shards: Sequence[Shard]) -> Mapping[str, Any]:
         },
         "weight_map": {f.name: name for f, name in sorted(tensors, key=lambda t: t[0].name)},
     }
-
-
-def parse_size(size: int | str) -> int:
-    """Bytes, from a number of bytes or a text with a unit; decimal units, as on the Hub.
-
-    >>> parse_size("5GB"), parse_size("2GiB"), parse_size("1.5 kb"), parse_size(4096)
-    (5000000000, 2147483648, 1500, 4096)
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size), re.ASCII)
-    unit = _UNITS.get(match[2].upper()) if match else None
-    number = int(Fraction(match[1]) * unit) if match and unit else 0
-    if number < 1:
-        raise UsageError(
-            f'size "{size}": expected a positive number of bytes with a unit',
-            hint='write "5GB", "500MB" or "2GiB"',
-        )
-    return number
-
-
-def format_size(count: int) -> str:
-    """Bytes as people read them, in decimal units.
-
-    >>> format_size(999), format_size(1234567), format_size(5 * 10**9)
-    ('999 B', '1.23 MB', '5.00 GB')
-    """
-    if count < 1000:
-        return f"{count} B"
-    power = min((len(str(count)) - 1) // 3, 5)
-    return f"{count / 1000**power:.2f} {' kMGTP'[power]}B"

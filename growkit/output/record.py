@@ -19,11 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from growkit.checkpoints.header import read_header, read_table
-from growkit.checkpoints.open import WEIGHTS, locate
+from growkit.checkpoints.header import WEIGHTS, read_header, read_table
+from growkit.checkpoints.open import locate
+from growkit.checkpoints.types import TensorInfo
 from growkit.errors import CheckpointError, GrowkitError
 from growkit.os_errors import reading, writing
-from growkit.planning.formula import TensorInfo
 
 RECORD = "growkit.json"
 UNSEALED = "00000000"

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from growkit.errors import OutputError
+import numpy as np
+
+from growkit.algebra.kernel import FloatArray
+from growkit.checkpoints.matrices import read_matrices
+from growkit.errors import CheckpointError, OutputError
 from growkit.os_errors import writing
+from growkit.output.layout import lay_out
+from growkit.planning.formula import Formula
 
 DOCTYPE = b"<!doctype html>"
 
@@ -20,4 +29,54 @@ def write_page(path: Path, text: str) -> None:
                 raise OutputError(
                     f"{path}: is there and holds no page", hint="give --html another name"
                 )
+        path.write_text(text, encoding="utf-8")
+
+
+def write_maps(path: Path, arrays: Mapping[str, FloatArray]) -> None:
+    """Write these arrays in float64. A file that is there must already hold the very same."""
+    formulas = [Formula(name, array.shape, "F64") for name, array in arrays.items()]
+    shard = lay_out(formulas, max_shard_bytes=2**63).shards[0]
+    with writing(path, size=shard.size):
+        if path.exists():
+            if path.is_file() and _same(path, arrays):
+                return
+            raise OutputError(
+                f"{path}: is there already, with something else in it",
+                hint="choose another name, or remove it first",
+            )
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(shard.header)
+                for placed in shard.tensors:
+                    file.write(np.ascontiguousarray(arrays[placed.formula.name], "<f8").data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _same(path: Path, arrays: Mapping[str, FloatArray]) -> bool:
+    try:
+        found = read_matrices(path)
+    except CheckpointError:
+        return False
+    return found.keys() == arrays.keys() and all(
+        np.array_equal(found[name], array) for name, array in arrays.items()
+    )
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise ResourceError if there can be no such file; nothing is made or changed."""
+    with writing(path):
+        if not path.exists():
+            tempfile.TemporaryFile(dir=path.parent).close()
+        elif path.is_file() or path.is_dir():  # a pipe would end for its reader
+            os.close(os.open(path, os.O_WRONLY))
+
+
+def write_summary(path: Path, text: str) -> None:
+    """Write the file; what a link leads to, a device or a pipe will do as well."""
+    with writing(path):
         path.write_text(text, encoding="utf-8")

@@ -25,15 +25,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from growkit.byte_sizes import format_size
 from growkit.checkpoints.open import folder_of, locate
+from growkit.checkpoints.types import Checkpoint
 from growkit.errors import CheckpointError, OutputError, ResourceError, UsageError
 from growkit.os_errors import existing_ancestor, free_bytes, reading, writing
-from growkit.output.done_marks import Marks
-from growkit.output.layout import Layout, format_size
-from growkit.output.locks import take_lock
+from growkit.output.done_marks import Marks, take_lock
+from growkit.output.layout import Layout
 from growkit.output.record import first_missing, read_record
 from growkit.output.shard_writer import sync_folder
-from growkit.planning.formula import Checkpoint
 
 MARGIN = 16 << 20  # bytes; for config, report and the folders themselves
 _LOCK = "growkit.lock"

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
+from growkit.algebra.layer_map import Layer, LayerMap
+from growkit.checkpoints.types import Shape
 from growkit.errors import RecipeError
 from growkit.families.family import Family
 from growkit.families.model import spell
-from growkit.ops.operator import Layer, LayerMap
-from growkit.planning.formula import Noise, Shape, Term
-from growkit.planning.proof.width import stream_norms
-from growkit.planning.width import Composer, Draw, Part, Parts, grow_axes, ones
+from growkit.planning.formula import Noise
+from growkit.planning.part import Draw, Part, Parts, drawn, unit_norm
+from growkit.planning.proof.depth import stream_norms
+from growkit.planning.width import Composer, grow_axes
 
 
 def grow_layers(
@@ -45,7 +44,7 @@ def grow_layers(
             mixed = _mix(part, slot, layer, parts)
             one = mixed.renumbered(slot, new)
             if layer.random:
-                one = _draw(one, sizes, random)
+                one = drawn(one, sizes, random)
             if part.pattern.name in adds:
                 one = (
                     replace(one, terms=(), zeroed=True) if layer.silent else one.scaled(layer.scale)
@@ -76,21 +75,6 @@ def _mix(part: Part, slot: int, layer: Layer, parts: Parts) -> Part:
     return replace(part, terms=tuple(terms), zeroed=zeroed)
 
 
-def _draw(part: Part, sizes: Mapping[str, int], random: Draw) -> Part:
-    """A tensor as an initialiser makes it: weights drawn, gains 1, biases and shifts 0."""
-    if part.pattern.norm:
-        return _unit(part, sizes)
-    shape = part.shape(sizes)
-    terms = (Term(random(part, shape), (None,) * len(shape)),) if len(shape) > 1 else ()
-    return replace(part, terms=terms, zeroed=False)
-
-
-def _unit(part: Part, sizes: Mapping[str, int]) -> Part:
-    """A norm's tensor that does nothing: gain 1, shift 0."""
-    gain = part.pattern.dims[-1][1] == "*"
-    return replace(part, terms=ones(part.shape(sizes), 1.0) if gain else (), zeroed=False)
-
-
 def _members(
     members: Mapping[int, list[Part]],
     axis: str,
@@ -106,7 +90,7 @@ def _members(
     yield from here
     for part in members.get(max(members, default=0), ()):
         if part.pattern.norm and source < part.pattern.first <= new:
-            yield _unit(part, sizes).renumbered(part.pattern.slots.index(axis), source)
+            yield unit_norm(part, sizes).renumbered(part.pattern.slots.index(axis), source)
 
 
 def _adders(parts: Parts, family: Family, axis: str) -> set[str]:
@@ -158,11 +142,11 @@ def _move_norms(
             carrier = number
             continue
         for module in norms:
-            out |= {k: _unit(parts[k], sizes) for k in at(module, number)}
+            out |= {k: unit_norm(parts[k], sizes) for k in at(module, number)}
         if number + 1 == len(layers) or not layers[number + 1].silent:
             for old, new in zip(at(norms[-1], carrier), at(norms[-1], number), strict=True):
                 out[new] = replace(parts[new], terms=parts[old].terms)
-                out[old] = _unit(parts[old], sizes)
+                out[old] = unit_norm(parts[old], sizes)
     return out
 
 
@@ -193,39 +177,3 @@ def rescale_scores(
 
 def _no_random(part: Part, shape: Shape) -> Noise:
     raise AssertionError("scaling makes no new rows")
-
-
-def grow_numbered(
-    parts: Parts,
-    axis: str,
-    m: AxisMap,
-    random: Draw,
-    sizes_after: Mapping[str, int],
-) -> dict[str, Part]:
-    """Tensors that have a unit's number in their name (experts, a norm per head), unit by unit."""
-
-    def family_of(part: Part) -> tuple[str, tuple[int, ...]]:
-        slot = part.pattern.slots.index(axis)
-        return part.pattern.name, (*part.numbers[:slot], *part.numbers[slot + 1 :])
-
-    members: dict[Any, dict[int, Part]] = {}
-    for part in parts.values():
-        if axis in part.pattern.slots:
-            number = part.numbers[part.pattern.slots.index(axis)]
-            members.setdefault(family_of(part), {})[number] = part
-    out: dict[str, Part] = {}
-    for key, part in parts.items():
-        if axis not in part.pattern.slots:
-            out[key] = part
-            continue
-        siblings = members.pop(family_of(part), {})  # all of them stand where the first one stood
-        if not siblings:
-            continue
-        matrix = (m.gain if part.pattern.dims[-1][1] == "*" else m.write).matrix()
-        for unit in range(m.new):
-            mix = np.flatnonzero(matrix[unit])
-            one = part.renumbered(part.pattern.slots.index(axis), unit)
-            terms = [t for n in mix for t in siblings[int(n)].scaled(matrix[unit, n]).terms]
-            one = replace(one, terms=tuple(terms)) if terms else _draw(one, sizes_after, random)
-            out[one.key] = one
-    return out

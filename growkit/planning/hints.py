@@ -18,10 +18,11 @@ import numpy as np
 
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import BoolArray, IntArray, Kernel
+from growkit.checkpoints.types import Stored
 from growkit.families.family import Family
-from growkit.planning.formula import Noise, Stored
-from growkit.planning.proof.facts import Claim
-from growkit.planning.width import Part
+from growkit.planning.formula import Noise
+from growkit.planning.part import Part
+from growkit.planning.proof.claim import Claim
 
 KINDS = ("stream", "neurons", "heads", "value")  # kv heads are told apart by query heads
 Layers = tuple[tuple[str, int], ...]  # which layer of which stack; empty outside of all

@@ -14,13 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.axis_map import AxisMap, chained
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import Kernel
 from growkit.errors import CheckpointError
+from growkit.families.config import check_sizes, resize_config
 from growkit.families.family import Family
 from growkit.families.model import Model
-from growkit.planning.width import Composer, Part
+from growkit.ops import Blending, Growth
+from growkit.ops.axis_maps import tile
+from growkit.planning.factors import divide_head, embedding_shrinkage, scale_embeddings
+from growkit.planning.part import Part, Parts, check_only, chosen
+from growkit.planning.proof.claim import Claim, approximate
+from growkit.planning.proof.tied_head import embedding_factor, level_factor, prove_scaled_embeddings
+from growkit.planning.proof.width import prove_width
+from growkit.planning.state import State, begin, facts_of
+from growkit.planning.width import Composer
 
 KINDS = ("stream", "latent", "heads", "kv_heads", "neurons")  # what stands side by side
 PASSING = {  # config keys that say nothing about the function
@@ -166,3 +175,111 @@ def same_files(one: Model, other: Model) -> bool:
         return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
 
     return real(one) == real(other)
+
+
+def blend(parts: Parts, other: Parts, alpha: float, only: tuple[str, ...]) -> dict[str, Part]:
+    """(1 − alpha) · other + alpha · current."""
+    out = dict(parts)
+    for key, part in parts.items():
+        if chosen(part, only):
+            mine = part.scaled(alpha).terms if alpha else ()
+            rest = other[key].scaled(1.0 - alpha).terms if alpha < 1 else ()
+            out[key] = replace(part, terms=(*mine, *rest), zeroed=part.zeroed and not rest)
+    return out
+
+
+def apply_fuse(
+    state: State, growth: Growth, models: Mapping[str, Model], *, first: bool
+) -> tuple[State, Claim]:
+    family = state.model.family
+    rule = "untie" if state.model.tied and not state.tied else state.tie_rule
+    others = [begin(name, models[name], rule) for name in growth.fuse]
+    for name, other in zip(growth.fuse, others, strict=True):
+        check_fusable(state.model, state.sizes, state.parts, other.model, other.parts, name)
+    vocabularies = [models[n].checkpoint.vocabulary for n in growth.fuse]
+    if {state.model.checkpoint.vocabulary, *vocabularies} - {None, *vocabularies[:1]}:
+        raise CheckpointError(
+            "fuse: the sources have different tokenizers", hint="fuse models of one vocabulary"
+        )
+    every = [state, *others]
+    sizes = [s.sizes for s in every]
+    maps = injections(family, sizes)
+    after = {**state.sizes, **{a: sum(s[a] for s in sizes) for a in maps[0]}}
+    check_sizes(family, after)
+    models_parts = []
+    for one in every:
+        mine = one.parts
+        for module in family.multipliers:
+            factor = embedding_factor(family, one.sizes, after, module)
+            mine = scale_embeddings(mine, family, factor, module)
+        models_parts.append(mine)
+    parts = fuse_parts(models_parts, sizes, maps)
+    rho = 1.0
+    if facts_of(state, growth).headed:
+        rho = level_factor(family, state.sizes, after, tied=state.tied)
+        rho *= len(every) if state.tied else 1
+    if state.tied and state.tie_rule == "embedding":
+        parts = scale_embeddings(parts, family, 1 / rho)
+    elif rho != 1.0 and family.head:
+        state, parts = divide_head(state, parts, family.head, rho)
+    copies = first and all(same_files(state.model, other.model) for other in others)
+    if copies:
+        facts = facts_of(state, growth)
+        now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
+        claim = prove_width(facts, now)
+        if state.tied and state.tie_rule == "embedding":
+            claim = claim.also(
+                prove_scaled_embeddings(facts, rho, embedding_shrinkage(parts, family))
+            )
+    else:
+        now = maps[0]
+        claim = approximate(["one norm serves the streams of different models"])
+    return (
+        replace(
+            state,
+            sizes=after,
+            config=resize_config(family, state.config, after),
+            parts=parts,
+            maps=chained(state.maps, now),
+            beside={} if copies else _beside(state, growth, maps),
+            filled=not copies,
+        ),
+        claim,
+    )
+
+
+def _beside(
+    state: State, growth: Growth, maps: Sequence[Mapping[str, AxisMap]]
+) -> dict[str, Mapping[str, AxisMap]]:
+    """The maps of all sources but the first; `maps` are those of the models now fused."""
+    earlier = {name: chained(known, maps[0]) for name, known in state.beside.items()}
+    return earlier | dict(zip(growth.fuse, maps[1:], strict=True))
+
+
+def apply_blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:
+    check_only(state.parts, mix.only)
+    other = models[mix.other]
+    _check_alike(state, other, mix.other)
+    parts = blend(state.parts, begin(mix.other, other, "final_norm").parts, mix.alpha, mix.only)
+    if mix.alpha == 1.0:
+        return replace(state, parts=parts), Claim()
+    reason = f"{1 - mix.alpha:.4g} of {mix.other} is blended in"
+    return replace(state, parts=parts), approximate([reason])
+
+
+def _check_alike(state: State, other: Model, name: str) -> None:
+    """Refuse to mix checkpoints that differ in more than their values."""
+    family = state.model.family
+    here, there = family.user_sizes(state.sizes), other.user_sizes()
+    differing = [f"{a} {here[a]} and {there.get(a)}" for a in here if here[a] != there.get(a)]
+    if family.name != other.family.name:
+        differing = [f"family {family.name} and {other.family.name}"]
+    elif state.tied != other.tied:
+        differing.append(f"tied head {state.tied} and {other.tied}")
+    lacking = sorted(state.parts.keys() ^ other.entries.keys())
+    if differing or lacking:
+        what = ", ".join(differing) or f"only one of them has {lacking[0]}"
+        raise CheckpointError(
+            f"source {name}: does not have the shape of the grown model: {what}",
+            hint="blend takes a checkpoint of exactly the grown model's sizes",
+        )

@@ -19,7 +19,9 @@ from growkit.algebra.kernel import BoolArray, Kernel
 from growkit.errors import RecipeError
 from growkit.ops import Noising
 from growkit.planning.formula import Kernels, Noise, Term
-from growkit.planning.width import Part, Parts, chosen
+from growkit.planning.part import Part, Parts, check_only, chosen, shapes
+from growkit.planning.proof.claim import APPROXIMATE, Claim, approximate
+from growkit.planning.state import State
 
 
 def new_units(write: Kernel) -> BoolArray:
@@ -133,3 +135,67 @@ def add_visible_noise(
 
 def _limited(part: Part, piece: tuple[bool | None, ...], rows: NewRows) -> list[Term]:
     return [t.through(rows.limited(t.kernels, part, piece)) for t in part.terms]
+
+
+def prove_noise(before: Claim, noise: Noising) -> Claim:
+    """Null-space noise is invisible exactly where the maps so far keep the law."""
+    if noise.kind != "null_space":
+        shrunk = f"weights shrink to {noise.keep:g} of themselves, and " if noise.keep < 1 else ""
+        return approximate([f"{shrunk}noise is added where the network sees it"])
+    if before.claim == APPROXIMATE:
+        return approximate(["the noise lies in the null space of maps that are approximate"])
+    return Claim()
+
+
+def add_noise(
+    parts: Parts,
+    only: tuple[str, ...],
+    null_space: Callable[[Expression], Kernel | None],
+    make: Callable[[Part, float], Noise],
+) -> dict[str, Part]:
+    """Null-space noise on every weight that reads a grown axis; silent parts stay zero."""
+    out = dict(parts)
+    known: dict[str, tuple[Kernel | None, Kernels]] = {}  # by kind of tensor
+    for key, part in parts.items():
+        pattern = part.pattern
+        if part.zeroed or not chosen(part, only):
+            continue
+        if pattern.name not in known:
+            kernel = null_space(pattern.consumed) if pattern.consumed else None
+            kernels = tuple(kernel if role == "-" else None for _, role in pattern.dims)
+            known[pattern.name] = kernel, kernels
+        kernel, kernels = known[pattern.name]
+        if kernel is not None:
+            noise = make(part, kernel.square_norm / kernel.new)
+            out[key] = part.made_of((*part.terms, Term(noise, kernels)))
+    return out
+
+
+def apply_noise(state: State, noise: Noising, number: int, seed: int) -> State:
+    if noise.kind == "null_space" and state.filled:
+        raise RecipeError(
+            "noise: models side by side leave no null space",
+            hint="different models need no noise to tell them apart",
+        )
+    check_only(state.parts, noise.only)
+    family, maps, start = state.model.family, state.maps, state.model.sizes
+    streams = {*family.of_kind("stream", "latent"), *family.like}
+    known: dict[Expression, Kernel | None] = {}
+
+    def null_space(expression: Expression) -> Kernel | None:
+        if expression not in known:
+            m = expression.map(maps, start)
+            kernel = m.null_space(behind_norm=bool(expression.axes & streams)) if m else None
+            known[expression] = None if kernel is None or kernel.zero_rows.all() else kernel
+        return known[expression]
+
+    known_shapes = shapes(state.parts, state.sizes)
+
+    def make(part: Part, spread: float) -> Noise:
+        shape = known_shapes[part.pattern.name]
+        return Noise(seed, number, part.name, shape, noise.std, noise.snr_db, part.terms, spread)
+
+    if noise.kind == "null_space":
+        return replace(state, parts=add_noise(state.parts, noise.only, null_space, make))
+    new = NewRows(maps, start, state.layers)
+    return replace(state, parts=add_visible_noise(state.parts, noise, new, make))

@@ -7,23 +7,28 @@ is proved (`growkit.planning.proof`) from the same maps that the formulas are ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
-from typing import Any
+from math import frexp, prod
+from typing import Any, Literal
+
+import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.types import Checkpoint, Stored
+from growkit.dtypes import DTYPES
 from growkit.errors import CheckpointError, RecipeError
-from growkit.families.model import DTYPES, Model
+from growkit.families.model import Model
 from growkit.ops import Arrays, Growth
 from growkit.planning.depth import silent_layers
-from growkit.planning.formula import Checkpoint, Formula
+from growkit.planning.formula import Formula, Noise
 from growkit.planning.hints import lints
-from growkit.planning.proof.facts import APPROXIMATE, Claim
-from growkit.planning.proof.width import StepClaim, Storage, storage_claim
+from growkit.planning.part import as_stored, shapes
+from growkit.planning.proof.claim import APPROXIMATE, Claim, StepClaim
 from growkit.planning.sentence_transformers import Follower, follow, hints
-from growkit.planning.step import State, apply, begin
-from growkit.planning.width import as_stored, shapes
+from growkit.planning.state import State, begin
+from growkit.planning.step import apply
 from growkit.recipe.recipe import Recipe
 
 
@@ -189,3 +194,51 @@ def _put_out(state: State, stream: str | None) -> float:
         for p in state.parts.values()
     )  # fmt: skip
     return state.served if serves and len(family.of_kind("layers")) == 1 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Whether the storage dtype holds every factor exactly."""
+
+    dtype: str  # "float32", "bfloat16", …
+    claim: Literal["exact", "rounded"]
+
+
+def storage_claim(dtype: str, formulas: Iterable[Formula]) -> Storage:
+    """Whether a storage dtype holds every value of these formulas without rounding."""
+    return Storage(dtype, "rounded" if _rounded(formulas) else "exact")
+
+
+def _rounded(formulas: Iterable[Formula]) -> bool:
+    """Whether any value has to be rounded on its way into the storage dtype."""
+    known: dict[int, bool] = {}
+
+    def plain(kernel: Kernel | None) -> bool:
+        if kernel is None:
+            return True
+        if id(kernel) not in known:
+            mantissa = np.frexp(np.abs(kernel.coef[kernel.coef != 0]))[0]
+            single = kernel.is_gather and kernel.index.shape[1] <= 1
+            known[id(kernel)] = bool(single and (mantissa == 0.5).all())
+        return known[id(kernel)]
+
+    wide = {"F64": 3, "F32": 2, "F16": 1, "BF16": 0}
+    for formula in formulas:
+        stored = [t for t in formula.terms if isinstance(t.source, Stored)]
+        if len(stored) > 1 or any(
+            isinstance(t.source, Noise) and t.source.signal for t in formula.terms
+        ):
+            return True
+        for term in stored:
+            assert isinstance(term.source, Stored)
+            narrower = wide[formula.dtype] < wide[term.source.dtype]
+            both_short = {formula.dtype, term.source.dtype} == {"F16", "BF16"}
+            if (
+                term.source.by
+                or narrower
+                or both_short
+                or frexp(term.scale)[0] != 0.5
+                or not all(map(plain, term.kernels))
+            ):
+                return True
+    return False

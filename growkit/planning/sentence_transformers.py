@@ -20,8 +20,9 @@ from typing import Any
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.types import Stage, Stored
 from growkit.errors import CheckpointError
-from growkit.planning.formula import Formula, Stage, Stored, Term
+from growkit.planning.formula import Formula, Term
 
 SIZES = ("word_embedding_dimension", "embedding_dimension")  # keys that say the hidden size
 _DENSE = "Dense"

@@ -1,70 +1,24 @@
 """Apply growths to tensors: the terms of every tensor, after each step.
 
 A `Part` is one tensor on its way. Each function takes the parts before a step and returns the parts
-after it; nothing is mutated, no weight is read, no claim is made (that is `growkit.planning.proof`).
+after it; nothing is mutated, no weight is read, no claim is made (`proof` makes it).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
-from growkit.algebra.kernel import TOLERANCE, BoolArray, Kernel
-from growkit.errors import RecipeError
-from growkit.families.family import Family, Pattern
-from growkit.families.model import spell
-from growkit.planning.formula import Kernels, Noise, Ones, Shape, Stored, Term
-
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
-Parts = Mapping[str, "Part"]
-Draw = Callable[["Part", Shape], Noise]  # random numbers for a new tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One tensor between two steps."""
-
-    pattern: Pattern
-    numbers: tuple[int, ...]
-    name: str  # on disk
-    dtype: str
-    terms: tuple[Term, ...]
-    zeroed: bool = False  # silent on purpose: later noise leaves it zero
-
-    @property
-    def key(self) -> str:
-        """The family's name for it."""
-        return spell(self.pattern.name, self.numbers)
-
-    def shape(self, sizes: Mapping[str, int]) -> Shape:
-        """Its shape for these axis sizes."""
-        return tuple(e.size(sizes) for e, _ in self.pattern.dims)
-
-    def made_of(self, terms: Iterable[Term]) -> Part:
-        """The same tensor made of other terms."""
-        return Part(self.pattern, self.numbers, self.name, self.dtype, tuple(terms), self.zeroed)
-
-    def scaled(self, factor: float) -> Part:
-        """The tensor times a factor; what undoes an earlier factor leaves no rounding behind."""
-        scales = [t.scale * factor for t in self.terms]
-        scales = [1.0 if abs(s - 1.0) < TOLERANCE else s for s in scales]
-        pairs = zip(self.terms, scales, strict=True)
-        return replace(self, terms=tuple(replace(t, scale=s) for t, s in pairs))
-
-    def renumbered(self, slot: int, number: int) -> Part:
-        """The same tensor under another number; its spelling on disk stays what it was."""
-        numbers = (*self.numbers[:slot], number, *self.numbers[slot + 1 :])
-        spans = list(_NUMBER.finditer(self.name))[-len(numbers) :]
-        name = self.name
-        for span, value in reversed(list(zip(spans, numbers, strict=True))):
-            name = f"{name[: span.start()]}{value}{name[span.end() :]}"
-        return replace(self, numbers=numbers, name=name)
+from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.types import Shape
+from growkit.families.family import Pattern
+from growkit.planning.formula import Kernels, Ones, Term
+from growkit.planning.part import Draw, Part, Parts, drawn, ones, ones_at, shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +83,7 @@ class Composer:
             return DimKernel({"-": dual.read, "*": m.gain_dual}.get(role, dual.write))
         if role == "*":
             lacking = m.gain.zero_rows
-            return DimKernel(m.gain, ones=_ones(lacking) if lacking.any() else None)
+            return DimKernel(m.gain, ones=ones_at(lacking) if lacking.any() else None)
         if role == "+" and m.fresh.any() and expression not in self.still:
             return DimKernel(m.write, fresh=m.draws)
         if role == "-" and m.pairs:
@@ -154,12 +108,6 @@ class Composer:
             again = kernel.repeats
             self._halves[kernel] = (kernel.masked(~again), kernel.masked(again))
         return self._halves[kernel]
-
-
-def shapes(parts: Parts, sizes: Mapping[str, int]) -> dict[str, Shape]:
-    """The shape of each kind of tensor for these axis sizes, by the name of its pattern."""
-    kinds = {part.pattern.name: part for part in parts.values()}
-    return {name: part.shape(sizes) for name, part in kinds.items()}
 
 
 def grow_axes(
@@ -221,179 +169,42 @@ def _new_gains(dims: Sequence[DimKernel | None], shape: Shape) -> list[Term]:
         for d, size in zip(dims, shape, strict=True)
     ]
     if len(shape) == 1:
-        return [Term(Ones((1,)), (_ones(lacking[0]),))]
-    there = tuple(_ones(~mask) for mask in lacking)
+        return [Term(Ones((1,)), (ones_at(lacking[0]),))]
+    there = tuple(ones_at(~mask) for mask in lacking)
     return [*ones(shape, 1.0), Term(Ones((1,) * len(shape)), there, -1.0)]
 
 
-def _ones(where: BoolArray) -> Kernel:
-    """The map from the number 1 to these places."""
-    return Kernel.gather(np.zeros(len(where)), where.astype(float), old=1)
-
-
-def ones(shape: Shape, value: float) -> tuple[Term, ...]:
-    """A tensor of this value; no term for 0."""
-    if not value:
-        return ()
-    every = tuple(_ones(np.ones(size, dtype=bool)) for size in shape)
-    return (Term(Ones((1,) * len(shape)), every, value),)
-
-
-def as_stored(part: Part, shape: Shape) -> tuple[Term, ...]:
-    """The terms of what goes to disk: gains stored as 1 + w lose the 1 that `begin` added."""
-    if not part.pattern.offset:
-        return part.terms
-    rest = [t for t in part.terms if not isinstance(t.source, Ones)]
-    constant = np.full(shape, -part.pattern.offset)
-    for term in part.terms:
-        if isinstance(term.source, Ones) and term.kernels[0]:
-            constant += term.scale * term.kernels[0].matrix()[:, 0]
-    if np.abs(constant).max(initial=0.0) > TOLERANCE:
-        rest.append(Term(Ones((1,)), (Kernel.gather(np.zeros(len(constant)), constant, old=1),)))
-    return tuple(rest)
-
-
-def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[str, Part]:
-    """All tensors of these modules times a factor; only weights of modules that consume.
-
-    Of a module that every layer has, the last layer's is meant.
-    """
-    mine = [
-        p
-        for p in parts.values()
-        if p.pattern.module in set(modules) and (p.pattern.norm or p.pattern.consumed)
-    ]
-    last: dict[str, tuple[int, ...]] = {}
-    for part in mine:
-        last[part.pattern.name] = max(part.numbers, last.get(part.pattern.name, ()))
-    return dict(parts) | {
-        p.key: p.scaled(factor) for p in mine if p.numbers == last[p.pattern.name]
-    }
-
-
-def fold_factors(
-    parts: Parts, family: Family, sizes: Mapping[str, int], folds: Callable[[Expression], bool]
-) -> dict[str, Part]:
-    """Factors per coordinate (LayerScale) moved into the projections before them, and become 1.
-
-    `folds` says on which axes. A factor acts on what the modules before it in its layer put out;
-    it stays where these are no longer plain enough for it.
-    """
-    if not any(pattern.is_factor for pattern in family.patterns.values()):
-        return dict(parts)
-    order = {name: place for place, name in enumerate(family.patterns)}
-    out, before = dict(parts), list[Part]()
-    for part in sorted(parts.values(), key=lambda p: (p.numbers, order[p.pattern.name])):
-        before = [p for p in before if p.numbers == part.numbers]
-        over = part.pattern.dims[-1][0] if part.pattern.is_factor else None
-        if over is None:
-            before.append(part)
-            continue
-        makers = [p for p in before if p.pattern.dims[0] == (over, "+")] if folds(over) else []
-        folded = [_times(p, part) for p in makers]
-        if folded and all(folded):
-            out |= {p.key: p for p in folded if p}
-            out[part.key] = replace(part, terms=ones(part.shape(sizes), 1.0), zeroed=False)
-        before = []
-    return out
-
-
-def _times(part: Part, factors: Part) -> Part | None:
-    """A tensor with its rows multiplied; None if that is no product of stored tensors."""
-    if not factors.terms:
-        return replace(part, terms=(), zeroed=True)
-    factor = factors.terms[0]
-    if len(factors.terms) > 1 or not isinstance(factor.source, Stored):
-        return None
-    terms = []
-    for term in part.terms:
-        source = term.source
-        if not isinstance(source, Stored) or source.by or not _same_rows(term, factor):
-            return None
-        times = replace(source, by=factor.source)
-        terms.append(replace(term, source=times, scale=term.scale * factor.scale))
-    return replace(part, terms=tuple(terms))
-
-
-def _same_rows(term: Term, factor: Term) -> bool:
-    """Whether each new row comes from the one source row that its factor comes from."""
-    a, b = term.kernels[0], factor.kernels[0]
-    if a is None or b is None:
-        return a is b
-    single = a.is_gather and b.is_gather and a.index.shape[1] == b.index.shape[1] == 1
-    return single and bool(b.unit_rows.all()) and np.array_equal(a.index, b.index)
-
-
-def scale_norms(parts: Parts, factors: Mapping[str, float], roles: str = "*") -> dict[str, Part]:
-    """Gains of the norms on these axes times a factor; with the role ~ among `roles` shifts too."""
-    out = dict(parts)
-    for key, part in parts.items():
-        axis, role = part.pattern.dims[-1] if part.pattern.norm else (None, "")
-        for name in axis.axes & factors.keys() if axis and role in roles else ():
-            out[key] = out[key].scaled(factors[name])
-    return out
-
-
-def scale_embeddings(
-    parts: Parts, family: Family, factor: float, module: str = ""
-) -> dict[str, Part]:
-    """Every table whose rows are added to the stream, or that of one module, times a factor."""
-    streams = set(family.of_kind("stream", "latent"))
-
-    def is_embedding(part: Part) -> bool:
-        if module:
-            return part.pattern.module == module
-        roles = [role for _, role in part.pattern.dims]
-        return "#" in roles and any(r == "+" and e.axes & streams for e, r in part.pattern.dims)
-
-    return {k: p.scaled(factor) if is_embedding(p) else p for k, p in parts.items()}
-
-
-def add_noise(
+def grow_numbered(
     parts: Parts,
-    only: tuple[str, ...],
-    null_space: Callable[[Expression], Kernel | None],
-    make: Callable[[Part, float], Noise],
+    axis: str,
+    m: AxisMap,
+    random: Draw,
+    sizes_after: Mapping[str, int],
 ) -> dict[str, Part]:
-    """Null-space noise on every weight that reads a grown axis; silent parts stay zero."""
-    out = dict(parts)
-    known: dict[str, tuple[Kernel | None, Kernels]] = {}  # by kind of tensor
+    """Tensors that have a unit's number in their name (experts, a norm per head), unit by unit."""
+
+    def family_of(part: Part) -> tuple[str, tuple[int, ...]]:
+        slot = part.pattern.slots.index(axis)
+        return part.pattern.name, (*part.numbers[:slot], *part.numbers[slot + 1 :])
+
+    members: dict[Any, dict[int, Part]] = {}
+    for part in parts.values():
+        if axis in part.pattern.slots:
+            number = part.numbers[part.pattern.slots.index(axis)]
+            members.setdefault(family_of(part), {})[number] = part
+    out: dict[str, Part] = {}
     for key, part in parts.items():
-        pattern = part.pattern
-        if part.zeroed or not chosen(part, only):
+        if axis not in part.pattern.slots:
+            out[key] = part
             continue
-        if pattern.name not in known:
-            kernel = null_space(pattern.consumed) if pattern.consumed else None
-            kernels = tuple(kernel if role == "-" else None for _, role in pattern.dims)
-            known[pattern.name] = kernel, kernels
-        kernel, kernels = known[pattern.name]
-        if kernel is not None:
-            noise = make(part, kernel.square_norm / kernel.new)
-            out[key] = part.made_of((*part.terms, Term(noise, kernels)))
+        siblings = members.pop(family_of(part), {})  # all of them stand where the first one stood
+        if not siblings:
+            continue
+        matrix = (m.gain if part.pattern.dims[-1][1] == "*" else m.write).matrix()
+        for unit in range(m.new):
+            mix = np.flatnonzero(matrix[unit])
+            one = part.renumbered(part.pattern.slots.index(axis), unit)
+            terms = [t for n in mix for t in siblings[int(n)].scaled(matrix[unit, n]).terms]
+            one = replace(one, terms=tuple(terms)) if terms else drawn(one, sizes_after, random)
+            out[one.key] = one
     return out
-
-
-def blend(parts: Parts, other: Parts, alpha: float, only: tuple[str, ...]) -> dict[str, Part]:
-    """(1 − alpha) · other + alpha · current."""
-    out = dict(parts)
-    for key, part in parts.items():
-        if chosen(part, only):
-            mine = part.scaled(alpha).terms if alpha else ()
-            rest = other[key].scaled(1.0 - alpha).terms if alpha < 1 else ()
-            out[key] = replace(part, terms=(*mine, *rest), zeroed=part.zeroed and not rest)
-    return out
-
-
-def check_only(parts: Parts, only: tuple[str, ...]) -> None:
-    """Refuse a pattern that no tensor fits: it would change nothing without a word."""
-    for pattern in only:
-        if not any(chosen(p, (pattern,)) for p in parts.values()):
-            raise RecipeError(
-                f'only: no tensor fits "{pattern}"',
-                hint="names as `growkit plan --json` lists them",
-            )
-
-
-def chosen(part: Part, only: tuple[str, ...]) -> bool:
-    """Whether a part's name, on disk or in the family, fits one of the patterns (none: all fit)."""
-    return not only or any(fnmatchcase(n, p) for n in (part.name, part.key) for p in only)

@@ -7,7 +7,6 @@ and environment variables do not exist here. It opens recipe files and nothing e
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -25,17 +24,18 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
+from growkit.dtypes import DtypeName
 from growkit.errors import RecipeError, did_you_mean
 from growkit.ops import OPERATORS, Operator
 from growkit.ops.map_choice import MapOptions
-from growkit.plain_yaml import Problem, override, parse
+from growkit.plain_yaml import Problem, parse
+from growkit.recipe.override import override
+from growkit.recipe.problems import kind_of, sentences
 
 MAX_BYTES = 1_000_000  # of one recipe file
 MAX_STEPS = 100
 MAX_PROBLEMS = 20  # that are told at once
-DtypeName = Literal["keep", "float64", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, DtypeName] = {
     "keep": "keep",
     **dict.fromkeys(("float64", "fp64", "f64", "double"), "float64"),
@@ -115,7 +115,7 @@ def load_recipe(
     data = parse(_read(path), path.name, problems)
     if not isinstance(data, dict):
         raise RecipeError(
-            f"{path.name}: a recipe is a mapping with the key steps, found {_kind(data)}",
+            f"{path.name}: a recipe is a mapping with the key steps, found {kind_of(data)}",
             hint="`growkit recipes double_width` shows a valid one",
         )
     for change in overrides:
@@ -247,7 +247,7 @@ def _validate(data: dict[str, Any], name: str, problems: list[Problem]) -> Recip
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False)[: 10 * MAX_PROBLEMS]
-        problems = problems[: MAX_PROBLEMS + 1] + _sentences(details, data)
+        problems = problems[: MAX_PROBLEMS + 1] + sentences(details, data, _known_keys)
     if recipe is not None and not problems:
         return recipe
     if len(problems) == 1:
@@ -262,106 +262,9 @@ def _validate(data: dict[str, Any], name: str, problems: list[Problem]) -> Recip
     )
 
 
-def _sentences(details: list[ErrorDetails], data: Mapping[str, Any]) -> list[Problem]:
-    """One problem per place; of the branches of a union, those that got deepest."""
-    lost = [d["loc"][:-1] for d in details if d["type"] == "missing" and len(d["loc"]) > 1]
-    for branch in lost:
-        union, n = branch[:-1], len(branch) - 1
-        others = [d for d in details if d["loc"][:n] == union and d["loc"][n : n + 1] != branch[n:]]
-        if any(_where(d, data) != _place(union, data) for d in others):
-            details = [d for d in details if d["loc"][: n + 1] != branch]
-    found: dict[str, list[tuple[str, str]]] = {}
-    for detail in details:
-        found.setdefault(_where(detail, data), []).append(_say(detail))
-    problems = []
-    for where, said in found.items():
-        if any(re.match(rf"{re.escape(where)}[.\[]", other) for other in found):
-            continue
-        for first in ("unknown key", '"'):  # says more than what other branches of a union say
-            said = [s for s in said if s[0].startswith(first)] or said
-        given = f", found {said[-1][0].rpartition(', found ')[2]}"
-        whats = dict.fromkeys(what.removesuffix(given) for what, _ in said)
-        end = given if said[-1][0].endswith(given) else ""
-        problems.append((where, " or ".join(whats) + end, said[0][1]))
-    return problems
-
-
-def _where(detail: ErrorDetails, data: Any) -> str:
-    """Where the user wrote what pydantic complains about."""
-    match detail["type"]:
-        case "missing":
-            return f"{_place(detail['loc'][:-1], data)}.{detail['loc'][-1]}".lstrip(".")
-        case "union_tag_invalid":
-            return f"{_place(detail['loc'], data)}.op"
-    return _place(detail["loc"], data)
-
-
-def _place(loc: tuple[int | str, ...], data: Any) -> str:
-    """The path as the user wrote it: without the names that pydantic gives to union branches."""
-    out = ""
-    for part in loc:
-        if isinstance(data, list) and isinstance(part, int):
-            out, data = f"{out}[{part}]", data[part]
-        elif isinstance(data, Mapping) and part in data:
-            out, data = f"{out}.{part}", data[part]
-    return out.lstrip(".")
-
-
-def _say(detail: ErrorDetails) -> tuple[str, str]:
-    """One of pydantic's findings as (what, hint)."""
-    kind, loc, given = detail["type"], detail["loc"], detail["input"]
-    context = detail.get("ctx", {})
-    match kind:
-        case "extra_forbidden":
-            return "unknown key", did_you_mean(str(loc[-1]), _known_keys(loc))
-        case "missing":
-            return "missing", ""
-        case "union_tag_invalid":
-            tag = str(context["tag"])
-            return f'unknown op "{tag}"', did_you_mean(tag, OPERATORS)
-        case "union_tag_not_found":
-            named = next((key for key in given if key in OPERATORS), None)
-            hint = f"write op: {named}" if named else f"known: {', '.join(sorted(OPERATORS))}"
-            return "a step needs the key op", hint
-        case "literal_error" | "enum":
-            options = re.findall(r"'([^']*)'", str(context["expected"]))
-            hint = did_you_mean(given, options) if isinstance(given, str) else ""
-            return f"{_kind(given)} is not one of {', '.join(options)}", hint
-        case "value_error":
-            return str(context["error"]), ""
-        case "too_short" if not given:
-            return "needs at least one entry", ""
-        case "too_long":
-            return f"has more than {context['max_length']} entries", ""
-        case "string_pattern_mismatch":
-            return f"{_kind(given)} is not a name (letters, digits, - and _)", ""
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return f"should be a mapping, found {_kind(given)}", ""
-        case "tuple_type" | "list_type":
-            return f"should be a list, found {_kind(given)}", ""
-    message = (
-        detail["msg"]
-        .removeprefix("Input ")
-        .replace("a valid integer", "a whole number")
-        .replace("a valid ", "a ")
-    )
-    return f"{message}, found {_kind(given)}", ""
-
-
 def _known_keys(loc: tuple[int | str, ...]) -> Iterable[str]:
     """The keys that are known at the place of an unknown one."""
     if len(loc) > 5:
         return MapOptions.model_fields
     model = OPERATORS[str(loc[2])] if len(loc) > 3 else Recipe
     return [f.alias or name for name, f in model.model_fields.items()]
-
-
-def _kind(value: object) -> str:
-    """A value as a user would say it."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return f'"{value}"' if isinstance(value, str) else str(value).lower()

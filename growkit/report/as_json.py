@@ -13,100 +13,20 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
-from itertools import combinations
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import numpy as np
 import yaml
 
-from growkit.algebra.kernel import BoolArray, Kernel
-from growkit.planning.formula import Formula, Kernels, Stored
+from growkit.algebra.kernel import Kernel
 from growkit.planning.plan import Plan
-from growkit.planning.proof.facts import APPROXIMATE
+from growkit.planning.proof.claim import APPROXIMATE
 from growkit.recipe.recipe import resolved
-from growkit.report.provenance import descent_json, descents
+from growkit.report.provenance import descent_json, descents, further_copies, origin
 
-Kind = Literal["copied", "scaled", "mixed", "new"]
 Json = dict[str, Any]
 
 
 # -- where a tensor comes from -------------------------------------------------------------------
-
-
-class Origin(NamedTuple):
-    """Where the values of one output tensor come from."""
-
-    kind: Kind
-    sources: tuple[Stored, ...]
-    new_rows: int  # rows of dim 0 that no source tensor reaches
-
-
-def origin(formula: Formula) -> Origin:
-    """Where an output tensor comes from, read off its terms.
-
-    >>> origin(Formula("w", (4, 2), "F32"))  # no terms: zeros
-    Origin(kind='new', sources=(), new_rows=4)
-    """
-    rows = formula.shape[0] if formula.shape else 0
-    stored = [t for t in formula.terms if isinstance(t.source, Stored)]
-    if not stored:
-        return Origin("new", (), rows)
-    sources = dict.fromkeys(t.source for t in stored) if len(stored) > 1 else (stored[0].source,)
-    made = tuple(t.kernels for t in formula.terms if not isinstance(t.source, Stored))
-    unscaled = all(t.scale == 1.0 and getattr(t.source, "by", None) is None for t in stored)
-    kind, reached = _made_of(tuple(t.kernels for t in stored), made, unscaled)
-    new_rows = 0 if reached is None else rows - reached
-    return Origin(kind, tuple(s for s in sources if isinstance(s, Stored)), new_rows)
-
-
-@lru_cache(maxsize=1024)
-def _made_of(
-    stored: tuple[Kernels, ...], made: tuple[Kernels, ...], unscaled: bool
-) -> tuple[Kind, int | None]:
-    """Kind by the kernels of the terms, which many tensors share; rows reached, None for all."""
-    masks = [_reached(kernels[0]) for kernels in stored if kernels]
-    partial = [m for m in masks if m is not None]
-    all_rows = not masks or len(partial) < len(masks)  # some term reaches every row
-    reached = None if all_rows else int(np.logical_or.reduce(partial).sum())
-    kernels = [k for term in stored for k in term if k is not None]
-    several = any(not k.is_gather or k.index.shape[1] > 1 for k in kernels)
-    if several or any(_overlap(a, b) for a, b in combinations((*stored, *made), 2)):
-        return "mixed", reached
-    units = all((k.unit_rows | k.zero_rows).all() for k in kernels)
-    return "copied" if units and unscaled else "scaled", reached
-
-
-def _overlap(a: Kernels, b: Kernels) -> bool:
-    """Some element takes from both terms."""
-    for left, right in zip(a, b, strict=True):
-        x, y = _reached(left), _reached(right)
-        if x is not None and y is not None and not (x & y).any():
-            return False
-    return True
-
-
-def _reached(kernel: Kernel | None) -> BoolArray | None:
-    """Which rows are not zero; None is all of them."""
-    return None if kernel is None else ~kernel.zero_rows
-
-
-def further_copies(formulas: Sequence[Formula]) -> set[str]:
-    """Tensors whose sources an earlier tensor already carries: those of added layers, mostly."""
-    seen: set[tuple[Stored, ...]] = set()
-    further = set()
-    for formula in sorted(formulas, key=lambda f: _natural(f.name)):
-        sources = origin(formula).sources
-        if sources in seen:
-            further.add(formula.name)
-        elif sources:
-            seen.add(sources)
-    return further
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts layer 2 before layer 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 # -- JSON ----------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from growkit.byte_sizes import in_bytes
 from growkit.planning.plan import Plan
 from growkit.recipe.recipe import resolved
-from growkit.report.as_json import config_changes, hints, origin, origins
+from growkit.report.as_json import config_changes, hints, origins
+from growkit.report.provenance import origin
 from growkit.report.words import count, wrapped
 
 # -- the whole plan ------------------------------------------------------------------------------
@@ -71,19 +73,6 @@ def plan_text(
 def claim_text(claim: str, reasons: Sequence[str]) -> str:
     """A claim and its reasons in one sentence."""
     return f"{claim}: {'; '.join(reasons)}" if reasons else claim
-
-
-def in_bytes(count: float) -> str:
-    """Bytes in decimal units, as disks are sold.
-
-    >>> in_bytes(437_951_328)
-    '438 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _sizes(plan: Plan) -> list[str]:

@@ -14,10 +14,11 @@ import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import IntArray, Kernel
+from growkit.checkpoints.types import Stored
 from growkit.errors import UsageError, did_you_mean
-from growkit.planning.formula import Formula, Ones, Stored, Term
+from growkit.planning.formula import Formula, Ones, Term
 from growkit.planning.plan import Plan
-from growkit.report.as_json import origin
+from growkit.report.provenance import origin
 
 WIDTH = 80  # columns, on wider terminals too: text of one shape can be compared and pasted
 RUNS = 4  # ranges of a map that are spelled out

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from growkit.algebra.kernel import Kernel
-from growkit.planning.formula import FileIdentity, Kernels, Noise, Stored, Term
+from growkit.checkpoints.types import FileIdentity, Stored
+from growkit.planning.formula import Kernels, Noise, Term
 from growkit.planning.plan import Plan
 
 FORMAT = 3  # raise when the same plan would be written to other bytes

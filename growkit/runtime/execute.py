@@ -14,64 +14,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from growkit.checkpoints.rows import SourceRows
-from growkit.engine.row_blocks import block_rows, dense_bytes, is_plain, one_of_each, working_bytes
-from growkit.errors import CheckpointError, ResourceError, UsageError, VerifyError
-from growkit.output.append import BUFFER, BUFFERS
-from growkit.output.layout import Layout, Shard, format_size, lay_out, parse_size
+from growkit.checkpoints.types import Stored
+from growkit.dtypes import ITEM_BYTES
+from growkit.errors import CheckpointError, UsageError, VerifyError
+from growkit.output.layout import Layout, Shard
 from growkit.output.record import read_record
 from growkit.output.workspace import Workspace, read_result
-from growkit.planning.formula import ITEM_BYTES, Stored
 from growkit.planning.plan import Plan
-from growkit.recipe.recipe import resolved
 from growkit.runtime import result_files
-from growkit.runtime.digest import digest
-from growkit.runtime.memory import available_bytes, peak_bytes
+from growkit.runtime.estimate import WRITER_BYTES, How, Job, Options, job_of
+from growkit.runtime.memory import peak_bytes
 from growkit.runtime.ranks import Share
 from growkit.runtime.task import Written, in_this_process, peak_of, tasks
 
-# what the interpreter takes before any weight is read, in bytes, with room for allocators
-BASE_BYTES = 60_000_000
-TORCH_BYTES = 220_000_000
-WRITER_BYTES = BUFFERS * BUFFER
-TENSOR_BYTES = 2_500  # of plan and report, for each tensor of the sources and of the result
-MATRIX_COPIES = 6  # of a dense map: as read, as a kernel, transposed, as text in growkit.json
-
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a growth will take, known before anything is written."""
-
-    output_bytes: int
-    disk_bytes: int
-    peak_bytes: int
-    shards: tuple[str, ...]
-    digest: str
-
-
-class Options(TypedDict, total=False):
-    """How a plan is written; only the split into files makes another result of it."""
-
-    max_shard_size: str | int
-    max_memory: str | int  # of this process and its workers; on a cluster, of each task
-    workers: int  # processes
-    cluster: str | None  # the address of a Dask scheduler
-    overwrite: bool
-    allow_nonfinite: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _How:
-    max_shard_size: str | int = "5GB"
-    max_memory: str | int = "2GB"
-    workers: int = 1
-    cluster: str | None = None
-    overwrite: bool = False
-    allow_nonfinite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,94 +88,21 @@ class Part:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A plan with everything that writing it needs."""
-
-    plan: Plan
-    layout: Layout
-    budget: int  # bytes for one block of rows
-    estimate: Estimate
-
-
-def _job(plan: Plan, how: _How, share: Share | None = None) -> _Job:
-    layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
-    behind = [formula for follower in plan.stages for formula in follower.formulas]
-    kinds = one_of_each([*plan.formulas, *behind])
-    torch = 0 if all(map(is_plain, kinds)) else TORCH_BYTES
-    fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
-    count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
-    # the plan, and the process that waits for the workers
-    outside = plan_bytes(plan) + (BASE_BYTES if count > 1 else 0)
-    asked, free = parse_size(how.max_memory), available_bytes()
-    # on a cluster, the memory is that of other machines
-    whole = asked if free is None or how.cluster else min(asked, free)
-    allowed = (whole - outside) // count
-    largest = max(kinds, key=lambda f: working_bytes(f, 1))
-    least = fixed + working_bytes(largest, 1)
-    if least > allowed:
-        whose = f" for {count} workers" if count > 1 else ""
-        fewer = ", or use fewer --workers" if count > 1 else ""
-        enough = f"{-(-(outside + count * least) // 1_000_000)}MB"
-        limit, hint = (
-            f"--max-memory {format_size(asked)}",
-            f"--max-memory {enough} is enough{fewer}",
-        )
-        if whole < asked:
-            limit, hint = (
-                f"memory: {format_size(whole)} free",
-                f"free some: {enough} is enough{fewer}",
-            )
-        raise ResourceError(
-            f"{limit}{whose}: one row of "
-            f"{largest.name} {list(largest.shape)} {largest.dtype} and the program itself take "
-            f"{format_size(least)}{' each' if count > 1 else ''}",
-            hint=hint,
-        )
-    budget = allowed - fixed
-    work = max(working_bytes(f, block_rows(f, budget)) for f in kinds)
-    known = Estimate(
-        output_bytes=sum(f.nbytes for f in plan.formulas),
-        disk_bytes=layout.total_bytes
-        + sum(s.size for s in result_files.stage_files(plan).values()),
-        peak_bytes=outside + count * (fixed + work),
-        shards=tuple(s.name for s in layout.shards),
-        digest=digest(
-            plan,
-            (s.header for s in layout.shards),
-            # a result that may hold NaN is not what a run that refuses NaN asks for
-            resolved(plan.recipe) + ("allow-nonfinite" if how.allow_nonfinite else ""),
-        ),
-    )
-    return _Job(plan, layout, budget, known)
-
-
-def plan_bytes(plan: Plan) -> int:
-    """Bytes that the plan itself takes, and all that is told of it."""
-    sources = sum(len(checkpoint.tensors) for checkpoint in plan.sources.values())
-    return TENSOR_BYTES * (sources + len(plan.formulas))
-
-
-def estimate(plan: Plan, **options: Unpack[Options]) -> Estimate:
-    """Bytes on disk and in memory, files and digest. Raises ResourceError if a row does not fit."""
-    return _job(plan, _How(**options)).estimate
-
-
 def is_done(plan: Plan, out: str | Path, **options: Unpack[Options]) -> bool:
     """Whether `out` holds the plan's result. Raises where it may not be written; changes nothing.
 
     For what takes long before the writing can begin, such as a download.
     """
-    how = _How(**options)
-    return _workspace(_job(plan, how), out, how).look()
+    how = How(**options)
+    return _workspace(job_of(plan, how), out, how).look()
 
 
 def execute(
     plan: Plan, out: str | Path, *, progress: Progress | None = None, **options: Unpack[Options]
 ) -> Result:
     """Write a plan."""
-    begin, started, how = time.monotonic(), _now(), _How(**options)
-    job = _job(plan, how)
+    begin, started, how = time.monotonic(), _now(), How(**options)
+    job = job_of(plan, how)
     with _workspace(job, out, how) as work:
         if work.already_done:
             record = read_record(work.out) or {}
@@ -242,8 +128,8 @@ def execute_share(
     **options: Unpack[Options],
 ) -> Part:
     """Write the files of one rank; `finish` makes a result of those of all ranks."""
-    begin, started, how = time.monotonic(), _now(), _How(**options)
-    job = _job(plan, how, share)
+    begin, started, how = time.monotonic(), _now(), How(**options)
+    job = job_of(plan, how, share)
     shards = share.of(job.layout.shards)
     with _workspace(job, out, how, share) as work:
         if not work.already_done:
@@ -309,11 +195,11 @@ def finish(out: str | Path) -> Finished:
         return Finished(work.commit(), record, False, time.monotonic() - begin)
 
 
-def _carry(job: _Job, work: Workspace, how: _How) -> None:
+def _carry(job: Job, work: Workspace, how: How) -> None:
     result_files.carry(job.plan, work, budget=job.budget, allow_nonfinite=how.allow_nonfinite)
 
 
-def _workspace(job: _Job, out: str | Path, how: _How, share: Share | None = None) -> Workspace:
+def _workspace(job: Job, out: str | Path, how: How, share: Share | None = None) -> Workspace:
     return Workspace(
         out,
         digest=job.estimate.digest,
@@ -332,9 +218,9 @@ def _now() -> str:
 
 
 def _write_shards(
-    job: _Job,
+    job: Job,
     work: Workspace,
-    how: _How,
+    how: How,
     shards: Sequence[Shard],
     progress: Progress | None,
     *,

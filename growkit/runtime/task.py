@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 
 from growkit import __version__
 from growkit.checkpoints.rows import SourceRows
+from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.engine.row_blocks import Block, is_plain, plain
 from growkit.errors import CheckpointError, UsageError
 from growkit.output.done_marks import Marks
 from growkit.output.layout import Shard
 from growkit.output.shard_writer import ShardWriter
-from growkit.planning.formula import Checkpoint, Formula, Noise, Stored, Term
+from growkit.planning.formula import Formula, Noise, Term
 from growkit.runtime.memory import peak_bytes
 
 Tell = Callable[[int], None]  # bytes done since the last call

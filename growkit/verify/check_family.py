@@ -7,7 +7,9 @@ what the plan claims. The law: what is asked is answered by running the model.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,9 @@ from growkit.errors import CheckpointError, FamilyError, GrowkitError, RecipeErr
 from growkit.families.load import build_family, find_family
 from growkit.families.model import Model, read_model
 from growkit.planning.plan import Plan, build_plan
-from growkit.planning.proof.facts import APPROXIMATE, EPS
+from growkit.planning.proof.claim import APPROXIMATE, EPS
 from growkit.recipe.recipe import parse_recipe
 from growkit.runtime.execute import execute
-from growkit.verify.scratch import scratch
 from growkit.verify.symmetries import gauge_plan, gauges
 from growkit.verify.tiny import tiny_config
 
@@ -44,7 +45,7 @@ def check_family(config: Mapping[str, Any], family_file: Path | None = None) -> 
 
     Raises FamilyError if the file cannot be read, VerifyError if transformers cannot build a model.
     """
-    from growkit.verify.specimen import write_specimen
+    from growkit.verify.tiny import write_specimen
 
     family = build_family(find_family(config, family_file), config, set(), str(family_file or ""))
     with scratch() as folder:
@@ -132,3 +133,10 @@ def _grown(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
         holds = error > DIFFERS if claim == APPROXIMATE else error <= limit
         words = f"claimed {claim}, outputs differ by {error:.0e}"
         yield Finding(f"growth: {name}", holds, words)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty folder, removed at the end whatever happens."""
+    with tempfile.TemporaryDirectory(prefix="growkit-") as folder:
+        yield Path(folder)

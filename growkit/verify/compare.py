@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.types import Checkpoint
 from growkit.errors import VerifyError
-from growkit.planning.formula import Checkpoint
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT, Claim
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT, Claim
 from growkit.verify.inputs import described, random_inputs, with_ids
 from growkit.verify.load import HIDDEN, Loaded, load, outputs, text_tokens
 from growkit.verify.precision import full_precision

@@ -13,13 +13,14 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers.core_model_loading import revert_weight_conversion
 
 from growkit.algebra.expression import parse
 from growkit.errors import FamilyError
-
-if TYPE_CHECKING:
-    from growkit.verify.outline import Outline, Shapes
+from growkit.verify.load import build, reason, silence, token_table
 
 # What config keys of this field are called, in order: (pattern, axis, kind)
 KEYS: Sequence[tuple[str, str, str]] = (
@@ -74,7 +75,6 @@ def infer_family(config: Mapping[str, Any]) -> Draft:
 
     Needs transformers with the class that the config names; nothing is downloaded.
     """
-    from growkit.verify.outline import outline
 
     axes = _axes(config)
     base = _with_sizes(config, axes)
@@ -336,3 +336,41 @@ def _last_norm(built: Outline) -> str:
     """The last norm outside the layers."""
     norms = [n for n in _modules(built.shapes, {}) if "norm" in built.kinds.get(n, "").lower()]
     return next((n for n in reversed(norms) if not re.search(r"\.\d+\.", n)), "null")
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Shapes under the names on disk, and what modules are."""
+
+    shapes: Shapes
+    kinds: Mapping[str, str]  # module → class name
+    embedding: str  # the module of the token table, and that of the output head, or empty
+    head: str
+
+
+def outline(config: Mapping[str, Any]) -> Outline:
+    """What a config builds. Raises FamilyError if transformers cannot build it."""
+    with silence():
+        try:
+            with torch.device("meta"):
+                model = build(config)
+            state = revert_weight_conversion(model, model.state_dict())
+        except Exception as error:  # transformers raises all kinds; each is about this config
+            raise FamilyError(
+                f"transformers cannot build a model of this config: {reason(error)}",
+                hint="infer needs a model that transformers itself knows",
+            ) from error
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    names = {id(module): name for name, module in model.named_modules()}
+    table = names.get(id(token_table(model)), "")
+    out: Any = model.get_output_embeddings() if table else None
+    head = names.get(id(out), "")
+    if head and f"{head}.weight" not in shapes:  # it has another name on disk
+        shape = tuple(out.weight.shape)
+        named = (n for n, s in shapes.items() if s == shape and n != f"{table}.weight")
+        head = next(named, "").removesuffix(".weight")
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    return Outline(shapes, kinds, table, head)

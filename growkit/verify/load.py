@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from growkit.checkpoints.types import Checkpoint
 from growkit.errors import UsageError, VerifyError
-from growkit.planning.formula import Checkpoint
 
 try:
     import transformers

@@ -16,14 +16,13 @@ import numpy as np
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import IntArray, Kernel
 from growkit.algebra.positions import rotary_pairs
-from growkit.families.family import Attention, Family
-from growkit.families.grammar import get
+from growkit.families.family import Attention, Family, get
 from growkit.families.model import Model
 from growkit.ops.operator import Growth
 from growkit.planning.plan import Plan, finish
-from growkit.planning.proof.facts import EXACT, Claim
-from growkit.planning.proof.width import StepClaim
-from growkit.planning.step import apply, begin
+from growkit.planning.proof.claim import EXACT, Claim, StepClaim
+from growkit.planning.state import begin
+from growkit.planning.step import apply
 from growkit.recipe.recipe import parse_recipe
 
 Maps = dict[str, AxisMap]

@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from growkit.verify.precision import full_precision
-from growkit.verify.specimen import randomise
+from growkit.verify.tiny import randomise
 from zoo.survey import EXACT
 
 TOKENS = (2, 9)  # sequences, tokens each

@@ -17,9 +17,9 @@ from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import Kernel
 from growkit.algebra.positions import SLOPES, frequencies, rotary_pairs
-from growkit.families.family import Attention, Family
-from growkit.families.grammar import get
-from growkit.planning.proof.facts import NEAR, Facts
+from growkit.families.family import Attention, Family, get
+from growkit.planning.proof.claim import NEAR
+from growkit.planning.proof.facts import Facts
 
 
 def prove_attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:

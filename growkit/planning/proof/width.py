@@ -8,37 +8,16 @@ is sufficient; where one fails, the claim says which and on what axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from math import ceil, frexp
-from typing import Literal
+from collections.abc import Mapping
 
 import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
-from growkit.families.family import Family
-from growkit.ops.operator import LayerMap, Noising
-from growkit.planning.formula import Formula, Noise, Stored
 from growkit.planning.proof.attention import one_source, prove_attention
-from growkit.planning.proof.facts import APPROXIMATE, EPS, NEAR, Claim, Facts, approximate
-
-
-@dataclass(frozen=True, slots=True)
-class StepClaim:
-    """The claim of one step of the recipe."""
-
-    op: str
-    claim: str
-    reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """Whether the storage dtype holds every factor exactly."""
-
-    dtype: str  # "float32", "bfloat16", …
-    claim: Literal["exact", "rounded"]
+from growkit.planning.proof.claim import EPS, NEAR, Claim, approximate
+from growkit.planning.proof.facts import Facts
+from growkit.planning.proof.tied_head import tied_head_reasons
 
 
 def prove_width(
@@ -71,7 +50,7 @@ def prove_width(
             reasons.append(f"{where}: units behind {what} must be plain copies, or read by nobody")
     reasons += _norms(facts, maps, norm_scale or {})
     reasons += prove_attention(facts, maps)
-    reasons += _tied(facts, maps)
+    reasons += tied_head_reasons(facts, maps)
     return approximate(reasons)
 
 
@@ -167,23 +146,6 @@ def _rows_are_constant(kernel: Kernel) -> bool:
 _NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}
 
 
-def _tied(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
-    """Embeddings that are also the head: writeᵀ·write_normed = ρ·I, and a norm carries 1/ρ."""
-    if facts.untold_tie and maps.keys() & {*facts.family.of_kind("stream")}:
-        return [
-            "config.json ties the head to the embedding, but the family file names no tied head"
-        ]
-    rho = tie_factor(facts, maps)
-    if rho == 1.0:
-        return []
-    if rho is None:
-        return ["tied head: the embedding, grown as a producer, does not read the stream it feeds"]
-    if not facts.carrier and not facts.embedding_rule:
-        what = "tied head" if facts.read_axis else "head"
-        return [f"{what}: logits grow by {rho:g}, and no norm before the head can carry 1/{rho:g}"]
-    return []
-
-
 def prove_norm_scale(facts: Facts, scale: float, others: int) -> Claim:
     """One config key holds the eps of all norms: `others` of them did not ask for it times s."""
     if not others:
@@ -196,160 +158,3 @@ def prove_above(facts: Facts, axis: str, maps: Mapping[str, AxisMap]) -> Claim:
     """Rows taken from the next layer are not copies of this one's, if there is a next one."""
     taken = facts.sizes.get(axis, 1) > 1 and any(m.write.repeats.any() for m in maps.values())
     return approximate(["new rows come from the layer above"] if taken else ())
-
-
-def prove_scaled_embeddings(facts: Facts, rho: float, total: float) -> Claim:
-    """A tied head's factor in the embeddings (2404.07999): harmless if a norm comes at once.
-
-    They are `total` times smaller than at first, so the eps of that norm weighs total² times more.
-    """
-    patterns = facts.family.patterns.values()
-    if any(p.to_stream and not p.slots for p in patterns):
-        reason = f"embeddings carry 1/{rho:g}, which the norm after them undoes up to eps"
-        return Claim(EPS, (reason,), facts.eps, ceil(max(1.0, total * total)))
-    return approximate([f"embeddings carry 1/{rho:g}, branches do not: the stream is mixed anew"])
-
-
-def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
-    """ρ, by which the logits grow; 1 if they do not, None if it is no multiple.
-
-    Three things make them: a head that is the embedding, which is grown as a producer; factors of
-    the model's own size on embeddings, which the embedding has to undo; and on logits.
-    """
-    after = {a: m.new for a, m in maps.items()}
-    if not facts.headed:
-        return 1.0
-    factor = level_factor(facts.family, facts.sizes, after, tied=bool(facts.read_axis))
-    if not facts.read_axis:
-        return factor
-    if facts.read_axis not in maps and facts.write_axis not in maps:
-        return factor
-    read, write = (
-        maps.get(a) or AxisMap.identity(facts.sizes[a]) for a in (facts.read_axis, facts.write_axis)
-    )
-    if read.write.shape != write.write.shape:
-        return None
-    if write.new < write.old and read.new < read.old:  # what growing back would undo
-        small = replace(facts, sizes={**facts.sizes, **after})
-        up = tie_factor(small, {a: m.inverse() for a, m in maps.items()})
-        return 1.0 / up if up else None
-    rho = write.write.transpose().after(read.write_normed).scalar()
-    if rho is None:
-        return None
-    return 1.0 if abs(rho * factor - 1.0) < NEAR else rho * factor
-
-
-def level_factor(
-    family: Family, before: Mapping[str, int], after: Mapping[str, int], *, tied: bool
-) -> float:
-    """What powers of sizes in the model's own code multiply logits by, when sizes change."""
-    head = family.head
-    if head is None:
-        return 1.0
-    factor = embedding_factor(family, before, after, head.tied.rpartition(".")[0]) if tied else 1.0
-    for axis, power in head.power.items():
-        if axis in before:
-            factor *= float((after.get(axis, before[axis]) / before[axis]) ** power)
-    return factor
-
-
-def embedding_factor(
-    family: Family, before: Mapping[str, int], after: Mapping[str, int], module: str
-) -> float:
-    """What a table is multiplied by whose rows the model multiplies by size ** power."""
-    if module not in family.multipliers:
-        return 1.0
-    axis, power = family.multipliers[module]
-    return float((after.get(axis, before[axis]) / before[axis]) ** -power)
-
-
-def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:
-    """The claim of taking layers by `layers`."""
-    old = facts.sizes[axis]
-    where = f"{axis} {old} → {len(layers)}: "
-    loud = [n for n in layers if not n.silent]
-    kept = [n.source for n in loud]
-    reasons = []
-    if any(n.random for n in loud):
-        reasons.append("new layers are drawn at random")
-    elif any(len(n.mix) > 1 or n.mix[0][1] != 1.0 for n in loud):
-        reasons.append("layers are averaged")
-    elif kept != list(range(old)):
-        repeated = len(kept) > len(set(kept))
-        reasons.append("layers run twice" if repeated else "layers are left out or change places")
-    if any(n.scale != 1.0 for n in loud):
-        reasons.append("what layers add to the stream is scaled")
-    if reasons:
-        return approximate([where + r for r in reasons])
-    added = len(layers) - len(loud)
-    post = facts.family.residual == "post"
-    if axis in facts.family.joins and any(n.silent for n in layers[: 1 + post]):
-        what = f"{facts.family.joins[axis]} joins the stream after layer 0"
-        return approximate([f"{where}{what}, which now is not what it was"])
-    if not added or not post:
-        return Claim()
-    passes = added * len(stream_norms(facts.family, axis))
-    reason = (
-        f"{where}norms write the stream, so an empty layer still normalises what is normal "
-        f"already: {passes} passes that differ from 1 by eps"
-    )
-    return Claim(EPS, (reason,), facts.eps, passes)
-
-
-def stream_norms(family: Family, axis: str) -> list[str]:
-    """The modules inside a layer that are norms whose output is the stream, in running order."""
-    return [
-        p.module
-        for p in family.patterns.values()
-        if p.to_stream and axis in p.slots and p.dims[0][1] == "*"
-    ]
-
-
-def prove_noise(before: Claim, noise: Noising) -> Claim:
-    """Null-space noise is invisible exactly where the maps so far keep the law."""
-    if noise.kind != "null_space":
-        shrunk = f"weights shrink to {noise.keep:g} of themselves, and " if noise.keep < 1 else ""
-        return approximate([f"{shrunk}noise is added where the network sees it"])
-    if before.claim == APPROXIMATE:
-        return approximate(["the noise lies in the null space of maps that are approximate"])
-    return Claim()
-
-
-def storage_claim(dtype: str, formulas: Iterable[Formula]) -> Storage:
-    """Whether a storage dtype holds every value of these formulas without rounding."""
-    return Storage(dtype, "rounded" if _rounded(formulas) else "exact")
-
-
-def _rounded(formulas: Iterable[Formula]) -> bool:
-    """Whether any value has to be rounded on its way into the storage dtype."""
-    known: dict[int, bool] = {}
-
-    def plain(kernel: Kernel | None) -> bool:
-        if kernel is None:
-            return True
-        if id(kernel) not in known:
-            mantissa = np.frexp(np.abs(kernel.coef[kernel.coef != 0]))[0]
-            single = kernel.is_gather and kernel.index.shape[1] <= 1
-            known[id(kernel)] = bool(single and (mantissa == 0.5).all())
-        return known[id(kernel)]
-
-    wide = {"F64": 3, "F32": 2, "F16": 1, "BF16": 0}
-    for formula in formulas:
-        stored = [t for t in formula.terms if isinstance(t.source, Stored)]
-        if len(stored) > 1 or any(
-            isinstance(t.source, Noise) and t.source.signal for t in formula.terms
-        ):
-            return True
-        for term in stored:
-            assert isinstance(term.source, Stored)
-            narrower = wide[formula.dtype] < wide[term.source.dtype]
-            both_short = {formula.dtype, term.source.dtype} == {"F16", "BF16"}
-            if (
-                term.source.by
-                or narrower
-                or both_short
-                or frexp(term.scale)[0] != 0.5
-                or not all(map(plain, term.kernels))
-            ):
-                return True
-    return False

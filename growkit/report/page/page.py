@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from growkit.byte_sizes import in_bytes
 from growkit.planning.plan import Plan
 from growkit.report.page import sections
 from growkit.report.page.drawing import bars, comes_from, span, stack
@@ -29,7 +30,6 @@ from growkit.report.page.sentences import (
 from growkit.report.page.style import HATCHES, PAGE
 from growkit.report.page.svg import thickness
 from growkit.report.provenance import Descent, descents
-from growkit.report.text import in_bytes
 from growkit.report.words import maps_json
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -11,17 +11,17 @@ from typing import Any
 
 import yaml
 
+from growkit.byte_sizes import in_bytes
 from growkit.ops import Operator
 from growkit.planning.formula import Noise
 from growkit.planning.plan import Plan
-from growkit.planning.proof.facts import EXACT
-from growkit.planning.proof.width import StepClaim
+from growkit.planning.proof.claim import EXACT, StepClaim
 from growkit.recipe.recipe import resolved
-from growkit.report.as_json import config_changes, hints, origin
+from growkit.report.as_json import config_changes, hints
 from growkit.report.page.html_parts import folded, listed, prose, row, section, table
 from growkit.report.page.markup import Markup, element
 from growkit.report.page.sentences import SIGNS, named
-from growkit.report.text import in_bytes
+from growkit.report.provenance import origin
 from growkit.report.words import count, shape_text, source_text
 
 MOST = 400  # kinds of tensors that are told

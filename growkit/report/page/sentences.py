@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from growkit.planning.plan import Plan
-from growkit.planning.proof.facts import APPROXIMATE, EPS, EXACT
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.report.as_json import class_names, hub_id
 from growkit.report.provenance import Descent, Kind
 from growkit.report.words import count

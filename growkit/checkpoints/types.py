@@ -1,0 +1,70 @@
+"""The headers that planning starts from: nouns only, nothing is opened here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One entry of a safetensors header; `start` and `stop` are byte offsets in `file`."""
+
+    name: str
+    dtype: str
+    shape: Shape
+    file: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells that a source file is still the same one."""
+
+    name: str  # relative to the checkpoint's folder
+    size: int  # bytes
+    mtime_ns: int  # 0 where the blob says more
+    header_sha256: str
+    blob: str | None = None  # its id on the Hub: sha256, or git's sha1 of a small file
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The headers and the config of one checkpoint: everything planning may know about it."""
+
+    path: str  # the folder (or the single file) it was read from
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]  # by name on disk, in file order
+    files: tuple[FileIdentity, ...]
+    side_files: tuple[str, ...] = ()  # tokenizer and the like, relative paths, to be carried along
+    revision: str | None = None
+    vocabulary: str | None = None  # sha256 of the tokenizer's files, if there are any
+    stages: tuple[Stage, ...] = ()  # what sentence-transformers runs behind the model, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a pipeline runs behind the model, in a folder of its own inside the checkpoint's.
+
+    `stored` are its config and the headers of its weights; it has no tensors where they are not in
+    safetensors, or where there are none.
+    """
+
+    folder: str
+    kind: str  # the last word of its class's name, such as Dense
+    stored: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor of the checkpoint called `source` in the recipe."""
+
+    source: str
+    name: str
+    shape: Shape
+    dtype: str
+    by: Stored | None = None  # a vector, by whose entries the rows are multiplied
