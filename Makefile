@@ -92,19 +92,19 @@ OLD := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 lowest: fetch ## run the test suite with the lowest versions that pyproject.toml allows, torch aside
 	@rm -rf build/lowest
 	@$(PYTHON) -m venv build/lowest
-	@($(PYTHON) tests/lowest.py && grep ^torch= constraints.txt) > build/lowest/constraints.txt
+	@($(PYTHON) tests/support/lowest.py && grep ^torch= constraints.txt) > build/lowest/constraints.txt
 	@build/lowest/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
 		--constraint build/lowest/constraints.txt --editable '.[test]' mypy
 	@build/lowest/bin/python -m pytest --quiet -W $(OLD)
 
 golden: setup ## write the digests of grown tiny models anew, where other bytes are meant
-	@$(BIN)/python tests/golden.py
+	@PYTHONPATH=tests $(BIN)/python -m support.golden
 
 families-table: setup ## try every family with every growth, into docs/families.md
-	@$(BIN)/python tests/families_table.py
+	@PYTHONPATH=tests $(BIN)/python -m support.families_table
 
 reference: setup ## read the reference pages off the code, into docs/reference
-	@$(BIN)/python tests/reference.py
+	@PYTHONPATH=tests $(BIN)/python -m support.reference
 
 docs: $(VENV)/.docs ## build the documentation as a site, build/site; warnings are errors
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --jobs auto \

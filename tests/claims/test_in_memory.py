@@ -1,0 +1,178 @@
+"""Growth in memory: the same bytes as the file route, tied heads, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import tiny
+from support.growths import sizes, steps_of
+
+import growkit
+from growkit import api
+from growkit.errors import CheckpointError, RecipeError
+
+NOISE = {"op": "noise", "snr_db": 3}
+WIDER = {"op": "width", "to": {"axes": "3/2x"}}
+RECIPES: dict[str, dict[str, Any]] = {
+    "width and noise": {"steps": [WIDER, NOISE], "seed": 5},
+    "silent layers": {"steps": [{"op": "depth", "to": {"layers": "2x"}}]},
+    "random layers": {"steps": [{"op": "depth", "to": {"layers": 3}, "new": "random"}], "seed": 1},
+    "bfloat16": {"steps": [{"op": "width", "to": {"axes": "3x"}}, NOISE], "dtype": "bfloat16"},
+    "untied": {"steps": [{"op": "width", "to": {"axes": "2x"}}], "tied": "untie"},
+    "down": {"steps": [{"op": "coalesce", "to": {"axes": "1/2x", "layers": "1/2x"}}]},
+}
+HEADS = [
+    ("bert", "base"), ("bert", "pretraining"), ("gpt2", "causal"), ("llama", "biased"),
+    ("qwen2", "tied"),
+]  # fmt: skip
+
+
+def written(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and config of a checkpoint on disk."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return load_file(folder / "model.safetensors"), config
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal dtype, shape and bytes."""
+    return a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("family", "head"), HEADS)
+def test_the_bytes_of_the_file_route(
+    tmp_path: Path, family: str, head: str, name: str, dtype: torch.dtype
+) -> None:
+    """Every tensor and the config are what `grow` writes, and the small model stays as it was."""
+    model = tiny.build(family, head, seed=3, dtype=dtype, **sizes(family))
+    small = tiny.save(model, tmp_path / "small")
+    recipe = steps_of(**{"steps": [], **RECIPES[name]})
+    want, config = written(api.grow(small, recipe, out=tmp_path / "big").out)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    have, after = growkit.grow_state_dict(model.state_dict(), written(small)[1], recipe)
+    assert after == config
+    assert have.keys() >= want.keys()
+    assert all(same_bits(have[k], want[k]) for k in want)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("family", "head"), [*HEADS, ("gpt2", "base"), ("llama", "causal")])
+def test_in_a_training_script(family: str, head: str) -> None:
+    """A transformers config goes in; what comes out loads strictly, and computes the same."""
+    model = tiny.build(family, head, seed=3, **sizes(family))
+    recipe = steps_of([{"op": "width", "to": {"axes": "2x"}}, NOISE])
+    weights, config = growkit.grow_state_dict(model.state_dict(), model.config, recipe)
+    big = type(model)(type(model.config).from_dict(config)).to(torch.float64).eval()
+    big.load_state_dict(weights, strict=True)
+    ids = tiny.tokens()
+    want, have = tiny.outputs(model, ids), tiny.outputs(big, ids)
+    if have.shape != want.shape:
+        have = have[..., : want.shape[-1]]
+    torch.testing.assert_close(have, want, rtol=1e-5, atol=1e-5)  # norms cast to float32 inside
+    assert "architectures" not in config
+
+
+def test_a_tied_head_comes_back_tied() -> None:
+    """Both names of a tied weight are one tensor in the result; a head made by untie is its own."""
+    model = tiny.build("qwen2", "tied", **sizes("qwen2"))
+    names = "lm_head.weight", "model.embed_tokens.weight"
+    for tied, same in (("final_norm", True), ("untie", False)):
+        recipe = steps_of([{"op": "width", "to": {"axes": "2x"}}], tied=tied)
+        weights, config = growkit.grow_state_dict(model.state_dict(), model.config, recipe)
+        assert weights.keys() == model.state_dict().keys()
+        assert (weights[names[0]] is weights[names[1]]) is same
+        assert config["tie_word_embeddings"] is same
+
+
+@pytest.mark.parametrize("order", ["transposed", "strided", "parameters"])
+def test_any_memory(order: str) -> None:
+    """Weights that are not contiguous, or that require gradients, grow like any others."""
+    model = tiny.build("llama", "causal", dtype=torch.float32, **sizes("llama"))
+    recipe = steps_of([WIDER, NOISE])
+    want, _ = growkit.grow_state_dict(model.state_dict(), model.config, recipe)
+    state = dict(model.state_dict(keep_vars=order == "parameters"))
+    if order == "transposed":
+        state = {k: v.T.contiguous().T if v.ndim == 2 else v for k, v in state.items()}
+    if order == "strided":
+        state = {k: torch.stack([v, -v], dim=-1)[..., 0] for k, v in state.items()}
+    have, _ = growkit.grow_state_dict(state, model.config, recipe)
+    assert all(same_bits(have[k], want[k]) and not have[k].requires_grad for k in want)
+
+
+def test_two_models(tmp_path: Path) -> None:
+    """Blend and fusion take further models; one model under two names fuses exactly."""
+    one = tiny.build("llama", "causal", seed=3, dtype=torch.float32, **sizes("llama"))
+    two = tiny.build("llama", "causal", seed=4, dtype=torch.float32, **sizes("llama"))
+    folders = [tiny.save(m, tmp_path / n) for m, n in ((one, "one"), (two, "two"))]
+    want, config = written(
+        api.grow(
+            folders[0], "deep_fusion", sources={"other": str(folders[1])}, out=tmp_path / "big"
+        ).out
+    )
+    have, after = growkit.grow_state_dict(
+        *written(folders[0]), "deep_fusion", sources={"other": (two.state_dict(), two.config)}
+    )
+    assert after == config
+    assert all(same_bits(have[k], want[k]) for k in want)
+    parted = steps_of([{"op": "fuse", "with": ["other"]}, NOISE], sources=["small", "other"])
+    same, other = ({"other": (m.state_dict(), m.config)} for m in (one, two))
+    growkit.grow_state_dict(one.state_dict(), one.config, parted, sources=same)
+    with pytest.raises(RecipeError, match="models side by side leave no null space"):
+        growkit.grow_state_dict(one.state_dict(), one.config, parted, sources=other)
+
+
+def changed(**tensors: Any) -> dict[str, torch.Tensor]:
+    """A tiny tied model's state_dict with some tensors replaced; underscores are dots."""
+    state = dict(tiny.build("qwen2", "tied", dtype=torch.float32, **sizes("qwen2")).state_dict())
+    for name, make in tensors.items():
+        key = next(k for k in state if k.replace(".", "_") == name)
+        state[key] = make(state[key])
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"lm_head_weight": lambda t: t + 1}, "lm_head.weight and model.* differ, but"),
+        ({"model_norm_weight": lambda t: t * torch.nan}, "weight: 48 values are NaN or infinite"),
+        ({"model_norm_weight": lambda t: t + 1e6}, "weight: 48 values are too large for F16"),
+        ({"model_norm_weight": lambda t: t.to(torch.int64)}, "dtype I64 cannot be grown"),
+        ({"model_norm_weight": lambda t: t.to(torch.complex64)}, "be grown: torch.complex64"),
+        ({"model_norm_weight": lambda t: t.to("meta")}, "cannot be grown: no values"),
+        ({"model_norm_weight": lambda t: t[:-1]}, "expected hidden = 24, found 23"),
+    ],
+)  # fmt: skip
+def test_refusals(state: dict[str, Any], message: str) -> None:
+    """What cannot be grown is refused with its name."""
+    config = tiny.build("qwen2", "tied", **sizes("qwen2")).config
+    recipe = steps_of([{"op": "width", "to": {"axes": "2x"}}], dtype="float16")
+    with pytest.raises(CheckpointError, match=message):
+        growkit.grow_state_dict(changed(**state), config, recipe)
+
+
+def test_not_finite_where_allowed() -> None:
+    """Carried over and told, tensor by tensor, as in `grow --allow-nonfinite`."""
+    config = tiny.build("qwen2", "tied", **sizes("qwen2")).config
+    state = changed(model_norm_weight=lambda t: t * torch.inf)
+    recipe = steps_of([{"op": "width", "to": {"axes": "2x"}}])
+    with pytest.warns(RuntimeWarning, match="tensor model.norm.weight: 48 values are NaN or inf"):
+        grown, _ = growkit.grow_state_dict(state, config, recipe, allow_nonfinite=True)
+    assert grown["model.norm.weight"].isinf().all()
+
+
+def test_overrides_are_for_named_recipes() -> None:
+    """As in `grow`: overrides change a recipe that is given by name."""
+    model = tiny.build("llama", "causal", **sizes("llama"))
+    given = model.state_dict(), model.config
+    _, config = growkit.grow_state_dict(*given, "double_width", overrides=["width.to.axes=3x"])
+    assert config["hidden_size"] == 72
+    with pytest.raises(RecipeError, match="overrides: only for recipes"):
+        growkit.grow_state_dict(*given, steps_of([WIDER]), overrides=["seed=1"])
+    with pytest.raises(RecipeError, match="source other: the recipe needs this checkpoint"):
+        growkit.grow_state_dict(*given, "deep_fusion")

@@ -1,0 +1,106 @@
+"""The README's tables are true. Its commands and programs are run in test_pages.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from support import tiny
+from support.pages import README
+
+import growkit
+from growkit import api
+from growkit.errors import RecipeError
+from growkit.ops import OPERATORS
+from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
+from growkit.recipe.recipe import parse_recipe
+
+TEXT = README.read_text(encoding="utf-8")
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def table(title: str) -> list[list[str]]:
+    """The cells of the first table below a heading or sentence, without its head."""
+    lines = TEXT.partition(title)[2].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|---"))
+    rows = []
+    for line in lines[start + 1 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def test_rooms_are_those_of_the_map() -> None:
+    """The table of rooms has those that the package's own map lists, in its order."""
+    the_map = (growkit.__doc__ or "").partition("The words")[0]
+    rooms = re.findall(r"^    (\w+) {2,}\w", the_map, flags=re.MULTILINE)
+    assert [row[0].strip("`") for row in table("The rooms of the code")] == rooms
+
+
+def test_operators_are_all_there() -> None:
+    """The table of operators has each of them, with every option and every choice."""
+    rows = {row[0].strip("`"): " ".join(row[1:]) for row in table("without editing the file")}
+    assert rows.keys() == OPERATORS.keys()
+    for name, operator in OPERATORS.items():
+        schema = operator.model_json_schema()
+        words = schema["properties"].keys() - {"op", "kind"}
+        words |= {word for choice in choices(schema) for word in choice if word != name}
+        missing = [word for word in words if not re.search(rf"`[^`]*\b{word}\b[^`]*`", rows[name])]
+        assert not missing, f"{name}: {missing}"
+
+
+def choices(schema: object) -> Iterator[list[str]]:
+    """Every list of allowed words in a JSON Schema."""
+    if isinstance(schema, dict):
+        if "enum" in schema:
+            yield schema["enum"]
+        schema = list(schema.values())
+    for part in schema if isinstance(schema, list) else ():
+        yield from choices(part)
+
+
+CLAIMS = {"exact": EXACT, "up to norm eps": EPS, "approximate": APPROXIMATE}
+STEPS = table("## What stays exact")
+COLUMNS = {
+    1: [("bert", "base"), ("bert", "masked_lm")],
+    2: [("gpt2", "base"), ("gpt2", "causal"), ("gpt2", "untied")],
+    3: [("llama", "base"), ("llama", "causal"), ("llama", "tied"),
+        ("mistral", "causal"), ("qwen2", "causal"), ("qwen2", "tied")],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """A tiny model of each kind that the table of claims is about."""
+    sizes = {"heads": 4, "head_dim": 6, "mlp": 18, "layers": 2}
+    free = {**sizes, "head_dim": 4, "kv_heads": 2, "hidden": 24}
+    return {
+        (family, head): tiny.save(
+            tiny.build(family, head, **(sizes if column < 3 else free)),
+            tmp_path_factory.mktemp("models") / f"{family}-{head}",
+        )
+        for column, kinds in COLUMNS.items()
+        for family, head in kinds
+    }
+
+
+@pytest.mark.parametrize("row", STEPS, ids=lambda row: row[0].strip("`"))
+def test_claims_are_those_of_the_plans(row: list[str], models: dict[tuple[str, str], Path]) -> None:
+    """Each cell of the table is what the plan says, with and without noise."""
+    (op, to), *more = yaml.safe_load("{" + row[0].strip("`") + "}").items()
+    step = {"op": op, "to": to, **dict(more)}
+    for column, kinds in COLUMNS.items():
+        for kind in kinds:
+            for noise in ([], [{"op": "noise"}]):
+                recipe = parse_recipe({"steps": [step, *noise]})
+                if row[column] == "refused":
+                    with pytest.raises(RecipeError, match=r"must equal|has no axis"):
+                        api.plan_growth(models[kind], recipe)
+                else:
+                    claim = api.plan_growth(models[kind], recipe).claim
+                    assert claim.claim == CLAIMS[row[column]], (kind, claim.reasons)

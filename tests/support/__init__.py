@@ -1,0 +1,1 @@
+"""What tests stand on: tiny models, loopback servers, processes, pages. Holds no test."""

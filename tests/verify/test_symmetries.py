@@ -1,0 +1,108 @@
+"""The gauge test: other coordinates on one axis everywhere, and the function must not change.
+
+This is what proves the labels of a family file: shapes cannot, because several axes may have one
+size. `growkit families check` runs the same on a user's own file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import zoo
+from support.zoo import cases
+
+from growkit import api
+from growkit.algebra.axis_map import AxisMap
+from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.open import open_checkpoint
+from growkit.families.model import Model, read_model
+from growkit.planning.plan import Plan
+from growkit.planning.proof.claim import EXACT
+from growkit.verify.symmetries import gauge_plan, gauges
+
+SAME, OTHER = 1e-10, 1e-3
+
+
+def read(name: str, folder: Path) -> tuple[object, Model]:
+    """A tiny model, saved and read."""
+    model = zoo.build(zoo.models()[name], seed=4)
+    return model, read_model(open_checkpoint(zoo.save(model, folder / "small")))
+
+
+def change(model: object, name: str, plan: Plan, folder: Path) -> float:
+    """How far the outputs move, relative to the largest."""
+    out = api.execute(plan, folder / "big", overwrite=True).out
+    axis = plan.maps.get(plan.readback or "")
+    matrix = torch.from_numpy(axis.read.matrix()) if axis else None
+    kwargs, given = zoo.models()[name].kwargs, zoo.inputs(model)
+    small, big = (zoo.answer(zoo.load(p, model, kwargs), given) for p in (folder / "small", out))
+    if axis:
+        big = {k: v @ matrix if k == "last_hidden_state" else v for k, v in big.items()}
+    return zoo.difference(small, big)
+
+
+@pytest.mark.parametrize("name", zoo.by_speed())
+def test_gauge(tmp_path: Path, name: str) -> None:
+    """Every axis that has a gauge: the function stays, though tensors do change."""
+    model, small = read(name, tmp_path)
+    found = gauges(small)
+    assert found
+    moved = {}
+    for axis, maps in found.items():
+        plan = gauge_plan(small, maps)
+        assert any(f.copied is None for f in plan.formulas)
+        moved[axis] = change(model, name, plan, tmp_path)
+    assert max(moved.values()) < SAME, moved
+
+
+def turned(size: int) -> AxisMap:
+    """Every unit one place on."""
+    return AxisMap.of(Kernel.gather([(i + 1) % size for i in range(size)], old=size))
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [("qwen3/causal", "qk"), ("gpt_neox/causal", "qk"), ("bloom/causal", ["heads"])],
+)
+def test_what_is_no_gauge_shows(tmp_path: Path, name: str, axes: str | list[str]) -> None:
+    """Rotary coordinates and ALiBi heads stand where they must: moving them is seen."""
+    model, small = read(name, tmp_path)
+    maps = {a: turned(small.sizes[a]) for a in axes}
+    assert change(model, name, gauge_plan(small, maps), tmp_path) > OTHER
+
+
+def test_cases_have_names() -> None:
+    """The table of families has a column for each case."""
+    assert len(set(cases.NAMES)) == len(cases.NAMES)
+
+
+SLOPED = ("bloom/causal", "mpt/causal", "falcon/rw")
+
+
+@pytest.mark.parametrize("name", SLOPED)
+def test_heads_fail_the_gauge_as_they_must(tmp_path: Path, name: str) -> None:
+    """Every head has its own slope: in another place it computes something else."""
+    model, small = read(name, tmp_path)
+    assert "heads" not in gauges(small)
+    plan = gauge_plan(small, {"heads": turned(small.sizes["heads"])})
+    assert change(model, name, plan, tmp_path) > OTHER
+
+
+@pytest.mark.parametrize(("name", "ratio"), [(n, r) for n in SLOPED for r in ("3/2x", "2x")])
+def test_heads_grow_with_hidden_by_nested_slopes(tmp_path: Path, name: str, ratio: str) -> None:
+    """Old heads stand where their slopes are among the new ones; the size of heads stays."""
+    tiny = zoo.models()[name]
+    model = zoo.build(tiny)
+    small = zoo.save(model, tmp_path / "small")
+    before = read_model(open_checkpoint(small))
+    cell = cases.measure(small, f"width {ratio}", tmp_path / "big", tiny, model)
+    after = read_model(open_checkpoint(tmp_path / "big"))
+    assert cell is not None
+    assert after.sizes["heads"] > before.sizes["heads"]
+    assert after.sizes["q"] == before.sizes["q"]
+    whole = ratio == "2x" or not name.startswith("bloom")  # its embeddings' norm writes the stream
+    assert (cell.claim == EXACT) is whole, cell.why
+    assert cell.measured is not None
+    assert (cell.measured < 1e-9) is whole
