@@ -35,11 +35,14 @@ def table(title: str) -> list[list[str]]:
     return rows
 
 
-def test_rooms_are_those_of_the_map() -> None:
-    """The table of rooms has those that the package's own map lists, in its order."""
+def test_folders_are_those_of_the_map() -> None:
+    """The four lines name each folder that the package's own map lists, once."""
     the_map = (growkit.__doc__ or "").partition("The words")[0]
-    rooms = re.findall(r"^    (\w+) {2,}\w", the_map, flags=re.MULTILINE)
-    assert [row[0].strip("`") for row in table("The rooms of the code")] == rooms
+    folders = re.findall(r"^    (\w+) {2,}\w", the_map, flags=re.MULTILINE)
+    rows = table("The code, in the order in which data flows")
+    assert [row[0] for row in rows] == ["read", "decide", "write", "tell"]
+    named = [name for row in rows for name in re.findall(r"(?:^|· )`(\w+)`", row[1])]
+    assert sorted(named) == sorted(folders)
 
 
 def test_operators_are_all_there() -> None:
