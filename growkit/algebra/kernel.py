@@ -22,6 +22,22 @@ FEW = 16  # sources per row up to which a given matrix is kept as a gather
 
 
 @dataclass(frozen=True, eq=False)
+class RowKinds:
+    """What every new row of a kernel is, and the one source row that it takes.
+
+    *old* (the first plain copy of its source row), *copied* (a further one), *scaled* (a source
+    row times a factor), *mixed* (several source rows), or *new* (none: a zero row).
+
+    >>> Kernel.gather([0, 1, 0, 1], [1.0, 1.0, 1.0, 0.5], old=2).row_kinds.kind.tolist()
+    ['old', 'old', 'copied', 'scaled']
+    """
+
+    kind: npt.NDArray[np.str_]  # (new,)
+    source: IntArray  # (new,); -1 where a row takes none or several
+    first: BoolArray  # (new,); alone in taking its source row, or before all others that do
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A linear map on one axis, shape (new, old), kept sparse.
 
@@ -146,14 +162,31 @@ class Kernel:
         return bool(((self.coef != 0).sum(axis=1) > 1).any() or self.share.any())
 
     @cached_property
+    def row_kinds(self) -> RowKinds:
+        """What each new row is, and where it comes from; rows of a dense map are mixed."""
+        taken = self.coef != 0
+        count = taken.sum(axis=1)
+        mixed = (count > 1) | self.share.any(axis=1)
+        if self.dense is not None:
+            mixed = self.dense.any(axis=1)
+        single = (count == 1) & ~mixed
+        plain = single & (self.coef.sum(axis=1) == 1.0)
+        source = np.where(single, np.where(taken, self.index, 0).sum(axis=1), -1)
+        kind = np.select(
+            [_firsts(source, plain), plain, single, mixed],
+            ["old", "copied", "scaled", "mixed"],
+            default="new",
+        )
+        return RowKinds(kind, source, _firsts(source, single))
+
+    @property
     def repeats(self) -> BoolArray:
-        """Which new rows take a source that an earlier row takes already, shape (new,)."""
-        out = np.zeros(self.new, dtype=bool)
-        if self.dense is None and self.index.shape[1] == 1:
-            used = np.flatnonzero(self.coef[:, 0])
-            first = np.unique(self.index[used, 0], return_index=True)[1]
-            out[np.delete(used, first)] = True
-        return out
+        """Which new rows take a source that an earlier row takes already, shape (new,).
+
+        None do in a map that gathers several sources into some row.
+        """
+        rows = self.row_kinds
+        return np.asarray((rows.source >= 0) & ~rows.first & (self.index.shape[1] == 1))
 
     def scalar(self) -> float | None:
         """ρ if this kernel is ρ·I, else None."""
@@ -358,6 +391,14 @@ class Kernel:
         rows[: len(self.rows), : self.old] = self.rows
         rows[len(self.rows) :, self.old :] = other.rows
         return Kernel(old, index, coef, share, rows)
+
+
+def _firsts(source: IntArray, among: BoolArray) -> BoolArray:
+    """Which of the rows `among` are the first to take their source, shape (new,)."""
+    rows = np.flatnonzero(among)
+    out = np.zeros(len(source), dtype=bool)
+    out[rows[np.unique(source[rows], return_index=True)[1]]] = True
+    return out
 
 
 def _tidy(index: IntArray, coef: FloatArray) -> tuple[IntArray, FloatArray]:

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import BoolArray, Kernel
@@ -22,21 +20,6 @@ from growkit.planning.formula import Kernels, Noise, Term
 from growkit.planning.part import Part, Parts, check_only, chosen, shapes
 from growkit.planning.proof.claim import APPROXIMATE, Claim, approximate
 from growkit.planning.state import State
-
-
-def new_units(write: Kernel) -> BoolArray:
-    """All units but the first that each old unit went to; mixtures and empty rows are new.
-
-    >>> new_units(Kernel.gather([0, 1, 0, 1], old=2))
-    array([False, False,  True,  True])
-    """
-    new = np.ones(write.new, dtype=bool)
-    if write.dense is None:
-        single = ((write.coef != 0).sum(axis=1) == 1) & ~write.share.any(axis=1)
-        rows = np.flatnonzero(single)
-        source = write.index[rows, (write.coef[rows] != 0).argmax(axis=1)] if len(rows) else rows
-        new[rows[np.unique(source, return_index=True)[1]]] = False
-    return new
 
 
 class NewRows:
@@ -57,7 +40,7 @@ class NewRows:
         """Which rows are new; None if none is."""
         if expression not in self._masks:
             m = expression.map(self._maps, self._start)
-            new = None if m is None else new_units(m.write)
+            new = None if m is None else ~m.write.row_kinds.first
             self._masks[expression] = new if new is not None and new.any() else None
         return self._masks[expression]
 

@@ -21,7 +21,7 @@ from growkit.algebra.kernel import Kernel
 from growkit.planning.plan import Plan
 from growkit.planning.proof.claim import APPROXIMATE
 from growkit.recipe.recipe import resolved
-from growkit.report.provenance import descent_json, descents, further_copies, origin
+from growkit.report.provenance import further_copies, origin, provenance, provenance_json
 
 Json = dict[str, Any]
 
@@ -96,7 +96,7 @@ def plan_json(
         "digest": digest,
         **_head(plan),
         "config": config_changes(plan),
-        "descent": {axis: descent_json(found) for axis, found in descents(plan).items()},
+        "descent": {axis: provenance_json(found) for axis, found in provenance(plan).items()},
         "exactness": _exactness(plan),
         "output_bytes": output_bytes,
         "disk_bytes": disk_bytes,
