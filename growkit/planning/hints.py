@@ -160,7 +160,7 @@ class _Units:
                 rows = kernel.dense
             else:
                 index = np.where(kernel.coef != 0, kernel.index, -1)
-                rows = np.concatenate([index, kernel.coef, kernel.share], axis=1)
+                rows = np.concatenate([index, kernel.coef, kernel.left], axis=1)
             places = expression.units(axis, self.sizes)
             rows = rows[places].reshape(len(places), -1)
             labels = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)

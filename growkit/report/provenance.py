@@ -243,7 +243,7 @@ def _side_by_side(left: Kernel, right: Kernel) -> Kernel:
 
 def _takes_many(kernel: Kernel) -> BoolArray:
     """Which rows take more sources than are told one by one."""
-    return np.asarray(kernel.share.any(axis=1) | ((kernel.coef != 0).sum(axis=1) > FEW))
+    return np.asarray(kernel.left.any(axis=1) | ((kernel.coef != 0).sum(axis=1) > FEW))
 
 
 # -- tensors -------------------------------------------------------------------------------------
