@@ -114,7 +114,7 @@ class AxisMap:
         Its zero rows (coordinates with no source) take the gain 1.
         """
         k = self.write_normed
-        k = Kernel.from_matrix(k.matrix()) if k.share.shape[1] else k
+        k = Kernel.from_matrix(k.matrix()) if k.left.shape[1] else k
         dense = None if k.dense is None else k.dense**2
         sums = replace(k, coef=k.coef**2, dense=dense).row_sums()[:, None]
         sums[sums == 0] = 1.0
@@ -221,7 +221,7 @@ def _by_row(k: Kernel, factor: FloatArray) -> Kernel:
     """Every row times its factor."""
     scale = factor[:, None]
     dense = None if k.dense is None else k.dense * scale
-    return Kernel(k.old, k.index, k.coef * scale, k.share * scale, k.rows, dense)
+    return Kernel(k.old, k.index, k.coef * scale, k.left * scale, k.right, dense)
 
 
 def _near_one(kernel: Kernel) -> bool:

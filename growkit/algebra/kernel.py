@@ -22,13 +22,29 @@ FEW = 16  # sources per row up to which a given matrix is kept as a gather
 
 
 @dataclass(frozen=True, eq=False)
+class RowKinds:
+    """What every new row of a kernel is, and the one source row that it takes.
+
+    *old* (the first plain copy of its source row), *copied* (a further one), *scaled* (a source
+    row times a factor), *mixed* (several source rows), or *new* (none: a zero row).
+
+    >>> Kernel.gather([0, 1, 0, 1], [1.0, 1.0, 1.0, 0.5], old=2).row_kinds.kind.tolist()
+    ['old', 'old', 'copied', 'scaled']
+    """
+
+    kind: npt.NDArray[np.str_]  # (new,)
+    source: IntArray  # (new,); -1 where a row takes none or several
+    first: BoolArray  # (new,); alone in taking its source row, or before all others that do
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A linear map on one axis, shape (new, old), kept sparse.
 
-        row i  =  Σ_j coef[i, j] · e[index[i, j]]  +  Σ_m share[i, m] · rows[m]
+        row i  =  Σ_j coef[i, j] · e[index[i, j]]  +  Σ_m left[i, m] · right[m]
 
-    The first part, *gather*, takes few sources per new row. The second holds rows that many new
-    rows share and that need every source (the mean row under LayerNorm): each is stored once.
+    The first part, *gather*, takes few sources per new row. The second is of low rank: rows that
+    many new rows share and that need every source (the mean row under LayerNorm), each stored once.
     `dense` replaces both for learned maps.
 
     >>> Kernel.gather([0, 1, 0, 1], old=2).apply(np.array([5.0, 7.0]))
@@ -38,8 +54,8 @@ class Kernel:
     old: int
     index: IntArray  # (new, sources per row)
     coef: FloatArray  # (new, sources per row); 0 where a row has fewer sources
-    share: FloatArray  # (new, shared rows)
-    rows: FloatArray  # (shared rows, old)
+    left: FloatArray  # (new, rank)
+    right: FloatArray  # (rank, old)
     dense: FloatArray | None = None  # (new, old)
 
     # -- making ----------------------------------------------------------------------------------
@@ -62,11 +78,11 @@ class Kernel:
 
     @classmethod
     def shared(cls, row: Any, share: Any) -> Kernel:
-        """Row i is `share[i]` times one shared row, shape (len(share), len(row))."""
-        rows = np.asarray(row, dtype=np.float64)[None, :]
-        weight = np.asarray(share, dtype=np.float64)[:, None]
-        empty = np.zeros((len(weight), 0))
-        return cls(rows.shape[1], empty.astype(np.int64), empty, weight, rows)
+        """Row i is `share[i]` times one row, shape (len(share), len(row))."""
+        left = np.asarray(share, dtype=np.float64)[:, None]
+        right = np.asarray(row, dtype=np.float64)[None, :]
+        empty = np.zeros((len(left), 0))
+        return cls(right.shape[1], empty.astype(np.int64), empty, left, right)
 
     @classmethod
     def from_matrix(cls, matrix: Any) -> Kernel:
@@ -115,7 +131,7 @@ class Kernel:
     @property
     def is_gather(self) -> bool:
         """No shared rows, not dense: every row needs only its few sources."""
-        return self.dense is None and not self.share.shape[1]
+        return self.dense is None and not self.left.shape[1]
 
     @cached_property
     def is_identity(self) -> bool:
@@ -127,7 +143,7 @@ class Kernel:
         """Which new rows are zero, shape (new,)."""
         if self.dense is not None:
             return np.asarray(~self.dense.any(axis=1))
-        return np.asarray(~(self.coef.any(axis=1) | self.share.any(axis=1)))
+        return np.asarray(~(self.coef.any(axis=1) | self.left.any(axis=1)))
 
     @cached_property
     def unit_rows(self) -> BoolArray:
@@ -136,24 +152,41 @@ class Kernel:
             single = (self.dense != 0).sum(axis=1) == 1
             return np.asarray(single & (self.dense.sum(axis=1) == 1.0))
         single = (self.coef != 0).sum(axis=1) == 1
-        return np.asarray(single & (self.coef.sum(axis=1) == 1.0) & ~self.share.any(axis=1))
+        return np.asarray(single & (self.coef.sum(axis=1) == 1.0) & ~self.left.any(axis=1))
 
     @cached_property
     def mixes(self) -> bool:
         """Some new row takes more than one source row."""
         if self.dense is not None:
             return bool(((self.dense != 0).sum(axis=1) > 1).any())
-        return bool(((self.coef != 0).sum(axis=1) > 1).any() or self.share.any())
+        return bool(((self.coef != 0).sum(axis=1) > 1).any() or self.left.any())
 
     @cached_property
+    def row_kinds(self) -> RowKinds:
+        """What each new row is, and where it comes from; rows of a dense map are mixed."""
+        taken = self.coef != 0
+        count = taken.sum(axis=1)
+        mixed = (count > 1) | self.left.any(axis=1)
+        if self.dense is not None:
+            mixed = self.dense.any(axis=1)
+        single = (count == 1) & ~mixed
+        plain = single & (self.coef.sum(axis=1) == 1.0)
+        source = np.where(single, np.where(taken, self.index, 0).sum(axis=1), -1)
+        kind = np.select(
+            [_firsts(source, plain), plain, single, mixed],
+            ["old", "copied", "scaled", "mixed"],
+            default="new",
+        )
+        return RowKinds(kind, source, _firsts(source, single))
+
+    @property
     def repeats(self) -> BoolArray:
-        """Which new rows take a source that an earlier row takes already, shape (new,)."""
-        out = np.zeros(self.new, dtype=bool)
-        if self.dense is None and self.index.shape[1] == 1:
-            used = np.flatnonzero(self.coef[:, 0])
-            first = np.unique(self.index[used, 0], return_index=True)[1]
-            out[np.delete(used, first)] = True
-        return out
+        """Which new rows take a source that an earlier row takes already, shape (new,).
+
+        None do in a map that gathers several sources into some row.
+        """
+        rows = self.row_kinds
+        return np.asarray((rows.source >= 0) & ~rows.first & (self.index.shape[1] == 1))
 
     def scalar(self) -> float | None:
         """ρ if this kernel is ρ·I, else None."""
@@ -163,9 +196,9 @@ class Kernel:
             rho = float(self.dense[0, 0]) if self.new else 1.0
             off = np.abs(self.dense - rho * np.eye(self.new)).max(initial=0.0)
             return rho if rho and off <= 100 * TOLERANCE * max(1.0, abs(rho)) else None
-        if self.share.shape[1] or self.index.shape[1] > 1:
+        if self.left.shape[1] or self.index.shape[1] > 1:
             close = _tidy(self.index, np.where(np.abs(self.coef) > TOLERANCE, self.coef, 0.0))
-            if self.share.shape[1] or close[0].shape[1] > 1:
+            if self.left.shape[1] or close[0].shape[1] > 1:
                 return None
             index, coef = close
         else:
@@ -181,11 +214,22 @@ class Kernel:
         """Kernel · 1, shape (new,)."""
         if self.dense is not None:
             return np.asarray(self.dense.sum(axis=1))
-        return np.asarray(self.coef.sum(axis=1) + self.share @ self.rows.sum(axis=1))
+        return np.asarray(self.coef.sum(axis=1) + self.left @ self.right.sum(axis=1))
 
     def column_sums(self) -> FloatArray:
         """1ᵀ · kernel, shape (old,)."""
         return self.transpose().row_sums()
+
+    @cached_property
+    def common(self) -> float:
+        """The one coefficient of a kernel that gathers; 0 if there are several, or other rows.
+
+        Coefficients are products of a few roundings, so those that differ in the last bits are one.
+        """
+        used = self.coef[self.coef != 0] if self.is_gather else np.zeros(0)
+        first = float(used[0]) if len(used) else 1.0
+        alike = self.is_gather and np.abs(used / first - 1.0).max(initial=0.0) <= 1e-14
+        return first if alike else 0.0
 
     @cached_property
     def square_norm(self) -> float:
@@ -201,7 +245,7 @@ class Kernel:
         if self.dense is not None:
             return float(np.trace(self.dense))
         diagonal = np.where(self.index == np.arange(self.new)[:, None], self.coef, 0.0).sum()
-        return float(diagonal + (self.share * self.rows[:, : self.new].T).sum())
+        return float(diagonal + (self.left * self.right[:, : self.new].T).sum())
 
     def gathered_rows(self, start: int, stop: int) -> IntArray:
         """Sorted source rows that the gather part of new rows [start, stop) takes."""
@@ -211,7 +255,7 @@ class Kernel:
         """The same map as a full matrix, shape (new, old); for tests and small learned maps."""
         if self.dense is not None:
             return self.dense
-        out = np.asarray(self.share @ self.rows)
+        out = np.asarray(self.left @ self.right)
         row = np.repeat(np.arange(self.new), self.index.shape[1])
         np.add.at(out, (row, self.index.ravel()), self.coef.ravel())
         return out
@@ -222,7 +266,7 @@ class Kernel:
         if self.dense is not None:
             return np.asarray(np.tensordot(self.dense, x, axes=1))
         tail = (1,) * (x.ndim - 1)
-        out = np.tensordot(self.share, np.tensordot(self.rows, x, axes=1), axes=1)
+        out = np.tensordot(self.left, np.tensordot(self.right, x, axes=1), axes=1)
         for j in range(self.index.shape[1]):
             out = out + self.coef[:, j].reshape(-1, *tail) * x[self.index[:, j]]
         return np.asarray(out)
@@ -235,7 +279,7 @@ class Kernel:
             return self
         dense = None if self.dense is None else self.dense * factor
         return Kernel(
-            self.old, self.index, self.coef * factor, self.share * factor, self.rows, dense
+            self.old, self.index, self.coef * factor, self.left * factor, self.right, dense
         )
 
     def masked(self, keep: BoolArray) -> Kernel:
@@ -243,7 +287,7 @@ class Kernel:
         mask = keep[:, None]
         dense = None if self.dense is None else self.dense * mask
         index, coef = _tidy(self.index, self.coef * mask)
-        return Kernel(self.old, index, coef, self.share * mask, self.rows, dense)
+        return Kernel(self.old, index, coef, self.left * mask, self.right, dense)
 
     def after(self, first: Kernel) -> Kernel:
         """The product self · first: `first` acts on the source, then self."""
@@ -257,13 +301,13 @@ class Kernel:
         index = first.index[self.index].reshape(self.new, -1)
         coef = (self.coef[:, :, None] * first.coef[self.index]).reshape(self.new, -1)
         index, coef = _tidy(index, coef)
-        carried = np.einsum("nk,nkm->nm", self.coef, first.share[self.index])
-        mixed = first.transpose().apply(self.rows.T).T  # (shared rows of self, old of first)
-        share, rows = _merge(
-            np.concatenate([self.share, carried], axis=1),
-            np.concatenate([mixed.reshape(-1, first.old), first.rows]),
+        carried = np.einsum("nk,nkm->nm", self.coef, first.left[self.index])
+        mixed = first.transpose().apply(self.right.T).T  # (rank of self, old of first)
+        left, right = _merge(
+            np.concatenate([self.left, carried], axis=1),
+            np.concatenate([mixed.reshape(-1, first.old), first.right]),
         )
-        return Kernel(first.old, index, coef, share, rows)
+        return Kernel(first.old, index, coef, left, right)
 
     def cleaned(self) -> Kernel:
         """The same kernel without the crumbs that rounding leaves where entries cancel."""
@@ -274,7 +318,7 @@ class Kernel:
             if self.dense is None
             else np.where(np.abs(self.dense) > 100 * TOLERANCE, self.dense, 0.0)
         )
-        return Kernel(self.old, index, coef, self.share, self.rows, dense)
+        return Kernel(self.old, index, coef, self.left, self.right, dense)
 
     def plus(self, other: Kernel) -> Kernel:
         """The sum of two kernels of one shape."""
@@ -285,11 +329,11 @@ class Kernel:
             np.concatenate([self.index, other.index], axis=1),
             np.concatenate([self.coef, other.coef], axis=1),
         )
-        share, rows = _merge(
-            np.concatenate([self.share, other.share], axis=1),
-            np.concatenate([self.rows, other.rows]),
+        left, right = _merge(
+            np.concatenate([self.left, other.left], axis=1),
+            np.concatenate([self.right, other.right]),
         )
-        return Kernel(self.old, index, coef, share, rows)
+        return Kernel(self.old, index, coef, left, right)
 
     def transpose(self) -> Kernel:
         """The transposed map, shape (old, new)."""
@@ -306,7 +350,7 @@ class Kernel:
         coef = np.zeros((self.old, width))
         index[column, place] = row
         coef[column, place] = self.coef[row, slot]
-        return Kernel(self.new, index, coef, self.rows.T, self.share.T)
+        return Kernel(self.new, index, coef, self.right.T, self.left.T)
 
     def kron(self, inner: Kernel) -> Kernel:
         """The Kronecker product: the map of a composite axis `outer.inner` (row-major)."""
@@ -340,13 +384,21 @@ class Kernel:
         index = np.concatenate([widen(self.index), widen(other.index + self.old)])
         coef = np.concatenate([widen(self.coef), widen(other.coef)])
         index = np.where(coef != 0, index, 0)
-        share = np.zeros((new, self.share.shape[1] + other.share.shape[1]))
-        share[: self.new, : self.share.shape[1]] = self.share
-        share[self.new :, self.share.shape[1] :] = other.share
-        rows = np.zeros((share.shape[1], old))
-        rows[: len(self.rows), : self.old] = self.rows
-        rows[len(self.rows) :, self.old :] = other.rows
-        return Kernel(old, index, coef, share, rows)
+        left = np.zeros((new, self.left.shape[1] + other.left.shape[1]))
+        left[: self.new, : self.left.shape[1]] = self.left
+        left[self.new :, self.left.shape[1] :] = other.left
+        right = np.zeros((left.shape[1], old))
+        right[: len(self.right), : self.old] = self.right
+        right[len(self.right) :, self.old :] = other.right
+        return Kernel(old, index, coef, left, right)
+
+
+def _firsts(source: IntArray, among: BoolArray) -> BoolArray:
+    """Which of the rows `among` are the first to take their source, shape (new,)."""
+    rows = np.flatnonzero(among)
+    out = np.zeros(len(source), dtype=bool)
+    out[rows[np.unique(source[rows], return_index=True)[1]]] = True
+    return out
 
 
 def _tidy(index: IntArray, coef: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -366,10 +418,10 @@ def _tidy(index: IntArray, coef: FloatArray) -> tuple[IntArray, FloatArray]:
     return np.where(coef != 0, index, 0), np.array(coef)
 
 
-def _merge(share: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _merge(left: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Drop shared rows that nobody uses, and fold proportional ones into one."""
     kept: list[tuple[FloatArray, FloatArray]] = []
-    for weight, row in zip(share.T, rows, strict=True):
+    for weight, row in zip(left.T, right, strict=True):
         if np.abs(weight).max(initial=0.0) <= TOLERANCE or not row.any():
             continue
         for i, (w, r) in enumerate(kept):
@@ -380,5 +432,5 @@ def _merge(share: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatArray]
         else:
             kept.append((weight, row))
     if not kept:
-        return np.zeros((len(share), 0)), np.zeros((0, rows.shape[1]))
+        return np.zeros((len(left), 0)), np.zeros((0, right.shape[1]))
     return np.stack([w for w, _ in kept], axis=1), np.stack([r for _, r in kept])

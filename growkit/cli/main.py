@@ -133,8 +133,8 @@ def grow(
         else:
             result = api.grow(source, recipe, **options)
             plan, told = result.plan, summary_json(result.report, **result.facts())
-    for lint in plan.lints:
-        click.echo(f"warning: {lint}", err=True)
+    for hint in plan.hints:
+        click.echo(f"warning: {hint}", err=True)
     text = part_text(told) if share else result_text(told)
     if told.get("pushed"):
         text += f"\n{pushed_text(told['pushed'])}"

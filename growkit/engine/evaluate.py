@@ -141,7 +141,7 @@ class _Piece:
             factor *= _std(source, rows, convert) * row_noise.UNIT
         piece = cls(source, source.shape or (1,), term.kernels or (None,), factor, rows)
         head = piece.kernels[0]
-        if head is None or not head.share.shape[1]:
+        if head is None or not head.left.shape[1]:
             return piece
         sums = piece._tail(piece._shared_sums(head))
         return replace(piece, shared=convert(sums.mul_(factor), 1.0, True))
@@ -165,7 +165,7 @@ class _Piece:
         index = np.searchsorted(needed, head.index[start:stop])
         out = _gathered(x, 0, index, head.coef[start:stop], plain=row_blocks.common(head) != 0)
         if self.shared is not None:
-            for weight, row in zip(head.share[start:stop].T, self.shared, strict=True):
+            for weight, row in zip(head.left[start:stop].T, self.shared, strict=True):
                 taking = np.flatnonzero(weight)
                 added = _along(weight[taking], 0, out) * row
                 out.index_add_(0, torch.from_numpy(taking), added)
@@ -210,11 +210,11 @@ class _Piece:
         return torch.ones(stop - start, *source.shape[1:])
 
     def _shared_sums(self, head: Kernel) -> torch.Tensor:
-        """head.rows · source in float64, shape (shared rows, …)."""
-        sums = torch.zeros(len(head.rows), *self.shape[1:], dtype=torch.float64)
+        """head.right · source in float64, shape (shared rows, …)."""
+        sums = torch.zeros(len(head.right), *self.shape[1:], dtype=torch.float64)
         for start, stop in _chunks(self.shape):
             x = self._span(start, stop).to(torch.float64)
-            for total, weight in zip(sums, head.rows[:, start:stop], strict=True):
+            for total, weight in zip(sums, head.right[:, start:stop], strict=True):
                 total.add_(_fold(x * _along(weight, 0, x), 0)[0])
         return sums
 
@@ -237,7 +237,7 @@ class _Piece:
 def _mapped(x: torch.Tensor, dim: int, kernel: Kernel) -> torch.Tensor:
     """A kernel without a dense part on dim ≥ 1."""
     out = _gathered(x, dim, kernel.index, kernel.coef, plain=row_blocks.common(kernel) != 0)
-    for weight, row in zip(kernel.share.T, kernel.rows, strict=True):
+    for weight, row in zip(kernel.left.T, kernel.right, strict=True):
         out.add_(_weighted_sum(x, dim, row).to(x.dtype) * _along(weight, dim, x))
     return out
 

@@ -274,8 +274,8 @@ def _term_bytes(term: Term, rows: int, item: int, compute: int) -> tuple[int, in
     if head is not None and head.dense is not None:
         count, part = rows + 2 * TILE, chunk_rows(source.shape, TILE) * width
         scratch += (count + TILE) * width * 8 + part * (8 + 2 * item_bytes(source))
-    if head is not None and head.share.shape[1]:
-        stays = head.share.shape[1] * (width + _new_width(term)) * 8 * 3
+    if head is not None and head.left.shape[1]:
+        stays = head.left.shape[1] * (width + _new_width(term)) * 8 * 3
         scratch += max(CHUNK, width) * 16 + chunk_rows(source.shape) * width * 2 * item_bytes(
             source
         )
@@ -296,7 +296,7 @@ def _term_bytes(term: Term, rows: int, item: int, compute: int) -> tuple[int, in
 
 def _copies(kernel: Kernel) -> int:
     """How often the result of a kernel is held while it is summed up."""
-    return 2 if kernel.index.shape[1] > 1 or kernel.share.shape[1] else 1
+    return 2 if kernel.index.shape[1] > 1 or kernel.left.shape[1] else 1
 
 
 def chunk_rows(shape: tuple[int, ...], least: int = 1) -> int:

@@ -30,7 +30,7 @@ Place = tuple[str, Layers]  # an axis, and the layer that it lies in
 Places = dict[Place, dict[Hashable, Part]]  # by what is done to it, the first tensor of each kind
 
 
-def lints(
+def hints(
     family: Family,
     parts: Mapping[str, Part],
     sizes: Mapping[str, int],
@@ -38,30 +38,30 @@ def lints(
     *,
     filled: bool = False,
 ) -> Iterator[str]:
-    """Warnings about what the steps of a recipe have made.
+    """Hints about what the steps of a recipe have made.
 
     `filled`: models that stand side by side are different ones.
     """
     units = _Units(sizes)
     locked, dead = Counter[str](), Counter[str]()
-    known: dict[Hashable, tuple[int, bool]] = {}
-    there = _places(family, parts)
-    for (axis, _), members in there.items():
+    counts: dict[Hashable, tuple[int, bool]] = {}  # dead units, and whether others are alike
+    places = _places(family, parts)
+    for (axis, _), members in places.items():
         kinds = (axis, *members)
-        if kinds not in known:
+        if kinds not in counts:
             nothing = units.dead(axis, members.values())
-            known[kinds] = int(nothing.sum()), units.alike(axis, members.values(), nothing)
-        count, alike = known[kinds]
+            counts[kinds] = int(nothing.sum()), units.alike(axis, members.values(), nothing)
+        count, alike = counts[kinds]
         dead[axis] += count
         locked[axis] += alike
     for axis, count in (+locked).items():
-        of = sum(a == axis for a, _ in there)
+        of = sum(a == axis for a, _ in places)
         where = f" in {count} of {of} layers" if count < of else ""
         yield (
             f"{_named(family, axis)}: copies are equal and stay equal{where}: "
             "train with dropout, or add a noise step"
         )
-    if not (+locked or filled) and _side_by_side(units, family, parts, there):
+    if not (+locked or filled) and _side_by_side(units, family, parts, places):
         yield (
             "the models side by side are equal and stay equal: "
             "train with dropout, or add a noise step"
@@ -85,21 +85,21 @@ def _named(family: Family, axis: str) -> str:
 def _places(family: Family, parts: Mapping[str, Part]) -> Places:
     """The tensors on every axis; axes other than the stream begin anew in each layer."""
     axes = family.of_kind(*KINDS)
-    on = {
+    axes_of = {
         name: [a for a in axes if any(a in e.axes for e, _ in pattern.dims)]
         for name, pattern in family.patterns.items()
     }
-    found: Places = defaultdict(dict)
+    places: Places = defaultdict(dict)
     for part in parts.values():
         name = part.pattern.name
-        if on[name]:
+        if axes_of[name]:
             kind, layer = (name, *[t.kernels for t in part.terms]), _layer(part)
-            for axis in on[name]:
+            for axis in axes_of[name]:
                 place = (axis, () if family.axes[axis] == "stream" else layer)
-                found[place].setdefault(kind, part)
-    inside = {axis for axis, layer in found if layer}  # what lies outside serves these layers
-    ordered = sorted(found, key=lambda place: axes.index(place[0]))
-    return {place: found[place] for place in ordered if place[1] or place[0] not in inside}
+                places[place].setdefault(kind, part)
+    inside = {axis for axis, layer in places if layer}  # what lies outside serves these layers
+    ordered = sorted(places, key=lambda place: axes.index(place[0]))
+    return {place: places[place] for place in ordered if place[1] or place[0] not in inside}
 
 
 def _layer(part: Part) -> Layers:
@@ -125,30 +125,30 @@ class _Units:
 
     def on(self, axis: str, members: Iterable[Part], roles: str) -> set[_Rows] | None:
         """What all kernels do in these roles; None if a tensor takes the axis as it is."""
-        found: set[_Rows] = set()
+        treatments: set[_Rows] = set()
         for part in members:
             for dim, (expression, role) in enumerate(part.pattern.dims):
                 for term in part.terms if axis in expression.axes and role in roles else ():
                     kernel = term.kernels[dim]
                     if kernel is None:  # no growth, noise or another model: all units differ
                         return None
-                    found.add(self._look(kernel, expression, axis))
-        return found
+                    treatments.add(self._look(kernel, expression, axis))
+        return treatments
 
     def dead(self, axis: str, members: Iterable[Part]) -> BoolArray:
         """Which units nobody produces and nobody reads; gains and shifts do not count."""
-        found = self.on(axis, members, "+-")
+        treatments = self.on(axis, members, "+-")
         none = np.zeros(self.sizes[axis], dtype=bool)
-        return none if not found else np.logical_and.reduce([r.zero for r in found])
+        return none if not treatments else np.logical_and.reduce([r.zero for r in treatments])
 
     def alike(self, axis: str, members: Iterable[Part], nothing: BoolArray) -> bool:
         """Whether two units, other than those of `nothing`, are treated alike by every tensor."""
-        found = self.on(axis, members, "+-*~#=")
-        if not found:
+        treatments = self.on(axis, members, "+-*~#=")
+        if not treatments:
             return False
         size = self.sizes[axis]
         labels = np.where(nothing, np.arange(size), size)
-        for rows in found:
+        for rows in treatments:
             both = labels * size + rows.labels
             labels = np.unique(both, return_inverse=True)[1].reshape(-1)
         return bool(labels.max(initial=0) + 1 < size)
@@ -160,7 +160,7 @@ class _Units:
                 rows = kernel.dense
             else:
                 index = np.where(kernel.coef != 0, kernel.index, -1)
-                rows = np.concatenate([index, kernel.coef, kernel.share], axis=1)
+                rows = np.concatenate([index, kernel.coef, kernel.left], axis=1)
             places = expression.units(axis, self.sizes)
             rows = rows[places].reshape(len(places), -1)
             labels = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
@@ -169,19 +169,19 @@ class _Units:
         return self._rows[key]
 
 
-def _side_by_side(units: _Units, family: Family, parts: Mapping[str, Part], there: Places) -> bool:
+def _side_by_side(units: _Units, family: Family, parts: Mapping[str, Part], places: Places) -> bool:
     """Whether copies of one model stand in blocks of their own, and nothing tells them apart.
 
     Then no two units of an axis are alike, only whole blocks are.
     """
     streams = family.of_kind("stream")
-    members = [there.get((axis, ()), {}).values() for axis in streams]
+    members = [places.get((axis, ()), {}).values() for axis in streams]
     if any(units.on(a, m, "+-*~#=") is None for a, m in zip(streams, members, strict=True)):
         return False
     sources = [[t.source for t in part.terms] for part in parts.values()]
-    names = [[s.name for s in found if isinstance(s, Stored)] for found in sources]
-    several = any(len({*found}) < len(found) for found in names)
-    return several and not any(isinstance(s, Noise) for found in sources for s in found)
+    names = [[s.name for s in of_part if isinstance(s, Stored)] for of_part in sources]
+    several = any(len({*of_part}) < len(of_part) for of_part in names)
+    return several and not any(isinstance(s, Noise) for of_part in sources for s in of_part)
 
 
 def _dead_layers(family: Family, parts: Mapping[str, Part]) -> Iterator[str]:

@@ -23,10 +23,10 @@ from growkit.families.model import Model
 from growkit.ops import Arrays, Growth
 from growkit.planning.depth import silent_layers
 from growkit.planning.formula import Formula, Noise
-from growkit.planning.hints import lints
+from growkit.planning.hints import hints
 from growkit.planning.part import as_stored, shapes
 from growkit.planning.proof.claim import APPROXIMATE, Claim, StepClaim
-from growkit.planning.sentence_transformers import Follower, follow, hints
+from growkit.planning.sentence_transformers import Follower, embedding_hints, follow
 from growkit.planning.state import State, begin
 from growkit.planning.step import apply
 from growkit.recipe.recipe import Recipe
@@ -58,7 +58,7 @@ class Plan:
     readback: str | None  # the family axis of the last hidden state
     dropped: tuple[str, ...]  # "name: reason"
     zeroed: tuple[str, ...]  # output tensors that are zero on purpose
-    lints: tuple[str, ...]
+    hints: tuple[str, ...]
     same: tuple[tuple[str, str, str], ...]  # (source, name, name): tied copies that must be equal
     stages: tuple[Follower, ...] = ()  # what runs behind the model and has to change
 
@@ -173,9 +173,9 @@ def finish(
         readback=readback,
         dropped=tuple(d for m in models.values() for d in m.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        lints=(
-            *lints(family, state.parts, state.sizes, state.claim, filled=state.filled),
-            *hints(behind, followers, grown, exact=exact),
+        hints=(
+            *hints(family, state.parts, state.sizes, state.claim, filled=state.filled),
+            *embedding_hints(behind, followers, grown, exact=exact),
         ),
         same=tuple((n, *pair) for n, m in models.items() for pair in m.same),
         stages=followers,

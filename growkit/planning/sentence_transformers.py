@@ -142,7 +142,7 @@ def _dense(stage: Stage, read: Kernel, dtype: str | None) -> Follower:
     return Follower(stage, {"in_features": kernel.new}, tuple(formulas))
 
 
-def hints(
+def embedding_hints(
     stages: Sequence[Stage], followers: Sequence[Follower], grown: AxisMap | None, *, exact: bool
 ) -> Iterator[str]:
     """What growth means for the embeddings that come out at the end.

@@ -21,12 +21,9 @@ from growkit.algebra.kernel import Kernel
 from growkit.planning.plan import Plan
 from growkit.planning.proof.claim import APPROXIMATE
 from growkit.recipe.recipe import resolved
-from growkit.report.provenance import descent_json, descents, further_copies, origin
+from growkit.report.provenance import further_copies, origin, provenance, provenance_json
 
 Json = dict[str, Any]
-
-
-# -- where a tensor comes from -------------------------------------------------------------------
 
 
 # -- JSON ----------------------------------------------------------------------------------------
@@ -78,7 +75,7 @@ def report_json(
         "timings": {"started": started, "seconds": round(seconds, 3)},
         "peak_memory_bytes": peak_bytes,
         "verify": None,
-        "hints": hints(plan),
+        "hints": training_hints(plan),
     }
 
 
@@ -96,7 +93,7 @@ def plan_json(
         "digest": digest,
         **_head(plan),
         "config": config_changes(plan),
-        "descent": {axis: descent_json(found) for axis, found in descents(plan).items()},
+        "descent": {axis: provenance_json(found) for axis, found in provenance(plan).items()},
         "exactness": _exactness(plan),
         "output_bytes": output_bytes,
         "disk_bytes": disk_bytes,
@@ -106,7 +103,7 @@ def plan_json(
         "new_tensors": new_tensors(plan),
         "zeroed_tensors": list(plan.zeroed),
         "dropped": list(plan.dropped),
-        "hints": hints(plan),
+        "hints": training_hints(plan),
         "resolved": yaml.safe_load(resolved(plan.recipe)),
     }
 
@@ -220,9 +217,9 @@ def _tensors(plan: Plan) -> dict[str, Json]:
 # -- words for the trainer -----------------------------------------------------------------------
 
 
-def hints(plan: Plan) -> list[str]:
-    """What to mind when training goes on, the plan's own warnings first."""
-    out = list(plan.lints)
+def training_hints(plan: Plan) -> list[str]:
+    """What to mind when training goes on, those of the plan first."""
+    out = list(plan.hints)
     if plan.claim.claim == APPROXIMATE:
         out.append(
             "The first steps repair what growth changed: expect the loss to start above the small "

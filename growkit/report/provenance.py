@@ -1,9 +1,17 @@
-"""Which layers and units of the source each one of the grown model comes from.
+"""Where a grown model comes from: the layers of its stacks, the units of its axes, its tensors.
 
-A layer or a unit is *old* (the first that one of the source becomes), *copied* (one more of it),
-*scaled* (one, times a factor), *mixed* (several), *silent* (a layer that adds nothing to the
-stream), or *new* (none at all). The law: read off the formulas and the composed maps, so that it
-holds whatever the steps were; nothing is decided here.
+Each is of one *kind*:
+
+    old      the first plain copy of a layer or unit of the source
+    copied   one more of it; of a tensor: every value is one source value
+    scaled   one source, times a factor
+    mixed    several sources
+    silent   a layer that adds nothing to the stream
+    new      no source at all
+
+`provenance` tells it of every axis, in runs of layers or units that come from old ones in step, and
+`origin` of one tensor. The law: read off the formulas and the composed maps, so that it holds
+whatever the steps were; nothing is decided here.
 """
 
 from __future__ import annotations
@@ -12,19 +20,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import combinations, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from growkit.algebra.kernel import BoolArray, IntArray, Kernel
+from growkit.algebra.kernel import BoolArray, Kernel
 from growkit.checkpoints.types import Stored
 from growkit.planning.formula import Formula, Kernels
 from growkit.planning.plan import Plan
 
 Kind = Literal["old", "copied", "scaled", "mixed", "silent", "new"]
 KINDS: tuple[Kind, ...] = ("old", "copied", "scaled", "mixed", "silent", "new")
+TensorKind = Literal["copied", "scaled", "mixed", "new"]
 Place = tuple[str, int]  # a source of the recipe, and the number of a layer or a unit of it
 
 FEW = 4  # sources of one unit that are told one by one
@@ -43,7 +52,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Descent:
+class Provenance:
     """What the layers of a stack, or the units of an axis, come from."""
 
     before: Mapping[str, int]  # source → size
@@ -68,70 +77,70 @@ class Descent:
                 yield Run(run.kind, run.start + i, run.start + i + 1, places)
 
 
-def descents(plan: Plan) -> dict[str, Descent]:
+def provenance(plan: Plan) -> dict[str, Provenance]:
     """Of every axis: those with a size that the user sees first, as the plan lists them.
 
     Several axes of a family that are one to the user (head_dim) are one where they grow alike.
     """
-    out: dict[str, Descent] = {}
+    out: dict[str, Provenance] = {}
     users = {axis: user for user, axes in plan.axes.items() for axis in axes}
     for user, axes in plan.axes.items():
-        every = [descent(plan, a) for a in axes]
-        for found in every:
-            alike = [a for a, other in zip(axes, every, strict=True) if other == found]
-            out[user if len(alike) == len(axes) else f"{user} ({', '.join(alike)})"] = found
+        each = {axis: axis_provenance(plan, axis) for axis in axes}
+        for entry in each.values():
+            alike = [axis for axis, other in each.items() if other == entry]
+            out[user if len(alike) == len(axes) else f"{user} ({', '.join(alike)})"] = entry
     rest = [a for a, m in plan.maps.items() if a not in users and not m.is_identity]
-    return out | {a: descent(plan, a) for a in rest}
+    return out | {a: axis_provenance(plan, a) for a in rest}
 
 
-def descent(plan: Plan, axis: str) -> Descent:
+def axis_provenance(plan: Plan, axis: str) -> Provenance:
     """Of the layers of a stack, or the units of another axis, by the family's name."""
     if axis in plan.layers:
-        found = _of_layers(plan, axis)
+        entry = _layer_provenance(plan, axis)
     elif axis in plan.maps:
-        beside = {name: maps[axis] for name, maps in plan.beside.items() if axis in maps}
-        found = of_units({n: m.write for n, m in {plan.main: plan.maps[axis], **beside}.items()})
+        every = {plan.main: plan.maps, **plan.beside}
+        entry = unit_provenance({n: maps[axis].write for n, maps in every.items() if axis in maps})
     else:
-        found = _without_map(plan, next(u for u, axes in plan.axes.items() if axis in axes))
-    return replace(found, axis=axis)
+        entry = _without_map(plan, next(u for u, axes in plan.axes.items() if axis in axes))
+    return replace(entry, axis=axis)
 
 
-def _without_map(plan: Plan, user: str) -> Descent:
+def _without_map(plan: Plan, user: str) -> Provenance:
     """Of an axis that does not grow, or that no tensor of this model has."""
     before, after = plan.sizes_before[user], plan.sizes_after[user]
     kept = min(before, after)
     runs = [Run("old", 0, kept, ((plan.main, 0),))]
     runs += [Run("new", kept, after)] if after > kept else []
-    return Descent({plan.main: before}, after, _counts(runs), tuple(runs), before - kept)
+    return Provenance({plan.main: before}, after, _counts(runs), tuple(runs), before - kept)
 
 
-def descent_json(found: Descent) -> dict[str, Any]:
+def provenance_json(entry: Provenance) -> dict[str, Any]:
     """As JSON: sizes and counts, and runs as [kind, start, stop, [[source, old], …]]."""
     return {
-        "before": dict(found.before),
-        "after": found.after,
-        "counts": dict(found.counts),
-        "left_out": found.left_out,
-        "runs": [[r.kind, r.start, r.stop, [*map(list, r.places)]] for r in found.runs],
+        "before": dict(entry.before),
+        "after": entry.after,
+        "counts": dict(entry.counts),
+        "left_out": entry.left_out,
+        "runs": [[r.kind, r.start, r.stop, [*map(list, r.places)]] for r in entry.runs],
     }
 
 
 # -- layers --------------------------------------------------------------------------------------
 
 
-def _of_layers(plan: Plan, axis: str) -> Descent:
-    made: list[dict[Place, None]] = [{} for _ in plan.layers[axis]]
+def _layer_provenance(plan: Plan, axis: str) -> Provenance:
+    places_of: list[dict[Place, None]] = [{} for _ in plan.layers[axis]]
     for formula in plan.formulas:
         numbers = [n for a, n in formula.numbers if a == axis]
         for stored in _stored(formula) if numbers else ():
-            made[numbers[0]][stored.source, _number(stored.name, formula, axis)] = None
-    if not any(made):  # the class has no such stack, only its config
-        made = [{(plan.main, old): None} for old in plan.layers[axis]]
+            places_of[numbers[0]][stored.source, _number(stored.name, formula, axis)] = None
+    if not any(places_of):  # the class has no such stack, only its config
+        places_of = [{(plan.main, old): None} for old in plan.layers[axis]]
     user = next(u for u, axes in plan.axes.items() if axis in axes)
     before = {plan.main: plan.sizes_before[user]}
     seen, taken = set[Place](), set[Place]()
     runs: list[Run] = []
-    for number, places in enumerate(made):
+    for number, places in enumerate(places_of):
         kind = _kind_of_layer(places, number in plan.silent.get(axis, ()), seen)
         seen |= places.keys() if kind == "old" else set()
         taken |= places.keys()
@@ -139,7 +148,7 @@ def _of_layers(plan: Plan, axis: str) -> Descent:
             before[source] = max(before.get(source, 0), old + 1)
         _join(runs, Run(kind, number, number + 1, tuple(places)))
     left_out = sum(before.values()) - len(taken)
-    return Descent(before, len(made), _counts(runs), tuple(runs), left_out)
+    return Provenance(before, len(places_of), _counts(runs), tuple(runs), left_out)
 
 
 def _kind_of_layer(places: Mapping[Place, None], silent: bool, seen: set[Place]) -> Kind:
@@ -158,8 +167,8 @@ def _stored(formula: Formula) -> Iterator[Stored]:
 
 def _number(name: str, formula: Formula, axis: str) -> int:
     """The number on a layer axis in the name of a tensor that a formula is made of."""
-    found = _NUMBER.findall(name)[-len(formula.numbers) :]
-    return int(found[[a for a, _ in formula.numbers].index(axis)])
+    numbers = _NUMBER.findall(name)[-len(formula.numbers) :]
+    return int(numbers[[a for a, _ in formula.numbers].index(axis)])
 
 
 def _join(runs: list[Run], run: Run) -> None:
@@ -173,75 +182,71 @@ def _join(runs: list[Run], run: Run) -> None:
     runs.append(run)
 
 
+def _counts(runs: list[Run]) -> dict[Kind, int]:
+    counts = Counter[Kind]()
+    for run in runs:
+        counts[run.kind] += run.stop - run.start
+    return _ordered(counts)
+
+
+def _ordered(counts: Mapping[Any, int]) -> dict[Kind, int]:
+    """Counts by kind, in the order of KINDS; no zeros."""
+    return {kind: counts[kind] for kind in KINDS if counts.get(kind)}
+
+
 # -- units ---------------------------------------------------------------------------------------
 
 
-def of_units(kernels: Mapping[str, Kernel]) -> Descent:
-    """What units come from, by the kernel of every source.
+def unit_provenance(kernels: Mapping[str, Kernel]) -> Provenance:
+    """What units come from, by the kernel of every source, all of shape (new, old of the source).
 
-    >>> of_units({"small": Kernel.gather([0, 1, 0], old=2)}).counts
+    >>> unit_provenance({"small": Kernel.gather([0, 1, 0], old=2)}).counts
     {'old': 2, 'copied': 1}
     """
-    kernels = {n: k if k.dense is None else Kernel.found_in(k.dense) for n, k in kernels.items()}
-    new = next(iter(kernels.values())).new
-    names: list[str] = []
-    columns: list[IntArray] = []  # the old unit that each new one takes there; -1 for none
-    coef, many = np.zeros(new), np.zeros(new, dtype=bool)
-    for name, kernel in kernels.items():
-        many |= kernel.share.any(axis=1) | ((kernel.coef != 0).sum(axis=1) > FEW)
-        many |= np.zeros(new, dtype=bool) if kernel.dense is None else kernel.dense.any(axis=1)
-        for j in range(min(FEW, kernel.index.shape[1])):
-            names.append(name)
-            columns.append(np.where(kernel.coef[:, j] != 0, kernel.index[:, j], -1))
-            coef += kernel.coef[:, j]
-    taken = np.stack(columns, axis=1) if columns else np.full((new, 1), -1)
-    taken[many] = -1
-    kinds = _kindsof_units(taken, coef, many, names)
-    here = taken >= 0
-    steps = np.where(here[1:] & here[:-1], taken[1:] - taken[:-1] == 1, ~here[1:] & ~here[:-1])
-    cuts = np.flatnonzero((kinds[1:] != kinds[:-1]) | ~steps.all(axis=1)) + 1
-    ends = [0, *cuts.tolist(), new] if len(cuts) < MOST else []
-    runs = tuple(
-        Run(
-            KINDS[kinds[start]],
-            start,
-            stop,
-            tuple((n, o) for n, o in zip(names, taken[start].tolist(), strict=False) if o >= 0),
-        )
-        for start, stop in pairwise(ends)
-    )
     before = {name: kernel.old for name, kernel in kernels.items()}
-    used = {(n, o) for j, n in enumerate(names) for o in np.unique(taken[here[:, j], j]).tolist()}
-    counts = {kind: n for i, kind in enumerate(KINDS) if (n := int((kinds == i).sum()))}
-    left_out = 0 if many.any() else sum(before.values()) - len(used)
-    return Descent(before, new, counts, runs, left_out)
+    names, starts = [*before], np.cumsum([0, *before.values()])
+    sparse = [_sparse(kernel) for kernel in kernels.values()]
+    joined = reduce(_side_by_side, sparse)
+    kinds: list[Any] = joined.row_kinds.kind.tolist()
+    taken = np.where(joined.coef != 0, joined.index, -1)  # units of all sources, one after another
+    many = np.logical_or.reduce([_takes_many(kernel) for kernel in sparse])
+    taken[many] = -1
+    owner = np.searchsorted(starts, taken, side="right") - 1  # whose unit it is; -1 where none is
+    step = (np.diff(owner, axis=0) == 0) & ((np.diff(taken, axis=0) == 1) | (owner[1:] < 0))
+    changes = joined.row_kinds.kind[1:] != joined.row_kinds.kind[:-1]
+    cuts = np.flatnonzero(changes | ~step.all(axis=1)) + 1
+    ends = [0, *cuts.tolist(), joined.new] if len(cuts) < MOST else []
+
+    def places(unit: int) -> tuple[Place, ...]:
+        pairs = zip(owner[unit].tolist(), taken[unit].tolist(), strict=True)
+        return tuple((names[o], old - int(starts[o])) for o, old in pairs if o >= 0)
+
+    runs = [Run(kinds[start], start, stop, places(start)) for start, stop in pairwise(ends)]
+    left_out = 0 if many.any() else joined.old - len(np.unique(taken[taken >= 0]))
+    return Provenance(before, joined.new, _ordered(Counter(kinds)), tuple(runs), left_out)
 
 
-def _kindsof_units(taken: IntArray, coef: Any, many: BoolArray, names: list[str]) -> IntArray:
-    """The kind of every new unit, as an index into KINDS."""
-    count = (taken >= 0).sum(axis=1)
-    kinds = np.full(len(taken), KINDS.index("new"))
-    kinds[many | (count > 1)] = KINDS.index("mixed")
-    single = (count == 1) & ~many
-    kinds[single] = KINDS.index("scaled")
-    units = np.flatnonzero(single & (coef == 1.0))
-    kinds[units] = KINDS.index("copied")
-    column = (taken[units] >= 0).argmax(axis=1)
-    source = np.array([names.index(n) for n in names] or [0])[column]
-    old = taken[units, column]
-    first = np.unique(source * (old.max(initial=0) + 1) + old, return_index=True)[1]
-    kinds[units[first]] = KINDS.index("old")
-    return kinds
+def _sparse(kernel: Kernel) -> Kernel:
+    """The same map where it is sparse; of a dense one, only which rows take anything."""
+    sparse = kernel if kernel.dense is None else Kernel.found_in(kernel.dense)
+    if sparse.dense is None:
+        return sparse
+    return Kernel.shared(np.ones(kernel.old), (~kernel.zero_rows).astype(float))
 
 
-def _counts(runs: list[Run]) -> dict[Kind, int]:
-    found = Counter[Kind]()
-    for run in runs:
-        found[run.kind] += run.stop - run.start
-    return {kind: found[kind] for kind in KINDS if found[kind]}
+def _side_by_side(left: Kernel, right: Kernel) -> Kernel:
+    """The map from the units of two sources, one after another."""
+    rows = np.arange(left.new)
+    both = Kernel.gather(np.stack([rows, rows + left.new], axis=1), old=2 * left.new)
+    return both.after(left.direct_sum(right))
 
 
-TensorKind = Literal["copied", "scaled", "mixed", "new"]
+def _takes_many(kernel: Kernel) -> BoolArray:
+    """Which rows take more sources than are told one by one."""
+    return np.asarray(kernel.left.any(axis=1) | ((kernel.coef != 0).sum(axis=1) > FEW))
+
+
+# -- tensors -------------------------------------------------------------------------------------
 
 
 class Origin(NamedTuple):
@@ -259,41 +264,39 @@ def origin(formula: Formula) -> Origin:
     Origin(kind='new', sources=(), new_rows=4)
     """
     rows = formula.shape[0] if formula.shape else 0
-    stored = [t for t in formula.terms if isinstance(t.source, Stored)]
-    if not stored:
+    sources = tuple(dict.fromkeys(_stored(formula)))
+    if not sources:
         return Origin("new", (), rows)
-    sources = dict.fromkeys(t.source for t in stored) if len(stored) > 1 else (stored[0].source,)
-    made = tuple(t.kernels for t in formula.terms if not isinstance(t.source, Stored))
-    unscaled = all(t.scale == 1.0 and getattr(t.source, "by", None) is None for t in stored)
-    kind, reached = _made_of(tuple(t.kernels for t in stored), made, unscaled)
-    new_rows = 0 if reached is None else rows - reached
-    return Origin(kind, tuple(s for s in sources if isinstance(s, Stored)), new_rows)
+    stored = [t for t in formula.terms if isinstance(t.source, Stored)]
+    others = [t for t in formula.terms if not isinstance(t.source, Stored)]
+    plain = all(t.scale == 1.0 for t in stored) and all(s.by is None for s in sources)
+    kind, reached = _made_of(
+        tuple(t.kernels for t in stored), tuple(t.kernels for t in others), plain
+    )
+    return Origin(kind, sources, 0 if reached is None else rows - reached)
 
 
 @lru_cache(maxsize=1024)
 def _made_of(
-    stored: tuple[Kernels, ...], made: tuple[Kernels, ...], unscaled: bool
+    stored: tuple[Kernels, ...], others: tuple[Kernels, ...], plain: bool
 ) -> tuple[TensorKind, int | None]:
     """Kind by the kernels of the terms, which many tensors share; rows reached, None for all."""
-    masks = [_reached(kernels[0]) for kernels in stored if kernels]
-    partial = [m for m in masks if m is not None]
-    all_rows = not masks or len(partial) < len(masks)  # some term reaches every row
-    reached = None if all_rows else int(np.logical_or.reduce(partial).sum())
-    kernels = [k for term in stored for k in term if k is not None]
-    several = any(not k.is_gather or k.index.shape[1] > 1 for k in kernels)
-    if several or any(_overlap(a, b) for a, b in combinations((*stored, *made), 2)):
+    heads = [_reached(kernels[0]) if kernels else None for kernels in stored]
+    partial = [rows for rows in heads if rows is not None]
+    reached = None if len(partial) < len(heads) else int(np.logical_or.reduce(partial).sum())
+    kinds = [k.row_kinds.kind for kernels in stored for k in kernels if k is not None]
+    if any((kind == "mixed").any() for kind in kinds) or any(
+        _overlap(a, b) for a, b in combinations((*stored, *others), 2)
+    ):
         return "mixed", reached
-    units = all((k.unit_rows | k.zero_rows).all() for k in kernels)
-    return "copied" if units and unscaled else "scaled", reached
+    plain = plain and not any((kind == "scaled").any() for kind in kinds)
+    return "copied" if plain else "scaled", reached
 
 
 def _overlap(a: Kernels, b: Kernels) -> bool:
     """Some element takes from both terms."""
-    for left, right in zip(a, b, strict=True):
-        x, y = _reached(left), _reached(right)
-        if x is not None and y is not None and not (x & y).any():
-            return False
-    return True
+    dims = [(_reached(x), _reached(y)) for x, y in zip(a, b, strict=True)]
+    return all(x is None or y is None or bool((x & y).any()) for x, y in dims)
 
 
 def _reached(kernel: Kernel | None) -> BoolArray | None:

@@ -12,7 +12,7 @@ from typing import Any
 from growkit.byte_sizes import in_bytes
 from growkit.planning.plan import Plan
 from growkit.recipe.recipe import resolved
-from growkit.report.as_json import config_changes, hints, origins
+from growkit.report.as_json import config_changes, origins, training_hints
 from growkit.report.provenance import origin
 from growkit.report.words import count, wrapped
 
@@ -62,7 +62,7 @@ def plan_text(
                     f"digest {digest}",
                 ],
             ),
-            *_section("hints", hints(plan)),
+            *_section("hints", training_hints(plan)),
             "",
             "recipe",
             textwrap.indent(resolved(plan.recipe).rstrip(), "  "),

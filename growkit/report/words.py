@@ -116,8 +116,8 @@ def in_words(kernel: Kernel | None) -> str:
         parts.append(f"up to {most} of {kernel.old} per row{_coefs(kernel)}")
     elif kernel.coef.any():
         parts.append(_pattern(kernel) + _coefs(kernel))
-    if kernel.share.shape[1]:
-        shared = int(kernel.share.any(axis=1).sum())
+    if kernel.left.shape[1]:
+        shared = int(kernel.left.any(axis=1).sum())
         parts.append(f"{count(shared, 'row')} of a mean of all {kernel.old}")
     zeros = int(kernel.zero_rows.sum())
     if zeros:
@@ -136,7 +136,7 @@ def first_rows(kernel: Kernel) -> str:
             for j, c in zip(kernel.index[i].tolist(), kernel.coef[i].tolist(), strict=True)
             if c
         ]
-        terms += ["shared"] if kernel.share[i].any() else []
+        terms += ["shared"] if kernel.left[i].any() else []
         more = " + …" if len(terms) > RUNS else ""
         return " + ".join(terms[:RUNS]).replace("+ -", "- ") + more
 

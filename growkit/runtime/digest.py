@@ -38,7 +38,7 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
         if kernel not in known:
             assert kernel is not None
             inner = hashlib.sha256(repr(kernel.shape).encode())
-            for array in (kernel.index, kernel.coef, kernel.share, kernel.rows, kernel.dense):
+            for array in (kernel.index, kernel.coef, kernel.left, kernel.right, kernel.dense):
                 inner.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
             known[kernel] = inner.hexdigest()
         return known[kernel]

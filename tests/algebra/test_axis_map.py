@@ -145,6 +145,24 @@ def test_repeated_sources(kernel: Kernel) -> None:
         assert kernel.index.shape[1] == 1 or not again.any()
 
 
+@given(st.one_of(kernels(), maps().map(lambda m: m.write), maps().map(lambda m: m.read)))
+def test_kinds_of_rows(kernel: Kernel) -> None:
+    """Each row is what its entries say; of the plain copies of one source the first is old."""
+    rows, seen = kernel.row_kinds, set[int]()
+    for kind, source, entries in zip(
+        rows.kind.tolist(), rows.source.tolist(), kernel.matrix(), strict=True
+    ):
+        if source < 0:
+            assert kind == ("mixed" if entries.any() else "new")
+            continue
+        assert np.flatnonzero(entries).tolist() == [source]
+        plain = "copied" if source in seen else "old"
+        assert kind == (plain if entries[source] == 1.0 else "scaled")
+        seen |= {source} if kind == "old" else set()
+    alone = rows.source[rows.source >= 0].tolist()
+    assert sorted(rows.source[rows.first].tolist()) == sorted(set(alone))
+
+
 @pytest.mark.parametrize("rho", [1.0, 0.25, -3.0])
 def test_scalar_finds_multiples_of_one(rho: float) -> None:
     """ρ·I is recognised in every form, and nothing else is."""

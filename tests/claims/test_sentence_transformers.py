@@ -96,7 +96,7 @@ def test_cosines_stay(mode: Any, normalized: bool, tmp_path: Path) -> None:
     result = api.grow(small, recipe(*TWICE), out=tmp_path / "big")
     assert result.plan.claim.claim == EPS
     told = "sentence embeddings have 64 numbers instead of 32; cosines between them stay"
-    assert told in result.plan.lints
+    assert told in result.plan.hints
     old, new = embeddings(small), embeddings(result.out)
     assert new.shape[1] == 2 * old.shape[1]
     assert (cosines(new) - cosines(old)).abs().max() <= NEAR
@@ -132,7 +132,7 @@ def test_a_dense_layer_gives_what_it_gave(
     assert result.plan.claim.claim == (EXACT if uneven else EPS)
     first = next(n for n, stage in enumerate(stages, 1) if isinstance(stage, dict))
     told = f"{first}_Dense is grown with the hidden state, by the map back: the embeddings stay"
-    assert told in result.plan.lints
+    assert told in result.plan.hints
     assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR
     changed = {
         str(path.relative_to(small))
@@ -193,7 +193,7 @@ def test_models_of_other_families(name: str, tmp_path: Path) -> None:
     sentences.tokenizer(marks=True).save_pretrained(tmp_path / "model")
     small = staged(tmp_path / "model", "mean", {"out": 12}, {"out": 5}, "normalize")
     result = api.grow(small, recipe(*TWICE), out=tmp_path / "big")
-    assert result.plan.lints[-1].endswith("by the map back: the embeddings stay")
+    assert result.plan.hints[-1].endswith("by the map back: the embeddings stay")
     assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR
 
 
@@ -211,7 +211,7 @@ def test_cosines_are_told(steps: Steps, claim: str, told: str, tmp_path: Path) -
     small = built(tmp_path, "mean")
     result = api.grow(small, recipe(*steps), out=tmp_path / "big")
     assert result.plan.claim.claim == claim
-    (said,) = [hint for hint in result.plan.lints if hint.startswith("sentence embeddings")]
+    (said,) = [hint for hint in result.plan.hints if hint.startswith("sentence embeddings")]
     assert f"cosines between them {told}" in said
     difference = (cosines(embeddings(result.out)) - cosines(embeddings(small))).abs().max()
     assert bool(difference <= NEAR) is (told == "stay")
@@ -222,7 +222,7 @@ def test_any_size_of_a_model_with_norms_before(tmp_path: Path) -> None:
     small = built(tmp_path, "mean", family="gpt2")
     result = api.grow(small, recipe({"op": "width", "to": {"axes": "3/2x"}}), out=tmp_path / "big")
     assert result.plan.claim.claim == EXACT
-    (said,) = [hint for hint in result.plan.lints if hint.startswith("sentence embeddings")]
+    (said,) = [hint for hint in result.plan.hints if hint.startswith("sentence embeddings")]
     assert said.endswith("cosines between them stay")
     old, new = embeddings(small), embeddings(result.out)
     assert (cosines(new) - cosines(old)).abs().max() <= NEAR
@@ -233,7 +233,7 @@ def test_a_dense_layer_of_an_approximate_growth(tmp_path: Path) -> None:
     small = built(tmp_path, "mean", "normalize", {"out": 10})
     steps = {"op": "width", "to": {"axes": "3/2x"}, "how": "circular"}
     result = api.grow(small, recipe(steps), out=tmp_path / "big")
-    assert [hint for hint in result.plan.lints if hint.endswith("stay about the same")]
+    assert [hint for hint in result.plan.hints if hint.endswith("stay about the same")]
     far = (embeddings(result.out) - embeddings(small)).abs().max()
     assert NEAR < far < 1
 

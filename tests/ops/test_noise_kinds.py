@@ -18,7 +18,6 @@ from support.growths import DIFFERS, TOLERANCE, measure, sizes, steps_of, width
 from growkit import api
 from growkit.algebra.kernel import Kernel
 from growkit.errors import RecipeError
-from growkit.planning.noise import new_units
 from growkit.planning.proof.claim import APPROXIMATE, EXACT
 
 TWICE = width(axes="2x")
@@ -204,4 +203,4 @@ def test_contradictions(options: dict[str, Any], message: str) -> None:
 )
 def test_new_units(kernel: Kernel, expected: list[int]) -> None:
     """Copies after the first, empty rows, mixtures and dense rows are new."""
-    assert new_units(kernel).tolist() == [bool(n) for n in expected]
+    assert (~kernel.row_kinds.first).tolist() == [bool(n) for n in expected]

@@ -1,4 +1,4 @@
-"""Lints: copies that nothing separates, parts that are dead, heads whose logits scale."""
+"""Hints: copies that nothing separates, parts that are dead, heads whose logits scale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from growkit import api
 from growkit.algebra.expression import parse
 from growkit.checkpoints.open import open_checkpoint
 from growkit.families.model import read_model
-from growkit.planning.hints import lints
+from growkit.planning.hints import hints
 from growkit.planning.proof.claim import Claim
 from growkit.planning.state import begin
 
@@ -51,8 +51,8 @@ def warned(checkpoint: Path, *steps: dict[str, Any], **keys: Any) -> list[str]:
     """What the plan of these steps warns of, shortened to axis and layers."""
     others = {name: str(checkpoint) for name in keys.get("sources", ())[1:]}
     plan = api.plan_growth(checkpoint, steps_of([*steps], **keys), sources=others)
-    return [lint.partition(": train")[0].replace("copies are equal and stay equal", "locked")
-            for lint in plan.lints]  # fmt: skip
+    return [hint.partition(": train")[0].replace("copies are equal and stay equal", "locked")
+            for hint in plan.hints]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_blend_separates(checkpoints: dict[str, Path], tmp_path: Path) -> None:
         mix = {"op": "blend", "with": "large", "alpha": 0.5, "only": only}
         recipe = steps_of([TWICE, mix], sources=["small", "large"])
         plan = api.plan_growth(checkpoints["llama"], recipe, sources={"large": str(big)})
-        assert [lint.partition(":")[0] for lint in plan.lints] == [
+        assert [hint.partition(":")[0] for hint in plan.hints] == [
             e.partition(":")[0] for e in expected
         ]
 
@@ -115,16 +115,16 @@ def test_fusion(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     assert warned(checkpoints["llama"], fuse, NOISE, **keys) == []
     other = tiny.save(tiny.build("llama", "causal", seed=4, **sizes("llama")), tmp_path / "other")
     recipe = steps_of([fuse], **keys)
-    assert api.plan_growth(checkpoints["llama"], recipe, sources={"b": str(other)}).lints == ()
+    assert api.plan_growth(checkpoints["llama"], recipe, sources={"b": str(other)}).hints == ()
 
 
 def test_tied_head_whose_logits_scale(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Where no norm can carry the factor, the way out is named."""
     family = flipped(tmp_path, "gpt2", lambda d: d["head"].update(scale_at=None))
     plan = api.plan_growth(checkpoints["gpt2"], steps_of([TWICE, NOISE]), family=family)
-    (lint,) = plan.lints
-    assert lint.startswith("tied head: logits grow by 2, and no norm before the head can carry 1/2")
-    assert lint.endswith("`tied: untie` gives the head weights of its own")
+    (hint,) = plan.hints
+    assert hint.startswith("tied head: logits grow by 2, and no norm before the head can carry 1/2")
+    assert hint.endswith("`tied: untie` gives the head weights of its own")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_dead_layers(checkpoints: dict[str, Path], zeroed: list[str], dead: bool
     parts = dict(state.parts)
     for name in zeroed:
         parts[name] = replace(parts[name], terms=())
-    found = list(lints(model.family, parts, state.sizes, Claim()))
+    found = list(hints(model.family, parts, state.sizes, Claim()))
     assert bool(found) is dead
     assert not dead or "1 layers have a norm with gain zero" in found[0]
 
@@ -163,7 +163,7 @@ def test_dead_layers(checkpoints: dict[str, Path], zeroed: list[str], dead: bool
 def test_gradients_of_locked_copies_are_equal(
     checkpoints: dict[str, Path], tmp_path: Path, steps: list[Any], locked: set[str]
 ) -> None:
-    """What the lint says of neurons is what autograd says of their gradients."""
+    """What the hint says of neurons is what autograd says of their gradients."""
     result = api.grow(checkpoints["llama"], steps_of(steps), out=tmp_path / "big")
     model = load(result.out, tiny.build("llama", "causal", **sizes("llama")))
     logits = model(input_ids=tiny.tokens()).logits
@@ -174,7 +174,7 @@ def test_gradients_of_locked_copies_are_equal(
         gradient = layer.mlp.up_proj.weight.grad
         first, second = gradient.chunk(2)
         assert torch.allclose(first, second, atol=1e-12) is ("mlp" in locked)
-    assert ("mlp" in " ".join(result.plan.lints)) is ("mlp" in locked)
+    assert ("mlp" in " ".join(result.plan.hints)) is ("mlp" in locked)
 
 
 def test_dead_units_have_no_gradient(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from growkit.report.page import PAGE, PICTURE
 from growkit.report.page.markup import Markup, element, escaped
 from growkit.report.page.page import growth_page
 from growkit.report.page.svg import growth_picture
-from growkit.report.provenance import descents
+from growkit.report.provenance import provenance
 from growkit.verify.symmetries import gauge_plan, gauges
 
 NAMES = [*pictured.STEPS, "large", "hostile"]
@@ -159,7 +159,7 @@ def facts(plan: Plan) -> Iterator[str]:
         yield from (step.op, step.claim, *step.reasons)
     yield f"{plan.parameters_before:,}"
     yield f"{plan.parameters_after:,}"
-    for axis, d in descents(plan).items():
+    for axis, d in provenance(plan).items():
         yield axis
         if not d.same:
             yield from (f"{n:,} {kind}" for kind, n in d.counts.items())

@@ -17,7 +17,15 @@ from growkit.algebra.kernel import Kernel
 from growkit.ops.axis_maps import pad, repeat, tile, uneven
 from growkit.planning.plan import Plan
 from growkit.report.as_json import plan_json
-from growkit.report.provenance import KINDS, Descent, Run, descent, descent_json, descents, of_units
+from growkit.report.provenance import (
+    KINDS,
+    Provenance,
+    Run,
+    axis_provenance,
+    provenance,
+    provenance_json,
+    unit_provenance,
+)
 
 COST: dict[str, Any] = {
     "digest": "", "output_bytes": 0, "disk_bytes": 0, "peak_bytes": 0, "shards": (),
@@ -32,7 +40,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
 
 def units(m: AxisMap | Kernel) -> list[tuple[str, int, int, list[int]]]:
     """The runs of units under a map: kind, start, stop, first old units."""
-    found = of_units({"a": m.write if isinstance(m, AxisMap) else m})
+    found = unit_provenance({"a": m.write if isinstance(m, AxisMap) else m})
     return [(r.kind, r.start, r.stop, [n for _, n in r.places]) for r in found.runs]
 
 
@@ -70,7 +78,7 @@ def test_units_of_two_sources() -> None:
         Kernel.gather([0, 1, 0], [1, 1, 0], old=2),
         Kernel.gather([0, 0, 0], [0, 1, 1], old=1),
     )
-    found = of_units({"a": left, "b": right})
+    found = unit_provenance({"a": left, "b": right})
     assert found.runs == (
         Run("old", 0, 1, (("a", 0),)),
         Run("mixed", 1, 2, (("a", 1), ("b", 0))),
@@ -81,12 +89,12 @@ def test_units_of_two_sources() -> None:
 
 def test_units_that_are_left_out() -> None:
     """Old units that nothing comes from are counted."""
-    assert of_units({"a": Kernel.gather([1, 3], old=5)}).left_out == 3
+    assert unit_provenance({"a": Kernel.gather([1, 3], old=5)}).left_out == 3
 
 
 def test_too_many_runs() -> None:
     """They are counted and not told."""
-    found = of_units({"a": repeat(100, 200).write})
+    found = unit_provenance({"a": repeat(100, 200).write})
     assert (found.runs, found.counts) == ((), {"old": 100, "copied": 100})
 
 
@@ -113,16 +121,16 @@ LAYERS: dict[str, list[tuple[str, int, int, list[int]]]] = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_runs_of_layers(name: str, plans: dict[str, Plan]) -> None:
     """Silent, copied, new, averaged, fused and blended layers, and those with rows from above."""
-    found = descent(plans[name], "layers")
+    found = axis_provenance(plans[name], "layers")
     assert [(r.kind, r.start, r.stop, [n for _, n in r.places]) for r in found.runs] == LAYERS[name]
 
 
 def test_two_stacks(plans: dict[str, Plan]) -> None:
     """Each has layers of its own, also one that only the config has."""
-    both = descents(plans["two stacks"])
+    both = provenance(plans["two stacks"])
     assert both["encoder.layers"].counts == {"old": 3, "copied": 3}
     assert both["decoder.layers"].before != both["encoder.layers"].before
-    half = descents(plans["half of two stacks"])
+    half = provenance(plans["half of two stacks"])
     assert half["encoder.layers"].counts == {"old": 3, "silent": 3}
 
 
@@ -133,10 +141,10 @@ def test_layers_after_a_blend_are_not_silent(tmp_path: Path) -> None:
     deep = api.grow(small, steps_of([pictured.DEEPER]), out=tmp_path / "deep").out
     blend = {"op": "blend", "with": "deep", "alpha": 0.5, "only": ["h.1.*"]}
     steps = steps_of([{**pictured.DEEPER, "how": "stack"}, blend], sources=["small", "deep"])
-    found = descent(api.plan_growth(small, steps, sources={"deep": str(deep)}), "layers")
+    found = axis_provenance(api.plan_growth(small, steps, sources={"deep": str(deep)}), "layers")
     assert [r.kind for r in found.singles] == ["old", "mixed", "copied", "old"]
     steps = steps_of([pictured.DEEPER, {**blend, "only": []}], sources=["small", "deep"])
-    found = descent(api.plan_growth(small, steps, sources={"deep": str(deep)}), "layers")
+    found = axis_provenance(api.plan_growth(small, steps, sources={"deep": str(deep)}), "layers")
     assert found.counts == {"mixed": 4}
 
 
@@ -146,7 +154,7 @@ def test_layers_after_a_blend_are_not_silent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*pictured.STEPS, "large"])
 def test_every_axis_adds_up(name: str, plans: dict[str, Plan]) -> None:
     """Counts add up to the size after, runs cover it, and every axis of the plan is there."""
-    plan, found = plans[name], descents(plans[name])
+    plan, found = plans[name], provenance(plans[name])
     assert {a.partition(" (")[0] for a in found} >= {*plan.sizes_after}
     for axis, d in found.items():
         assert d.after == plan.sizes_after.get(axis.partition(" (")[0], d.after)
@@ -163,7 +171,7 @@ def test_every_axis_adds_up(name: str, plans: dict[str, Plan]) -> None:
 def test_plans_tell_it_as_json(plans: dict[str, Plan]) -> None:
     """`plan --json` has it as `descent`."""
     told = plan_json(plans["stacked"], **COST)["descent"]
-    assert told.keys() == descents(plans["stacked"]).keys()
+    assert told.keys() == provenance(plans["stacked"]).keys()
     assert told["layers"] == {
         "before": {"small": 4},
         "after": 8,
@@ -171,6 +179,6 @@ def test_plans_tell_it_as_json(plans: dict[str, Plan]) -> None:
         "left_out": 0,
         "runs": [["old", 0, 4, [["small", 0]]], ["copied", 4, 8, [["small", 0]]]],
     }
-    assert told["hidden"] == descent_json(Descent({"small": 8}, 8, {"old": 8}, (
+    assert told["hidden"] == provenance_json(Provenance({"small": 8}, 8, {"old": 8}, (
         Run("old", 0, 8, (("small", 0),)),
     )))  # fmt: skip

@@ -109,7 +109,7 @@ def hostile(plan: Plan) -> Plan:
         claim=replace(plan.claim, reasons=reasons),
         steps=tuple(replace(step, reasons=reasons) for step in plan.steps),
         dropped=HOSTILE,
-        lints=HOSTILE,
+        hints=HOSTILE,
     )
 
 

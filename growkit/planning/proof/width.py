@@ -137,9 +137,9 @@ def _norm(m: AxisMap, norm: str, target: str, scale: float) -> list[str]:
 
 def _rows_are_constant(kernel: Kernel) -> bool:
     """Every row is a multiple of (1, 1, …, 1)."""
-    if not kernel.rows.size:
+    if not kernel.right.size:
         return False
-    flat = np.abs(kernel.rows - kernel.rows[:, :1]).max(initial=0.0) <= NEAR
+    flat = np.abs(kernel.right - kernel.right[:, :1]).max(initial=0.0) <= NEAR
     return bool(flat and not kernel.coef.any() and kernel.dense is None)
 
 

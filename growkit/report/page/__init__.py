@@ -6,9 +6,9 @@
     card       the picture of the model card, one SVG that stands alone
     page       the whole plan as one HTML page
 
-The law: everything shown is read off the plan, as `words`, `report` and `descent` say it; the same
-plan gives the same bytes, with no time and no path in them. A page needs no network and no script,
-and nothing that a user, a checkpoint or a recipe names can become markup.
+The law: everything shown is read off the plan, as `words`, `as_json` and `provenance` say it; the
+same plan gives the same bytes, with no time and no path in them. A page needs no network and no
+script, and nothing that a user, a checkpoint or a recipe names can become markup.
 """
 
 from __future__ import annotations

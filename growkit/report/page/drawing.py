@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from growkit.report.page.markup import Markup, element, joined
-from growkit.report.provenance import Descent, Place, Run
+from growkit.report.provenance import Place, Provenance, Run
 
 TALL = 620.0  # of a stack, if its layers can be seen in it
 ROW = 27.0  # of a layer, at most
@@ -84,7 +84,7 @@ def _place(place: Place, length: int, *, named: bool) -> str:
 # -- a stack of layers ---------------------------------------------------------------------------
 
 
-def stack(found: Descent, *, thickness: float = 1.0) -> Drawing:
+def stack(found: Provenance, *, thickness: float = 1.0) -> Drawing:
     """The layers of the sources on the left, those of the result on the right, input on top.
 
     `thickness` is the width of the stream before, where it is 1 after.
@@ -177,7 +177,7 @@ def _text(x: float, y: float, said: str, class_: str) -> Markup:
 # -- an axis -------------------------------------------------------------------------------------
 
 
-def bars(found: Descent, width: float, *, thick: float = 20.0, gap: float = 36.0) -> Drawing:
+def bars(found: Provenance, width: float, *, thick: float = 20.0, gap: float = 36.0) -> Drawing:
     """The units of the sources above, those of the result below, and bands between; no words."""
     breaks = 6.0 * (len(found.before) - 1)
     total = sum(found.before.values())
@@ -201,7 +201,7 @@ def bars(found: Descent, width: float, *, thick: float = 20.0, gap: float = 36.0
     return Drawing(width, below + thick, joined([bands, body]))
 
 
-def _runs(found: Descent) -> Iterator[tuple[Run, str]]:
+def _runs(found: Provenance) -> Iterator[tuple[Run, str]]:
     """The runs of an axis with what is said of each; one for each kind where they are too many."""
     if found.runs:
         for run in found.runs:
@@ -236,7 +236,7 @@ def _band(
 # -- the key -------------------------------------------------------------------------------------
 
 
-def kinds_in(found: Iterable[Descent]) -> list[str]:
+def kinds_in(found: Iterable[Provenance]) -> list[str]:
     """The kinds that stand in some drawings, the sources among them, in the order of `MEANING`."""
     there = {"old", *chain.from_iterable(d.counts for d in found)}
     return [kind for kind in MEANING if kind in there]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from growkit.report.page.drawing import MEANING, Drawing, kinds_in, swatch
 from growkit.report.page.markup import Child, Markup, element, escaped
-from growkit.report.provenance import Descent
+from growkit.report.provenance import Provenance
 
 
 def section(name: str, title: str, *children: Child) -> Markup:
@@ -69,7 +69,7 @@ def prose(said: str) -> list[Markup]:
     return [element("code", part) if i % 2 else escaped(part) for i, part in parts]
 
 
-def legend(found: Iterable[Descent]) -> Markup:
+def legend(found: Iterable[Provenance]) -> Markup:
     """What the colours and hatches of some drawings mean."""
     items = [
         element(

@@ -29,13 +29,13 @@ from growkit.report.page.sentences import (
 )
 from growkit.report.page.style import HATCHES, PAGE
 from growkit.report.page.svg import thickness
-from growkit.report.provenance import Descent, descents
+from growkit.report.provenance import Provenance, provenance
 from growkit.report.words import maps_json
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST = 400  # layers that are told one by one, and runs of them where they are more
 
-Found = Mapping[str, Descent]
+Found = Mapping[str, Provenance]
 
 
 def growth_page(plan: Plan, *, output_bytes: int, cost: Mapping[str, str] | None = None) -> str:
@@ -43,7 +43,7 @@ def growth_page(plan: Plan, *, output_bytes: int, cost: Mapping[str, str] | None
 
     The same plan gives the same page as long as there is no `cost`.
     """
-    found = descents(plan)
+    found = provenance(plan)
     head = [
         Markup('<meta charset="utf-8">'),
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
@@ -126,7 +126,7 @@ def _layers(plan: Plan, found: Found) -> Markup | None:
     )
 
 
-def _layer_table(axis: str, found: Descent) -> Markup:
+def _layer_table(axis: str, found: Provenance) -> Markup:
     one_by_one = found.after <= MOST
     runs = [*found.singles] if one_by_one else [*found.runs[:MOST]]
     rows = [
@@ -170,7 +170,7 @@ def _axes(plan: Plan, found: Found) -> Markup:
     )
 
 
-def _axis(axis: str, found: Descent, words: Mapping[str, Any]) -> Markup:
+def _axis(axis: str, found: Provenance, words: Mapping[str, Any]) -> Markup:
     roles = [f"{role}: {said}" for role, said in words.items() if role not in ("old", "new")]
     if len(found.before) > 1:
         roles.insert(0, f"maps of {next(iter(found.before))}")
@@ -185,6 +185,6 @@ def _axis(axis: str, found: Descent, words: Mapping[str, Any]) -> Markup:
     )
 
 
-def _change(found: Descent) -> Markup:
+def _change(found: Provenance) -> Markup:
     sizes, times = change(found)
     return element("span", sizes, " ", soft(times), class_="size")

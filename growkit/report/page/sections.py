@@ -17,7 +17,7 @@ from growkit.planning.formula import Noise
 from growkit.planning.plan import Plan
 from growkit.planning.proof.claim import EXACT, StepClaim
 from growkit.recipe.recipe import resolved
-from growkit.report.as_json import config_changes, hints
+from growkit.report.as_json import config_changes, training_hints
 from growkit.report.page.html_parts import folded, listed, prose, row, section, table
 from growkit.report.page.markup import Markup, element
 from growkit.report.page.sentences import SIGNS, named
@@ -173,7 +173,7 @@ def cost(plan: Plan, output_bytes: int, further: Mapping[str, str]) -> Markup:
 
 def training(plan: Plan) -> Markup:
     """What to mind when training goes on."""
-    return section("training", "When training goes on", listed(map(prose, hints(plan))))
+    return section("training", "When training goes on", listed(map(prose, training_hints(plan))))
 
 
 def recipe(plan: Plan) -> Markup:

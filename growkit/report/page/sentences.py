@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from growkit.planning.plan import Plan
 from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 from growkit.report.as_json import class_names, hub_id
-from growkit.report.provenance import Descent, Kind
+from growkit.report.provenance import Kind, Provenance
 from growkit.report.words import count
 
 SIGNS = {EXACT: "✓", EPS: "ε", APPROXIMATE: "≈"}
@@ -78,7 +78,7 @@ def short(number: int) -> str:
     return f"{number:,}"
 
 
-def in_short(plan: Plan, found: Mapping[str, Descent]) -> list[str]:
+def in_short(plan: Plan, found: Mapping[str, Provenance]) -> list[str]:
     """Sizes, layers and zeros in a few sentences."""
     before, after = short(plan.parameters_before), short(plan.parameters_after)
     if len(plan.sources) > 1:
@@ -106,12 +106,12 @@ def in_short(plan: Plan, found: Mapping[str, Descent]) -> list[str]:
     return said
 
 
-def sizes_before(found: Descent) -> str:
+def sizes_before(found: Provenance) -> str:
     """`384`, or `8 + 16` of two sources."""
     return " + ".join(f"{size:,}" for size in found.before.values())
 
 
-def change(found: Descent) -> tuple[str, str]:
+def change(found: Provenance) -> tuple[str, str]:
     """`384 → 768` and how many times as much that is; one number where nothing changes."""
     sizes = [*found.before.values()]
     if sizes == [found.after]:
@@ -120,7 +120,7 @@ def change(found: Descent) -> tuple[str, str]:
     return f"{sizes_before(found)} → {found.after:,}", times
 
 
-def stacks(plan: Plan, found: Mapping[str, Descent]) -> dict[str, Descent]:
+def stacks(plan: Plan, found: Mapping[str, Provenance]) -> dict[str, Provenance]:
     """Those that are layers."""
     return {a: d for a, d in found.items() if d.axis in plan.layers}
 
@@ -130,7 +130,7 @@ def about_axis(axis: str) -> str:
     return AXES.get(axis.partition(" ")[0].rpartition(".")[2], "an inner axis of this family")
 
 
-def counts(found: Descent) -> str:
+def counts(found: Provenance) -> str:
     """`384 old, 384 copied`."""
     said = [f"{n:,} {kind}" for kind, n in found.counts.items()]
     return ", ".join([*said, f"{found.left_out:,} left out"] if found.left_out else said)

@@ -21,7 +21,7 @@ from growkit.report.page.sentences import (
     stacks,
 )
 from growkit.report.page.style import ALONE, HATCHES
-from growkit.report.provenance import Descent, descents
+from growkit.report.provenance import Provenance, provenance
 
 EDGE = 28.0
 LEFT = BOX + GAP + BOX + WORDS
@@ -31,7 +31,7 @@ WIDTH = EDGE + LEFT + EDGE + RIGHT + EDGE
 
 def growth_picture(plan: Plan) -> str:
     """An SVG of its own."""
-    found = descents(plan)
+    found = provenance(plan)
     layers = stacks(plan, found)
     grown = {a: d for a, d in found.items() if a not in layers and not d.same}
     body: list[Markup] = []
@@ -104,7 +104,7 @@ def _document(plan: Plan, *, words: str, body: list[Markup], height: float) -> s
     return f"{document}\n"
 
 
-def _title(x: float, y: float, axis: str, found: Descent) -> Markup:
+def _title(x: float, y: float, axis: str, found: Provenance) -> Markup:
     said = " ".join(("", *change(found))).rstrip()
     return element("text", element("tspan", axis, class_="strong"), said, x=x, y=y)
 
