@@ -188,6 +188,17 @@ class Kernel:
         return self.transpose().row_sums()
 
     @cached_property
+    def common(self) -> float:
+        """The one coefficient of a kernel that gathers; 0 if there are several, or other rows.
+
+        Coefficients are products of a few roundings, so those that differ in the last bits are one.
+        """
+        used = self.coef[self.coef != 0] if self.is_gather else np.zeros(0)
+        first = float(used[0]) if len(used) else 1.0
+        alike = self.is_gather and np.abs(used / first - 1.0).max(initial=0.0) <= 1e-14
+        return first if alike else 0.0
+
+    @cached_property
     def square_norm(self) -> float:
         """Sum of the squares of all entries."""
         if self.dense is not None:
