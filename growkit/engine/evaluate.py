@@ -77,7 +77,7 @@ def evaluate(formula: Formula, rows: Rows, *, budget: int) -> Iterator[Block]:
         return
     dtype = DTYPES[formula.dtype]
     exact = _converter(torch.float64 if row_blocks.compute_bytes(formula) == 8 else torch.float32)
-    only_moved = len(formula.terms) == 1 and row_blocks.moves(formula.terms[0])
+    only_moved = len(formula.terms) == 1 and formula.terms[0].moves
     pieces = [_Piece.of(t, rows, exact) for t in formula.terms]
     finite = only_moved  # all that was moved so far
 
@@ -136,7 +136,7 @@ class _Piece:
 
     @classmethod
     def of(cls, term: Term, rows: Rows, convert: Convert) -> _Piece:
-        source, factor = term.source, row_blocks.factor(term)
+        source, factor = term.source, term.factor
         if isinstance(source, Noise):
             factor *= _std(source, rows, convert) * row_noise.UNIT
         piece = cls(source, source.shape or (1,), term.kernels or (None,), factor, rows)
@@ -163,7 +163,7 @@ class _Piece:
             first = start - int(needed[0])
             return x[first : first + stop - start]
         index = np.searchsorted(needed, head.index[start:stop])
-        out = _gathered(x, 0, index, head.coef[start:stop], plain=row_blocks.common(head) != 0)
+        out = _gathered(x, 0, index, head.coef[start:stop], plain=head.common != 0)
         if self.shared is not None:
             for weight, row in zip(head.share[start:stop].T, self.shared, strict=True):
                 taking = np.flatnonzero(weight)
@@ -236,7 +236,7 @@ class _Piece:
 
 def _mapped(x: torch.Tensor, dim: int, kernel: Kernel) -> torch.Tensor:
     """A kernel without a dense part on dim ≥ 1."""
-    out = _gathered(x, dim, kernel.index, kernel.coef, plain=row_blocks.common(kernel) != 0)
+    out = _gathered(x, dim, kernel.index, kernel.coef, plain=kernel.common != 0)
     for weight, row in zip(kernel.share.T, kernel.rows, strict=True):
         out.add_(_weighted_sum(x, dim, row).to(x.dtype) * _along(weight, dim, x))
     return out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -73,11 +72,11 @@ def _constant(formula: Formula) -> bytes | None:
     if not formula.terms:
         return bytes(ITEM_BYTES[formula.dtype])
     term = formula.terms[0]
-    if len(formula.terms) > 1 or not isinstance(term.source, Ones) or not moves(term):
+    if len(formula.terms) > 1 or not isinstance(term.source, Ones) or not term.moves:
         return None
     if any(k is not None and k.zero_rows.any() for k in term.kernels):
         return None
-    value = np.float64(factor(term))
+    value = np.float64(term.factor)
     if formula.dtype != "BF16":
         with np.errstate(over="ignore"):
             element = value.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[formula.dtype])
@@ -140,38 +139,6 @@ def runs(rows: IntArray, row_bytes: int) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
-# -- kernels ---------------------------------------------------------------------------------------
-
-_COMMON: WeakKeyDictionary[Kernel, float] = WeakKeyDictionary()
-
-
-def common(kernel: Kernel) -> float:
-    """The one coefficient of a kernel that gathers; 0 if there are several, or other rows.
-
-    Coefficients are products of a few roundings, so those that differ in the last bits are one.
-    """
-    if kernel not in _COMMON:
-        used = kernel.coef[kernel.coef != 0] if kernel.is_gather else np.zeros(0)
-        first = float(used[0]) if len(used) else 1.0
-        one = kernel.is_gather and np.abs(used / first - 1.0).max(initial=0.0) <= 1e-14
-        _COMMON[kernel] = first if one else 0.0
-    return _COMMON[kernel]
-
-
-def factor(term: Term) -> float:
-    """Scale times the coefficients that are common to a whole kernel: one multiplication."""
-    product = math.prod([common(k) or 1.0 for k in term.kernels if k is not None], start=term.scale)
-    return 1.0 if abs(product - 1.0) <= 1e-14 else product
-
-
-def moves(term: Term) -> bool:
-    """Whether every new element is zero or one source element times the same factor."""
-    return (not isinstance(term.source, Stored) or term.source.by is None) and all(
-        k is None or (k.is_gather and k.index.shape[1] <= 1 and common(k) != 0)
-        for k in term.kernels
-    )
-
-
 # -- memory ----------------------------------------------------------------------------------------
 
 
@@ -211,7 +178,7 @@ def working_bytes(formula: Formula, rows: int) -> int:
     if is_plain(formula):
         return 4 * stored  # the last block, this one, and the mask that counts what is not finite
     compute = compute_bytes(formula)
-    moved = len(formula.terms) == 1 and moves(formula.terms[0])
+    moved = len(formula.terms) == 1 and formula.terms[0].moves
     item = ITEM_BYTES[formula.dtype] if moved else compute
     return SLACK + 2 * stored + _sum_bytes(formula.terms, rows, item, compute)
 
