@@ -47,7 +47,8 @@ def draw(noise: Noise, start: int, stop: int) -> npt.NDArray[np.float32]:
         part = out[at : at + _NUMBERS]
         words = generator.random_raw(part.size // _PER_WORD).astype("<u8", copy=False)
         np.take(table, words.view("<u2"), out=part, mode="wrap")
-    return out.reshape(stop - start, row)[:, :length].reshape(-1, *noise.shape[1:])
+    padded = out.reshape(stop - start, row)
+    return np.ascontiguousarray(padded[:, :length]).reshape(-1, *noise.shape[1:])
 
 
 @cache

@@ -493,6 +493,15 @@ def test_noise_on_noise():
     assert world.run(formula, 1)[0] == world.run(formula)[0]
 
 
+@dtypes
+@pytest.mark.parametrize("shape", [(5,), (5, 1)])
+def test_noise_comes_first_in_rows_of_one_number(shape, dtype):
+    """The generator draws sixteen numbers at least; what a row leaves over is not in the way."""
+    world = World()
+    terms = [Term(Noise(0, step, "w", shape, std=0.02), (None,) * len(shape)) for step in (1, 2)]
+    world.check(Formula("w", shape, dtype, tuple(terms)))
+
+
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 @pytest.mark.parametrize("factor", [0.5, 0.5**0.5, 1 / 3, -0.7, 3e-6, 1e30])
 def test_scaling_in_one_pass_rounds_once(dtype, factor):
