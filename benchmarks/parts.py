@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from growkit.engine import row_noise
-from growkit.engine.row_blocks import TARGET, nonfinite
+from growkit.engine.row_blocks import nonfinite
+from growkit.engine.working_memory import TARGET
 from growkit.planning.formula import Noise
 
 BYTES = 1 << 29  # passed through each part in one go
@@ -36,7 +37,7 @@ def parts(rounds: int) -> Iterator[list[dict[str, Any]]]:
             "look for NaN and infinities (bfloat16)": lambda: nonfinite(block, "BF16"),
             "crc32": lambda: zlib.crc32(block),
             "copy into the buffer to be written": lambda: into.__setitem__(slice(None), block),
-            "draw noise (for bfloat16)": lambda: row_noise.steps(rows, 0, rows.shape[0]),
+            "draw noise (for bfloat16)": lambda: row_noise.draw(rows, 0, rows.shape[0]),
         }
         for part, one in work.items():
             one()  # tables are made, pages are there

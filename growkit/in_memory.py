@@ -1,4 +1,4 @@
-"""Growth of a model that is in memory: state_dict and config in, state_dict and config out.
+"""Growth of a model in memory: state_dict and config in, state_dict and config out.
 
     weights, config = grow_state_dict(small.state_dict(), small.config, "double_width")
     big = type(small)(type(small.config).from_dict(config))
@@ -57,11 +57,11 @@ def grow_state_dict(
     from growkit.engine.state_dict import assemble, equal, rows_of
 
     name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
-    further = dict(sources or {})
-    check_sources(chosen, further)
-    given = {chosen.sources[0]: (state_dict, config)} | {n: further[n] for n in chosen.sources[1:]}
+    others = dict(sources or {})
+    check_sources(chosen, others)
+    given = {chosen.sources[0]: (state_dict, config)} | {n: others[n] for n in chosen.sources[1:]}
     with blamed(family):
-        models = {n: read_model(_checkpoint(*both), family) for n, both in given.items()}
+        models = {n: read_model(_checkpoint(*model), family) for n, model in given.items()}
         plan = build_plan(name, chosen, models, read_maps(chosen.files))
     for source, tensor, twin in plan.same:
         if not equal(given[source][0][tensor], given[source][0][twin]):
@@ -78,18 +78,20 @@ def grow_state_dict(
     for source, tensor, twin in plan.same:
         if source == chosen.sources[0] and tensor not in grown:
             grown[tensor] = grown[twin]
-    after = copy.deepcopy(dict(plan.config))
-    if after["architectures"] == _UNNAMED:
-        del after["architectures"]
-    return grown, after
+    new_config = copy.deepcopy(dict(plan.config))
+    if new_config["architectures"] == _UNNAMED:
+        del new_config["architectures"]
+    return grown, new_config
 
 
 def _checkpoint(state_dict: StateDict, config: Any) -> Checkpoint:
     """The headers that the tensors would have in a file."""
     from growkit.engine.state_dict import headers
 
-    as_saved = hasattr(config, "to_json_string")  # what transformers would write as config.json
-    known = json.loads(config.to_json_string()) if as_saved else dict(config)
-    known["architectures"] = known.get("architectures") or _UNNAMED
-    tensors, memory = headers(state_dict)
-    return Checkpoint("state_dict", known, tensors, (memory,))
+    if hasattr(config, "to_json_string"):  # what transformers would write as config.json
+        values = json.loads(config.to_json_string())
+    else:
+        values = dict(config)
+    values["architectures"] = values.get("architectures") or _UNNAMED
+    tensors, identity = headers(state_dict)
+    return Checkpoint("state_dict", values, tensors, (identity,))

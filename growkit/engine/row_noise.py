@@ -2,8 +2,9 @@
 
 The law: the numbers of row r depend on (seed, step, tensor, r) and on nothing else, so that the
 order of work, the number of workers and the memory limit cannot change a byte. A counter-based
-generator (Philox 4×64) makes this cheap: its key is a hash of (seed, step, tensor), row r owns the
-counters [r·k, (r+1)·k) with k = ⌈row length / 16⌉, and neighbouring rows are one draw.
+generator makes this cheap (Philox 4×64: Salmon et al., SC 2011): its key is a hash of (seed, step,
+tensor), each counter gives 256 bits, row r owns counters [r·k, (r+1)·k) with k = ⌈row length / 16⌉,
+and neighbouring rows are one draw.
 
 Every 16 bits become one number: they choose one of 65,536 equally likely steps of the normal
 distribution, whole numbers from a table. Nothing is computed, so every CPU gives the same bits. The
@@ -21,32 +22,33 @@ import numpy.typing as npt
 
 from growkit.planning.formula import Noise
 
-UNIT = 1.5258943318901872e-05  # `steps` times this has variance 1
+UNIT = 1.5258943318901872e-05  # `draw` times this has variance 1
 FINE = 1 << 16  # whole numbers per standard deviation: fine enough that no two steps are equal
 
-_NUMBERS = 1 << 15  # per draw: with table and scratch within a second-level cache
-_PER_WORD = 4
+_NUMBERS = 1 << 15  # at a time: with table and scratch within a second-level cache
+_PER_WORD = 4  # numbers of 16 bits in a word of 64
 _PER_COUNTER = 4 * _PER_WORD
 
 
-def steps(noise: Noise, start: int, stop: int) -> npt.NDArray[np.float32]:
+def draw(noise: Noise, start: int, stop: int) -> npt.NDArray[np.float32]:
     """Rows [start, stop) as whole numbers of mean 0, shape (rows, …); times `UNIT` they are noise.
 
-    >>> steps(Noise(seed=0, step=1, tensor="w", shape=(4, 2)), 1, 3)
+    >>> draw(Noise(seed=0, step=1, tensor="w", shape=(4, 2)), 1, 3)
     array([[-49374., 114088.],
            [ 45632.,  45271.]], dtype=float32)
     """
     length = math.prod(noise.shape[1:])
     counters = -(-length // _PER_COUNTER)  # per row
     generator = np.random.Philox(key=_key(noise), counter=start * counters)
-    row = counters * _PER_COUNTER
+    row = counters * _PER_COUNTER  # numbers, of which those beyond `length` are dropped
     out = np.empty((stop - start) * row, dtype=np.float32)
     table = _table()
     for at in range(0, out.size, _NUMBERS):
         part = out[at : at + _NUMBERS]
         words = generator.random_raw(part.size // _PER_WORD).astype("<u8", copy=False)
         np.take(table, words.view("<u2"), out=part, mode="wrap")
-    return out.reshape(stop - start, row)[:, :length].reshape(-1, *noise.shape[1:])
+    padded = out.reshape(stop - start, row)
+    return np.ascontiguousarray(padded[:, :length]).reshape(-1, *noise.shape[1:])
 
 
 @cache
@@ -64,5 +66,6 @@ def _table() -> npt.NDArray[np.float32]:
 
 
 def _key(noise: Noise) -> int:
+    """128 bits that tell a noise from all others."""
     text = f"{noise.seed}\0{noise.step}\0{noise.tensor}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")

@@ -1,6 +1,7 @@
-"""Tensors in memory as sources and as results: what files are to the writer of files.
+"""A state_dict as a source and as a result: headers and rows of its tensors, and grown tensors.
 
-The law: the bytes of a tensor are those that a file would hold, and no given tensor changes.
+What `checkpoints` and `output` do for files, for tensors in memory. The law: the bytes of a tensor
+are those that a file would hold, and no given tensor changes.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ import warnings
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from growkit.checkpoints.types import FileIdentity, TensorInfo
-from growkit.engine.evaluate import DTYPES, evaluate
+from growkit.engine.evaluate import DTYPES, bytes_of, evaluate
 from growkit.engine.row_blocks import Rows
 from growkit.errors import CheckpointError
 from growkit.planning.formula import Formula
@@ -43,7 +43,7 @@ def headers(state_dict: StateDict) -> tuple[dict[str, TensorInfo], FileIdentity]
 
     Raises CheckpointError for a tensor without values or of a kind that cannot be grown.
     """
-    tensors, where = {}, hashlib.sha256()
+    tensors, identity = {}, hashlib.sha256()
     for name, tensor in state_dict.items():
         if tensor.dtype not in _NAMES or tensor.layout != torch.strided or tensor.is_meta:
             kind = "no values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
@@ -53,10 +53,11 @@ def headers(state_dict: StateDict) -> tuple[dict[str, TensorInfo], FileIdentity]
             )
         size = tensor.numel() * tensor.element_size()
         info = TensorInfo(name, _NAMES[tensor.dtype], tuple(tensor.shape), "", 0, size)
-        where.update(f"{info} {tensor.device} {tensor.data_ptr()}".encode())
+        identity.update(f"{info} {tensor.device} {tensor.data_ptr()}".encode())
         tensors[name] = info
-    # one memory under two names is one model: a fusion of it with itself is exact
-    return tensors, FileIdentity(where.hexdigest(), sum(t.stop for t in tensors.values()), 0, "")
+    # known by where it lies: one memory given as two models is one, and fuses with itself exactly
+    size = sum(info.stop for info in tensors.values())
+    return tensors, FileIdentity(identity.hexdigest(), size, 0, "")
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
@@ -65,14 +66,9 @@ def equal(a: Tensor, b: Tensor) -> bool:
 
 
 def rows_of(tensor: Tensor, start: int, stop: int) -> memoryview:
-    """The bytes of rows `start` to `stop`; of a tensor without dims, all."""
+    """The bytes of rows [start, stop) as `Rows` has them; all of a tensor without dims."""
     rows = tensor.detach()[start:stop] if tensor.ndim else tensor.detach()
-    return _bytes(rows.cpu().contiguous()).data
-
-
-def _bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    """The memory of a contiguous tensor."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    return bytes_of(rows.cpu().contiguous()).data
 
 
 def assemble(formula: Formula, rows: Rows, allow_nonfinite: bool) -> Tensor:
@@ -81,17 +77,17 @@ def assemble(formula: Formula, rows: Rows, allow_nonfinite: bool) -> Tensor:
     Raises CheckpointError for values that are not finite, or warns if they are allowed.
     """
     out = torch.empty(formula.shape, dtype=DTYPES[formula.dtype])
-    memory, at, bad, overflowed = _bytes(out), 0, 0, 0
+    memory, offset, bad, overflowed = bytes_of(out), 0, 0, 0
     for block in evaluate(formula, rows, budget=sys.maxsize):
-        memory[at : at + block.data.nbytes] = np.frombuffer(block.data, np.uint8)
-        at += block.data.nbytes
+        memory[offset : offset + block.data.nbytes] = np.frombuffer(block.data, np.uint8)
+        offset += block.data.nbytes
         bad, overflowed = bad + block.nonfinite, overflowed + block.overflowed
     if bad:
         what = f"too large for {formula.dtype}" if overflowed else "NaN or infinite"
-        told = f"tensor {formula.name}: {overflowed or bad} values are {what}"
+        problem = f"tensor {formula.name}: {overflowed or bad} values are {what}"
         if not allow_nonfinite:
-            better = "keep the dtype, use bfloat16" if overflowed else "mend the source"
-            raise CheckpointError(told, hint=f"{better}, or pass allow_nonfinite=True")
-        warnings.warn(told, RuntimeWarning, stacklevel=4)
-    assert at == formula.nbytes == math.prod(formula.shape) * out.element_size()
+            remedy = "keep the dtype, use bfloat16" if overflowed else "mend the source"
+            raise CheckpointError(problem, hint=f"{remedy}, or pass allow_nonfinite=True")
+        warnings.warn(problem, RuntimeWarning, stacklevel=4)
+    assert offset == formula.nbytes == math.prod(formula.shape) * out.element_size()
     return out

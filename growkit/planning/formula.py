@@ -7,11 +7,13 @@ per dim of the tensor. Width growth is one term; depth growth decides which laye
 takes; noise and new rows are terms whose source is a generator; a blend has one term per
 checkpoint.
 
-`TensorInfo` and `Checkpoint` are the headers that planning starts from. Nothing here opens a file.
+The law: the digest of a plan is made of the fields of these classes and of their values, so a field
+more, less or renamed is another format. Methods are free.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from growkit.algebra.expression import Expression
@@ -74,6 +76,25 @@ class Term:
             and all(k is None or k.is_identity for k in self.kernels)
         )
 
+    @property
+    def factor(self) -> float:
+        """Scale times the coefficients that are common to a whole kernel: one multiplication.
+
+        Those of producers and consumers cancel on paper (c · 1/c); within 1e-14 of 1, it is 1.
+        """
+        common = [kernel.common or 1.0 for kernel in self.kernels if kernel is not None]
+        product = math.prod(common, start=self.scale)
+        return 1.0 if abs(product - 1.0) <= 1e-14 else product
+
+    @property
+    def moves(self) -> bool:
+        """Whether every new element is zero or one source element times `factor`."""
+        multiplied = isinstance(self.source, Stored) and self.source.by is not None
+        return not multiplied and all(
+            k is None or (k.is_gather and k.index.shape[1] <= 1 and k.common != 0)
+            for k in self.kernels
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Formula:
@@ -98,7 +119,4 @@ class Formula:
     @property
     def nbytes(self) -> int:
         """Bytes on disk."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count * ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]

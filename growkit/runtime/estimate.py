@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 from growkit.byte_sizes import format_size, parse_size
-from growkit.engine.row_blocks import block_rows, dense_bytes, is_plain, one_of_each, working_bytes
+from growkit.engine.row_blocks import needs_arithmetic
+from growkit.engine.working_memory import block_rows, dense_bytes, one_per_cost, working_bytes
 from growkit.errors import ResourceError
 from growkit.output.append import BUFFER, BUFFERS
 from growkit.output.layout import Layout, lay_out
@@ -78,8 +79,8 @@ class Job:
 def job_of(plan: Plan, how: How, share: Share | None = None) -> Job:
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(how.max_shard_size))
     behind = [formula for follower in plan.stages for formula in follower.formulas]
-    kinds = one_of_each([*plan.formulas, *behind])
-    torch = 0 if all(map(is_plain, kinds)) else TORCH_BYTES
+    kinds = one_per_cost([*plan.formulas, *behind])
+    torch = TORCH_BYTES if any(map(needs_arithmetic, kinds)) else 0
     fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
     count = max(1, min(how.workers, len((share or Share(0, 1)).of(layout.shards))))
     # the plan, and the process that waits for the workers

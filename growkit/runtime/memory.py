@@ -18,11 +18,11 @@ def peak_bytes() -> int:
     it started us.
     """
     try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
+        peak = None
+    if peak:
+        return int(peak[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -32,11 +32,11 @@ def available_bytes(root: Path = Path("/")) -> int | None:
 
     None where the system does not say. The page cache counts as free: it gives way.
     """
-    left = [*_left_in_cgroups(root)]
+    limits = [*_left_in_cgroups(root)]
     free = re.search(r"^MemAvailable:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     if free:
-        left.append(int(free[1]) * 1024)
-    return max(0, min(left)) if left else None
+        limits.append(int(free[1]) * 1024)
+    return max(0, min(limits)) if limits else None
 
 
 def _left_in_cgroups(root: Path) -> Iterator[int]:
@@ -49,16 +49,17 @@ def _left_in_cgroups(root: Path) -> Iterator[int]:
             top, limit_in, used = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss"
         else:
             continue
-        here = root / top / path.lstrip("/")
-        while here.is_relative_to(root / top):  # in a container some of these do not exist
-            limit = _text(here / limit_in).strip()
-            use = re.search(rf"^{used} (\d+)$", _text(here / "memory.stat"), re.MULTILINE)
+        cgroup = root / top / path.lstrip("/")
+        while cgroup.is_relative_to(root / top):  # in a container some of these do not exist
+            limit = _text(cgroup / limit_in).strip()
+            use = re.search(rf"^{used} (\d+)$", _text(cgroup / "memory.stat"), re.MULTILINE)
             if limit.isdecimal() and int(limit) < _NO_LIMIT:
                 yield int(limit) - (int(use[1]) if use else 0)
-            here = here.parent
+            cgroup = cgroup.parent
 
 
 def _text(path: Path) -> str:
+    """What a file of the system says; nothing where there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from growkit import __version__
 from growkit.checkpoints.rows import SourceRows
 from growkit.checkpoints.types import Checkpoint, Stored
-from growkit.engine.row_blocks import Block, is_plain, plain
+from growkit.engine.row_blocks import Block, blocks_without_arithmetic, needs_arithmetic
+from growkit.engine.working_memory import block_rows
 from growkit.errors import CheckpointError, UsageError
 from growkit.output.done_marks import Marks
 from growkit.output.layout import Shard
@@ -76,8 +77,8 @@ def _needed(shard: Shard, sources: Mapping[str, Checkpoint]) -> dict[str, Checkp
     for source, names in wanted.items():
         checkpoint = sources[source]
         tensors = {name: checkpoint.tensors[name] for name in sorted(names)}
-        holding = {info.file for info in tensors.values()}
-        files = tuple(file for file in checkpoint.files if file.name in holding)
+        names_of_files = {info.file for info in tensors.values()}
+        files = tuple(file for file in checkpoint.files if file.name in names_of_files)
         needed[source] = replace(
             checkpoint, config={}, tensors=tensors, files=files, side_files=(), stages=()
         )
@@ -85,6 +86,7 @@ def _needed(shard: Shard, sources: Mapping[str, Checkpoint]) -> dict[str, Checkp
 
 
 def _stored(terms: Iterable[Term]) -> Iterator[Stored]:
+    """All stored tensors that terms are made of, those behind noise too."""
     for term in terms:
         if isinstance(term.source, Stored):
             yield term.source
@@ -105,13 +107,13 @@ def write(task: Task, tell: Tell = lambda count: None) -> Written:
     marks.refuse_elsewhere()
     with marks.claim(shard.name) if task.shared else nullcontext():
         if marks.finished(shard.name) is None:
-            begin = time.monotonic()
+            began = time.monotonic()
             checksums, nonfinite = write_file(task, tell)
-            spent = {"seconds": round(time.monotonic() - begin, 3), "peak_bytes": peak_bytes()}
-            marks.mark(shard, checksums, {**spent, "nonfinite": nonfinite})
+            cost = {"seconds": round(time.monotonic() - began, 3), "peak_bytes": peak_bytes()}
+            marks.mark(shard, checksums, {**cost, "nonfinite": nonfinite})
         else:
             tell(shard.size)
-    return Written(shard.name, f"{os.uname().nodename}:{os.getpid()}", peak_bytes())
+    return Written(shard.name, _process(), peak_bytes())
 
 
 def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Written]:
@@ -128,12 +130,17 @@ def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Written]:
 
 def peak_of(written: Sequence[Written]) -> int:
     """The memory of all processes but this one, each at its worst moment."""
-    here = f"{os.uname().nodename}:{os.getpid()}"
+    this = _process()
     worst: dict[str, int] = {}
     for file in written:
-        if file.process != here:
+        if file.process != this:
             worst[file.process] = max(file.peak_bytes, worst.get(file.process, 0))
     return sum(worst.values())
+
+
+def _process() -> str:
+    """This process, told from those of all machines."""
+    return f"{os.uname().nodename}:{os.getpid()}"
 
 
 def write_file(
@@ -144,12 +151,13 @@ def write_file(
     By tensor the checksum; and where there are any, how many values are NaN or infinite.
     """
     with SourceRows(task.sources) as rows:
-        written = _write(task, rows, tell)
+        checksums, nonfinite = _write(task, rows, tell)
         rows.check_unchanged()
-    return written
+    return checksums, nonfinite
 
 
 def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], dict[str, int]]:
+    """Tensor after tensor, block after block, while the next block is made."""
     nonfinite: dict[str, int] = {}
     marks, shard = task.marks, task.shard
     temporary = marks.temporary(shard.name.replace("/", "-"))
@@ -178,25 +186,27 @@ def _write(task: Task, rows: SourceRows, tell: Tell) -> tuple[dict[str, str], di
 def _blocks(shard: Shard, rows: SourceRows, budget: int) -> Iterator[Block]:
     """All blocks of a file, tensor after tensor."""
     for placed in shard.tensors:
-        if is_plain(placed.formula):
-            yield from plain(placed.formula, rows, budget=budget)
-        else:
+        formula = placed.formula
+        if needs_arithmetic(formula):
             from growkit.engine.evaluate import evaluate, one_thread
 
             with one_thread():
-                yield from evaluate(placed.formula, rows, budget=budget)
+                yield from evaluate(formula, rows, budget=budget)
+        else:
+            yield from blocks_without_arithmetic(formula, rows, block_rows(formula, budget))
 
 
 def _ahead(blocks: Iterator[Block]) -> Generator[Block, None, None]:
     """The blocks, each made in a second thread while the caller is busy with the one before."""
     with ThreadPoolExecutor(1, thread_name_prefix="growkit-make") as pool:
-        coming = pool.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, blocks, None)
+        ahead = pool.submit(next, blocks, None)
+        while (block := ahead.result()) is not None:
+            ahead = pool.submit(next, blocks, None)
             yield block
 
 
 def _refuse_values(formula: Formula, bad: int, overflowed: int) -> None:
+    """Raise CheckpointError: values that are no numbers, by their cause."""
     if overflowed:
         raise CheckpointError(
             f"tensor {formula.name}: {overflowed} values are too large for {formula.dtype}",

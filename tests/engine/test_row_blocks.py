@@ -1,32 +1,24 @@
-"""Rows per block, memory, and tensors that need no arithmetic."""
+"""Which rows a block reads, and tensors that need no arithmetic."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 from growkit.algebra.kernel import Kernel
 from growkit.checkpoints.types import Stored
-from growkit.engine import row_blocks
 from growkit.engine.row_blocks import (
-    block_rows,
-    is_plain,
+    blocks_without_arithmetic,
+    needs_arithmetic,
     nonfinite,
-    plain,
     runs,
     whole_tiles,
-    working_bytes,
 )
-from growkit.errors import ResourceError
+from growkit.engine.working_memory import block_rows
 from growkit.planning.formula import Formula, Noise, Ones, Term
-
-TILE_2X = Kernel.gather(np.arange(16) % 8, old=8)
-WEIGHT = Stored("small", "w", (8, 8), "F32")
-GROWN = Formula("w", (16, 16), "F32", (Term(WEIGHT, (TILE_2X, TILE_2X.scaled(0.5))),))
 
 
 def rows_of(array):
@@ -39,10 +31,10 @@ def rows_of(array):
 
 
 def joined(formula, rows, budget):
-    """All bytes of a plain tensor, and how many elements are not finite."""
-    found = list(plain(formula, rows, budget=budget))
-    assert [b.start for b in found[1:]] == [b.stop for b in found[:-1]]
-    return b"".join(b.data for b in found), sum(b.nonfinite for b in found)
+    """All bytes of a tensor without arithmetic, and how many elements are not finite."""
+    blocks = list(blocks_without_arithmetic(formula, rows, block_rows(formula, budget)))
+    assert [b.start for b in blocks[1:]] == [b.stop for b in blocks[:-1]]
+    return b"".join(b.data for b in blocks), sum(b.nonfinite for b in blocks)
 
 
 @pytest.mark.parametrize("budget", [4 * 32, 300, 1 << 20])
@@ -57,7 +49,7 @@ def test_copies_are_the_same_bytes(budget, dtype, array):
     """A copy keeps every bit, in blocks of any size, and its NaN and Inf are counted."""
     stored = Stored("small", "w", (8, 8), dtype)
     formula = Formula("w", (8, 8), dtype, (Term(stored, (None, Kernel.identity(8))),))
-    assert is_plain(formula)
+    assert not needs_arithmetic(formula)
     data, bad = joined(formula, rows_of(array), budget)
     assert data == array.tobytes()
     assert bad == (16 if dtype == "F32" else 0)
@@ -87,63 +79,24 @@ def test_constants_need_no_arithmetic(dtype, element):
         (Term(Ones((1,)), (Kernel.gather(np.zeros(6), old=1),)),) * 2,
     ],
 )
-def test_other_formulas_are_not_plain(terms):
+def test_other_formulas_need_arithmetic(terms):
     """Zero rows, numbers that bfloat16 rounds, noise and sums are for the engine."""
-    assert not is_plain(Formula("g", (6,), "BF16", terms))
+    assert needs_arithmetic(Formula("g", (6,), "BF16", terms))
 
 
-def test_plain_tensors_and_planning_do_not_load_torch():
+def test_copies_and_planning_do_not_load_torch():
     """A growth of copies alone never imports torch, and neither does asking for memory."""
     code = (
-        "import sys, numpy as np; from growkit.engine import row_blocks as blocks;"
+        "import sys; from growkit.engine.row_blocks import blocks_without_arithmetic;"
+        "from growkit.engine.working_memory import block_rows;"
         "from growkit.planning.formula import *;"
         "f = Formula('w', (2,), 'BF16', (Term(Stored('s', 'w', (2,), 'BF16'), (None,)),));"
-        "print(len(list(blocks.plain(f, lambda s, a, b: memoryview(bytes(4)), budget=1000))));"
+        "rows = lambda s, a, b: memoryview(bytes(4));"
+        "print(len(list(blocks_without_arithmetic(f, rows, block_rows(f, 1000)))));"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
-
-
-def test_budget_decides_rows():
-    """As many rows as fit, never above the target, one for a tensor without dims."""
-    for rows in (1, 5, 16):
-        assert block_rows(GROWN, working_bytes(GROWN, rows)) == rows
-    assert block_rows(GROWN, 1 << 40) == 16
-    assert block_rows(Formula("s", (), "F32"), 1 << 40) == 1
-    wide = Formula("w", (1 << 20, 1024), "F32", (Term(Ones((1, 1)), (None, None), 3.0),) * 2)
-    assert block_rows(wide, 1 << 40) * 4096 == row_blocks.TARGET
-
-
-def test_too_small_a_budget_is_refused():
-    """Where not even one row fits, the tensor, both numbers and the way out are named."""
-    with pytest.raises(
-        ResourceError, match=r"w: one row of \[16, 16\] F32 takes .* 1,000 are"
-    ) as e:
-        block_rows(GROWN, 1000)
-    assert "more memory" in e.value.hint
-
-
-def test_more_rows_take_more_memory():
-    """The estimate grows with the rows, which is what the search for a block size relies on."""
-    noise = Noise(0, 0, "w", (16, 16), snr_db=3.0, signal=GROWN.terms)
-    formula = Formula("w", (16, 16), "F32", (*GROWN.terms, Term(noise, (None, None))))
-    sizes = [working_bytes(formula, r) for r in range(1, 17)]
-    assert sizes == sorted(sizes)
-    assert sizes[0] > working_bytes(GROWN, 1)
-
-
-def test_planning_thirty_thousand_tensors_is_fast():
-    """Far below a millisecond per tensor: kernels are looked at once, not once per tensor."""
-    width = 16384
-    kernel = Kernel.gather(np.arange(width) % 8192, 0.5, old=8192)
-    stored = [Stored("small", f"w{i}", (8192, 8192), "BF16") for i in range(3000)]
-    formulas = [
-        Formula(s.name, (width, width), "BF16", (Term(s, (kernel, kernel)),)) for s in stored
-    ]
-    began = time.perf_counter()
-    assert {block_rows(f, 1 << 31) for f in formulas} == {row_blocks.TARGET // (2 * width)}
-    assert time.perf_counter() - began < 1.0
 
 
 def test_runs_read_over_small_gaps():
@@ -157,8 +110,8 @@ def test_runs_read_over_small_gaps():
 
 def test_tiles_are_aligned_to_the_tensor():
     """Dense kernels take whole tiles, the last one as short as the tensor makes it."""
-    found = whole_tiles(np.array([70, 129]), 130)
-    np.testing.assert_array_equal(found, np.arange(64, 130))
+    rows = whole_tiles(np.array([70, 129]), 130)
+    np.testing.assert_array_equal(rows, np.arange(64, 130))
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("F64", "u8"), ("F32", "u4"), ("F16", "u2")])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from growkit.engine.row_noise import FINE, UNIT, _table, steps
+from growkit.engine.row_noise import FINE, UNIT, _table, draw
 from growkit.planning.formula import Noise
 
 
@@ -20,7 +20,7 @@ def noise(shape=(200, 500), seed=0, step=1, tensor="w"):
 
 def test_looks_normal():
     """Mean, variance, skewness and kurtosis of a normal distribution, within sampling error."""
-    x = steps(noise((1000, 1000)), 0, 1000).astype(np.float64) * UNIT
+    x = draw(noise((1000, 1000)), 0, 1000).astype(np.float64) * UNIT
     assert abs(x.mean()) < 5e-3
     assert abs(x.var() - 1) < 5e-3
     assert abs((x**3).mean()) < 1e-2
@@ -41,11 +41,11 @@ def test_the_table_is_the_same_everywhere():
 
 def test_neighbours_are_independent():
     """No correlation along a row, along a column, or between two seeds, steps or tensors."""
-    x = steps(noise(), 0, 200) * UNIT
+    x = draw(noise(), 0, 200) * UNIT
     others = [
         x[:, 1:],
         x[1:],
-        *(steps(n, 0, 200) * UNIT for n in (noise(seed=1), noise(step=2), noise(tensor="v"))),
+        *(draw(n, 0, 200) * UNIT for n in (noise(seed=1), noise(step=2), noise(tensor="v"))),
     ]
     for y in others:
         part = x[: y.shape[0], : y.shape[1]]
@@ -56,23 +56,23 @@ def test_neighbours_are_independent():
 @pytest.mark.parametrize("shape", [(50, 7), (50,), (50, 3, 5), (50, 1), (3, 70_000)])
 def test_rows_are_keyed_by_their_number(shape):
     """A row is the same alone, in a block, and in the whole."""
-    whole = steps(noise(shape), 0, shape[0])
+    whole = draw(noise(shape), 0, shape[0])
     assert whole.shape == shape
 
     @given(st.integers(0, shape[0] - 1), st.integers(1, 50))
     def any_block(start, count):
         stop = min(start + count, shape[0])
-        np.testing.assert_array_equal(steps(noise(shape), start, stop), whole[start:stop])
+        np.testing.assert_array_equal(draw(noise(shape), start, stop), whole[start:stop])
 
     any_block()
 
 
 def test_a_tensor_without_dims_is_one_row():
     """One number, as a row of its own."""
-    assert steps(noise(()), 0, 1).shape == (1,)
+    assert draw(noise(()), 0, 1).shape == (1,)
 
 
 def test_numbers_never_change():
     """A golden row: another numpy, machine or version of growkit must give the same."""
-    found = steps(noise((9, 6), seed=7, step=2, tensor="model.w"), 8, 9)
+    found = draw(noise((9, 6), seed=7, step=2, tensor="model.w"), 8, 9)
     assert found.tolist() == [[-30366, -93854, 121296, 2825, 8275, -37096]]

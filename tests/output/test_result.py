@@ -21,7 +21,7 @@ from support.tiny import build, save
 import growkit as package
 from growkit import api
 from growkit.cli.main import app
-from growkit.engine.row_blocks import block_rows, working_bytes
+from growkit.engine.working_memory import block_rows, working_bytes
 from growkit.runtime.estimate import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
 
 EDITED = {"growkit.json", "README.md"}  # they hold times, and what a person writes

@@ -27,7 +27,7 @@ from support.processes import (
 from support.tiny import build, save
 
 from growkit import api
-from growkit.engine.row_blocks import working_bytes
+from growkit.engine.working_memory import working_bytes
 from growkit.errors import ResourceError
 from growkit.runtime.estimate import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
 
