@@ -1,7 +1,7 @@
 """Family files: the shipped ones and the user's own, found, extended and varied by config.
 
-The law: a file is right or refused before any checkpoint is touched. This room reads its own YAML
-and opens nothing else.
+The law: a file is right or refused before any checkpoint is touched; the shipped files pass through
+the same reader as those of users.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from growkit import plain_yaml
 from growkit.errors import FamilyError, did_you_mean
@@ -39,7 +37,7 @@ def family_text(name: str) -> str:
     """The YAML of a shipped family, comments included. Raises FamilyError for an unknown name."""
     if name not in family_names():
         raise FamilyError(f'family "{name}": not known', hint=did_you_mean(name, family_names()))
-    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    return plain_yaml.read(FOLDER / f"{name}.yaml", "family file", FamilyError)
 
 
 @cache
@@ -59,11 +57,10 @@ def _shipped(name: str) -> dict[str, Any]:
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
     """Parse a family file's text. Raises FamilyError if it is not a plain YAML mapping."""
-    try:
-        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or error
-        raise FamilyError(f"{where}: not valid YAML: {problem}") from None
+    problems: list[plain_yaml.Problem] = []
+    data = plain_yaml.parse(text, where, problems, FamilyError)
+    for place, what, hint in problems:
+        raise FamilyError(f"{where}: {place + ': ' if place else ''}{what}", hint=hint)
     if not isinstance(data, dict):
         raise FamilyError(f"{where}: expected a mapping, found {type(data).__name__}")
     return data
@@ -72,7 +69,7 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
 def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
     """The family file for a config: `file` if given, else the shipped one of its model_type."""
     if file is not None:
-        return read_family(file)
+        return read_yaml(plain_yaml.read(file, "family file", FamilyError), str(file))
     model_type, built = config.get("model_type"), config.get("architecture")
     known = model_types()
     if model_type is None and isinstance(built, str):  # how timm says what a model is
@@ -174,28 +171,6 @@ def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[prefix + name] = value
     return out
-
-
-MAX_BYTES = 1_000_000
-
-
-def read_family(file: Path) -> dict[str, Any]:
-    """The mapping in a user's family file."""
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(MAX_BYTES + 1)  # a device has no size, and no end
-        if len(raw) > MAX_BYTES:
-            raise FamilyError(f"{file}: a family file has at most {MAX_BYTES:,} bytes")
-        text = raw.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FamilyError(f"{file}: cannot be read: {error}") from None
-    problems: list[plain_yaml.Problem] = []
-    data = plain_yaml.parse(text, str(file), problems, FamilyError)
-    for where, what, hint in problems:
-        raise FamilyError(f"{file}: {where + ': ' if where else ''}{what}", hint=hint)
-    if not isinstance(data, dict):
-        raise FamilyError(f"{file}: expected a mapping, found {type(data).__name__}")
-    return data
 
 
 @contextmanager

@@ -25,15 +25,15 @@ from pydantic import (
     model_validator,
 )
 
+from growkit import plain_yaml
 from growkit.dtypes import DtypeName
 from growkit.errors import RecipeError, did_you_mean
 from growkit.ops import OPERATORS, Operator
 from growkit.ops.map_choice import MapOptions
-from growkit.plain_yaml import Problem, parse
+from growkit.plain_yaml import Problem
 from growkit.recipe.override import override
 from growkit.recipe.problems import kind_of, sentences
 
-MAX_BYTES = 1_000_000  # of one recipe file
 MAX_STEPS = 100
 MAX_PROBLEMS = 20  # that are told at once
 DTYPES: dict[str, DtypeName] = {
@@ -112,7 +112,7 @@ def load_recipe(
     """
     path = _locate(name_or_path)
     problems: list[Problem] = []
-    data = parse(_read(path), path.name, problems)
+    data = plain_yaml.parse(_read(path), path.name, problems)
     if not isinstance(data, dict):
         raise RecipeError(
             f"{path.name}: a recipe is a mapping with the key steps, found {kind_of(data)}",
@@ -155,9 +155,9 @@ def builtin_recipes() -> dict[str, Path]:
     """The recipes that come with growkit, by name: inside the wheel, else beside the package."""
     package = Path(__file__).parent.parent
     for folder in (package / "recipes", package.parent / "recipes"):
-        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-        if found:
-            return found
+        recipes = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        if recipes:
+            return recipes
     return {}
 
 
@@ -223,19 +223,8 @@ def _locate(name_or_path: str) -> Path:
 
 
 def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)  # a device has no size, and no end
-        if len(raw) > MAX_BYTES:
-            raise RecipeError(f"{path}: a recipe has at most {MAX_BYTES:,} bytes")
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise RecipeError(
-            f"{path}: cannot read the recipe: {(error.strerror or str(error)).lower()}",
-            hint="`growkit recipes` lists the built-in ones",
-        ) from error
+    hint = "`growkit recipes` lists the built-in ones"
+    return plain_yaml.read(path, "recipe", RecipeError, hint=hint)
 
 
 # -- validation, and pydantic's findings as sentences --------------------------------------------
