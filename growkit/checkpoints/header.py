@@ -18,7 +18,7 @@ from typing import Any
 
 from growkit.checkpoints.hub_cache import Far
 from growkit.checkpoints.types import FileIdentity, TensorInfo
-from growkit.dtypes import ITEM_BYTES
+from growkit.dtypes import FLOATS, ITEM_BYTES, QUANTISED_BITS
 from growkit.errors import CheckpointError, shown
 from growkit.os_errors import reading
 
@@ -30,11 +30,7 @@ MAX_DEPTH = 50  # lists and tables inside one another
 MAX_NAME = 1000  # characters of a tensor's name
 MAX_DIMS = 64
 
-# dtypes of quantised weights, which are recognised in order to be refused by name
-QUANTISED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | dict.fromkeys(
-    ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8
-)
-_BITS = {name: 8 * size for name, size in ITEM_BYTES.items()} | QUANTISED_BITS
+_BITS = {name: 8 * ITEM_BYTES[name] for name in (*FLOATS, *ITEM_BYTES)} | {**QUANTISED_BITS}
 _KEYS = {"dtype", "shape", "data_offsets"}
 
 

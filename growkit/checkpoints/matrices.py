@@ -10,13 +10,9 @@ import numpy as np
 from growkit.algebra.kernel import FloatArray
 from growkit.checkpoints.header import read_header
 from growkit.checkpoints.types import TensorInfo
-from growkit.dtypes import ITEM_BYTES
+from growkit.dtypes import DTYPES
 from growkit.errors import CheckpointError
 from growkit.os_errors import reading
-
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?"} | {
-    f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)
-}
 
 
 def read_maps(paths: Iterable[str]) -> dict[str, dict[str, FloatArray]]:
@@ -41,7 +37,7 @@ def read_matrices(path: Path) -> dict[str, FloatArray]:
 
 
 def _values(info: TensorInfo, raw: bytes, path: Path) -> FloatArray:
-    if info.dtype not in ITEM_BYTES:
+    if info.dtype not in DTYPES:
         raise CheckpointError(
             f"{path}: {info.name}: dtype {info.dtype} cannot be a map",
             hint="save float64, float32, float16 or bfloat16",
@@ -49,5 +45,5 @@ def _values(info: TensorInfo, raw: bytes, path: Path) -> FloatArray:
     if info.dtype == "BF16":
         values = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     else:
-        values = np.frombuffer(raw, _NUMPY[info.dtype])
+        values = np.frombuffer(raw, DTYPES[info.dtype].numpy)
     return values.astype(np.float64).reshape(info.shape)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from growkit.checkpoints.header import QUANTISED_BITS, WEIGHTS
+from growkit.checkpoints.header import WEIGHTS
 from growkit.checkpoints.types import TensorInfo
+from growkit.dtypes import QUANTISED_BITS
 from growkit.errors import CheckpointError
 
 _QUANTISED = {

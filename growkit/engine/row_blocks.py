@@ -16,7 +16,7 @@ import numpy as np
 
 from growkit.algebra.kernel import IntArray, Kernel
 from growkit.checkpoints.types import Stored
-from growkit.dtypes import ITEM_BYTES
+from growkit.dtypes import DTYPES, FLOATS, ITEM_BYTES
 from growkit.errors import ResourceError
 from growkit.planning.formula import Formula, Noise, Ones, Source, Term
 
@@ -27,14 +27,6 @@ CHUNK = 1 << 17  # elements in a float64 sum over a whole tensor (1 MiB), whatev
 TILE = 64  # rows per matrix product of a dense kernel, whatever the block
 SLACK = 16 << 20  # bytes that the allocator keeps, or that are used where they cannot be seen
 GAP = 4096  # bytes that are rather read over than skipped
-
-# Bits of +infinity by dtype; as signed and as unsigned numbers, all not-finite values are above it
-_INFINITY = {
-    "F64": ("i8", "u8", 0x7FF0000000000000),
-    "F32": ("i4", "u4", 0x7F800000),
-    "F16": ("i2", "u2", 0x7C00),
-    "BF16": ("i2", "u2", 0x7F80),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +72,7 @@ def _constant(formula: Formula) -> bytes | None:
     value = np.float64(factor(term))
     if formula.dtype != "BF16":
         with np.errstate(over="ignore"):
-            element = value.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[formula.dtype])
+            element = value.astype(DTYPES[formula.dtype].numpy)
         return element.tobytes() if np.isfinite(element) else None
     single = value.astype("<f4")
     exact = float(single) == value and not single.view(np.uint32) & 0xFFFF
@@ -93,12 +85,12 @@ def nonfinite(data: memoryview, dtype: str) -> int:
     >>> nonfinite(memoryview(np.array([1.0, np.nan, -np.inf])), "F64")
     2
     """
-    if dtype not in _INFINITY or not data.nbytes:
+    if dtype not in FLOATS or not data.nbytes:
         return 0
-    signed, unsigned, infinity = _INFINITY[dtype]
-    bits = np.frombuffer(data, "<" + unsigned)
+    infinity, size = DTYPES[dtype].infinity, ITEM_BYTES[dtype]
+    bits = np.frombuffer(data, f"<u{size}")  # all not-finite values are from infinity on
     negative = infinity | 1 << (8 * bits.itemsize - 1)
-    if bits.view("<" + signed).max() < infinity and bits.max() < negative:
+    if bits.view(f"<i{size}").max() < infinity and bits.max() < negative:
         return 0  # two passes without a temporary: the usual case
     return int(np.count_nonzero((bits & bits.dtype.type(infinity)) == infinity))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import PrivateAttr
 
 from growkit.algebra.axis_map import AxisMap
-from growkit.errors import RecipeError
+from growkit.errors import RecipeError, located
 from growkit.ops.axis_maps import isometric, lemon, lemon_scale, pad, tile
 from growkit.ops.derived_axes import follow
 from growkit.ops.heads import head_dim_maps, head_maps
@@ -178,10 +178,8 @@ class Width(Operator):
     ) -> dict[str, AxisMap]:
         """The matrices of an axis, which must have this size unless it is 0."""
         file = self._how(axis).file
-        try:
+        with located(file):
             return given_maps(self._files[file], axis, family.user_axes[axis], sizes, size)
-        except RecipeError as error:
-            raise RecipeError(f"{file}: {error.message}", hint=error.hint) from None
 
     def _with_heads(
         self, attention: Attention, sizes: Mapping[str, int], maps: Mapping[str, AxisMap]

@@ -25,8 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from growkit import plain_yaml
-from growkit.dtypes import DtypeName
+from growkit import dtypes, plain_yaml
+from growkit.dtypes import FLOATS, DtypeName
 from growkit.errors import RecipeError, did_you_mean
 from growkit.ops import OPERATORS, Operator
 from growkit.ops.map_choice import MapOptions
@@ -36,12 +36,8 @@ from growkit.recipe.problems import kind_of, sentences
 
 MAX_STEPS = 100
 MAX_PROBLEMS = 20  # that are told at once
-DTYPES: dict[str, DtypeName] = {
-    "keep": "keep",
-    **dict.fromkeys(("float64", "fp64", "f64", "double"), "float64"),
-    **dict.fromkeys(("float32", "fp32", "f32", "float"), "float32"),
-    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
-    **dict.fromkeys(("float16", "fp16", "f16", "half"), "float16"),
+DTYPES: Mapping[str, str] = {"keep": "keep"} | {
+    word: full for name, full in FLOATS.items() for word in (full, *dtypes.DTYPES[name].words)
 }
 
 if TYPE_CHECKING:
