@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -50,8 +51,9 @@ KINDS: Mapping[str, str] = {
 }
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
 MAX_NAME = 10_000  # characters that aliases may make of a name
-_NUMBER = re.compile(r"\.([0-9]+)(?=\.|$)")  # in a name behind a dot
-_SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)[0-9]+(?=\.|$)")
+_NUMBER = r"(?:(?<=\.)|^)([0-9]+)(?=\.|$)"  # in a name: a whole word between dots
+NUMBER = re.compile(_NUMBER)
+SLOT = re.compile(r"\{(\w+)(?::([0-9]+))?\}|" + _NUMBER)  # {axis}, {axis:first} or a number
 
 _COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}
 
@@ -299,7 +301,7 @@ class Family:
     def _candidates(self, shape: str) -> tuple[bool, list[Pattern]]:
         """Whether names of this shape are ignored, and the patterns that they may fit."""
         for pattern in () if self._shapes else self.patterns.values():
-            self._shapes.setdefault(_SLOT.sub("#", pattern.name), []).append(pattern)
+            self._shapes.setdefault(SLOT.sub("#", pattern.name), []).append(pattern)
         spellings = self._spellings(shape)
         ignored = any(s in self.ignore for s in spellings)
         fitting = {p.name: p for s in spellings for p in self._shapes.get(s, ())}
@@ -312,8 +314,34 @@ def numbered(name: str) -> tuple[str, tuple[int, ...]]:
     >>> numbered("layers.3.norm.weight")
     ('layers.#.norm.weight', (3,))
     """
-    parts = _NUMBER.split(f".{name}")
-    return ".#".join(parts[::2])[1:], tuple(map(int, parts[1::2]))
+    parts = NUMBER.split(name)
+    return "#".join(parts[::2]), tuple(map(int, parts[1::2]))
+
+
+def renumber(name: str, numbers: Sequence[int]) -> str:
+    """A name with these numbers in place of its last ones; what is before them may be a prefix.
+
+    >>> renumber("0.layers.3.norm.weight", [7])
+    '0.layers.7.norm.weight'
+    """
+    parts = NUMBER.split(name)
+    parts[len(parts) - 2 * len(numbers) :: 2] = [str(number) for number in numbers]
+    return "".join(parts)
+
+
+def spell(name: str, numbers: Sequence[int]) -> str:
+    """A pattern's name with its numbers filled in.
+
+    >>> spell("layers.{layers}.norm.weight", [3])
+    'layers.3.norm.weight'
+    """
+    return _template(name) % tuple(numbers)
+
+
+@cache
+def _template(name: str) -> str:
+    """A pattern's name with %d for each of its numbers."""
+    return SLOT.sub("%d", name.replace("%", "%%"))
 
 
 def module_tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:

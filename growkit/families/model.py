@@ -7,11 +7,9 @@ refused with the tensor's name.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -21,10 +19,8 @@ from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
 from growkit.dtypes import FLOATS
 from growkit.errors import CheckpointError, FamilyError
 from growkit.families.config import default, spelling, whole
-from growkit.families.family import Family, Pattern, get, numbered
+from growkit.families.family import Family, Pattern, get, numbered, spell
 from growkit.families.load import build_family, find_family
-
-_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +35,6 @@ class Entry:
     def key(self) -> str:
         """The family's name for it, whatever prefix or old spelling the file uses."""
         return spell(self.pattern.name, self.numbers)
-
-    def renumbered(self, numbers: Sequence[int]) -> str:
-        """Its name on disk with other numbers, in the spelling that the file uses."""
-        fresh = iter(numbers)
-        return _NUMBER.sub(lambda _: str(next(fresh)), self.info.name)
 
 
 @dataclass(frozen=True)
@@ -66,21 +57,6 @@ class Model:
     def user_sizes(self) -> dict[str, int]:
         """Sizes by the axis names that recipes use."""
         return self.family.user_sizes(self.sizes)
-
-
-def spell(name: str, numbers: Sequence[int]) -> str:
-    """A pattern's name with its numbers filled in.
-
-    >>> spell("layers.{layers}.norm.weight", [3])
-    'layers.3.norm.weight'
-    """
-    return _template(name) % tuple(numbers)
-
-
-@cache
-def _template(name: str) -> str:
-    """A pattern's name with %d for each of its numbers."""
-    return re.sub(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", "%d", name.replace("%", "%%"))
 
 
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
