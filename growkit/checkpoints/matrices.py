@@ -1,4 +1,8 @@
-"""Files of maps: dense matrices by name, read whole, and written whole or not at all."""
+"""Files of maps: the matrices of a `learned` or `dense` step by name, read whole, in float64.
+
+The law: a file of maps passes the same strict reader of headers as weights do, so that what is
+read is what is there. (The package safetensors reads no bfloat16 without torch.)
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ def read_maps(paths: Iterable[str]) -> dict[str, dict[str, FloatArray]]:
 
 
 def read_matrices(path: Path) -> dict[str, FloatArray]:
+    """What this file holds, in float64, by name; CheckpointError if it is none, or damaged."""
     with reading(path):
         if not path.is_file():
             raise CheckpointError(
@@ -29,11 +34,11 @@ def read_matrices(path: Path) -> dict[str, FloatArray]:
             )
         _, tensors, _ = read_header(path, path.name)
         with path.open("rb") as file:
-            found = {}
+            matrices = {}
             for info in tensors.values():
                 file.seek(info.start)
-                found[info.name] = _values(info, file.read(info.stop - info.start), path)
-    return found
+                matrices[info.name] = _values(info, file.read(info.stop - info.start), path)
+    return matrices
 
 
 def _values(info: TensorInfo, raw: bytes, path: Path) -> FloatArray:
