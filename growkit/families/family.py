@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import zip_longest
@@ -280,31 +280,23 @@ class Family:
             )
         known = [p.name for p in self.patterns.values()]
         near = difflib.get_close_matches(
-            self._spellings(shape)[-1].replace("#", "{layers}"), known, n=1, cutoff=0.0
+            spellings(shape, self.alias, self.prefixes)[-1].replace("#", "{layers}"),
+            known,
+            n=1,
+            cutoff=0.0,
         )
         raise CheckpointError(
             f"tensor {name}: no pattern of family {self.name} fits; the nearest is {near[0]}",
             hint="nothing is dropped silently: describe it in a family file (--family FILE)",
         )
 
-    def _spellings(self, shape: str) -> list[str]:
-        """A name as the family may spell it: without old words, without each prefix."""
-        for old, new in self.alias.items():
-            shape = shape.replace(old, new)
-            if len(shape) > MAX_NAME:
-                raise FamilyError(
-                    f"family {self.name}: the aliases make names without end",
-                    hint="leave out aliases whose new word holds the old one",
-                )
-        return [shape, *(shape[len(p) :] for p in self.prefixes if shape.startswith(p))]
-
     def _candidates(self, shape: str) -> tuple[bool, list[Pattern]]:
         """Whether names of this shape are ignored, and the patterns that they may fit."""
         for pattern in () if self._shapes else self.patterns.values():
             self._shapes.setdefault(SLOT.sub("#", pattern.name), []).append(pattern)
-        spellings = self._spellings(shape)
-        ignored = any(s in self.ignore for s in spellings)
-        fitting = {p.name: p for s in spellings for p in self._shapes.get(s, ())}
+        each = spellings(shape, self.alias, self.prefixes)
+        ignored = any(s in self.ignore for s in each)
+        fitting = {p.name: p for s in each for p in self._shapes.get(s, ())}
         return ignored, [*fitting.values()]
 
 
@@ -316,6 +308,22 @@ def numbered(name: str) -> tuple[str, tuple[int, ...]]:
     """
     parts = NUMBER.split(name)
     return "#".join(parts[::2]), tuple(map(int, parts[1::2]))
+
+
+def spellings(shape: str, alias: Mapping[str, str], prefixes: Iterable[str]) -> list[str]:
+    """A name as its family may spell it: without old words, without each prefix.
+
+    >>> spellings("bert.LayerNorm.gamma", {"gamma": "weight"}, ["bert."])
+    ['bert.LayerNorm.weight', 'LayerNorm.weight']
+    """
+    for old, new in alias.items():
+        shape = shape.replace(old, new)
+        if len(shape) > MAX_NAME:
+            raise FamilyError(
+                "alias: the aliases make names without end",
+                hint="leave out aliases whose new word holds the old one",
+            )
+    return [shape, *(shape.removeprefix(p) for p in prefixes if shape.startswith(p))]
 
 
 def renumber(name: str, numbers: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ the same reader as those of users.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
@@ -16,7 +16,7 @@ from typing import Any
 
 from growkit import plain_yaml
 from growkit.errors import FamilyError, did_you_mean
-from growkit.families.family import Family, get
+from growkit.families.family import SLOT, Family, get, numbered, spellings
 from growkit.families.grammar import check_names, known_words, listed, parse_family
 
 FOLDER = Path(__file__).parent / "builtin"
@@ -90,18 +90,22 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
 
 
 def build_family(
-    data: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None, where: str = ""
+    data: Mapping[str, Any], config: Mapping[str, Any], names: Iterable[str], where: str = ""
 ) -> Family:
     """A family for one checkpoint: its file, then the variants that config and tensors ask for.
 
-    `names` are the modules present, which variants may depend on (None: any may be); `where` is
-    what errors call the file. Raises FamilyError naming the line that is wrong.
+    `names` are those of the tensors, as the checkpoint spells them; `where` is what errors call the
+    file. Raises FamilyError naming the line that is wrong.
     """
     where = where or f"family {data.get('family', '?')}"
-    try:
+    with _well_formed(where):
         merged = _extend(data, where)
+    alias, prefixes = merged.get("alias", {}), listed(merged.get("prefix") or [])
+    shapes = {numbered(name)[0] for name in names}
+    tensors = {s for shape in shapes for s in spellings(shape, alias, prefixes)}
+    with _well_formed(where):
         for variant in merged.pop("variants", None) or ():
-            if _holds(variant.get("when", {}), config, names):
+            if _holds(variant.get("when", {}), config, tensors):
                 merged = _merge(merged, {k: v for k, v in variant.items() if k != "when"})
         if "refused" in merged:
             raise FamilyError(
@@ -111,24 +115,37 @@ def build_family(
         known_words(merged, KEYS, where, "key")
         family = parse_family(merged, config, where)
         check_names(family, where)
+    return family
+
+
+@contextmanager
+def _well_formed(where: str) -> Iterator[None]:
+    """Inside, a value that is of another kind than its key wants is the file's fault."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FamilyError(
             f"{where}: {type(error).__name__}: {error}",
             hint="`growkit families llama` shows a valid file",
         ) from None
-    return family
 
 
-def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None) -> bool:
-    """Whether config and tensors are what a variant asks for: one of a list, `*` for any text."""
+def _holds(when: Mapping[str, Any], config: Mapping[str, Any], tensors: set[str]) -> bool:
+    """Whether config and tensors are what a variant asks for: one of a list, `*` for any text.
+
+    `tensors` are names in the family's spelling, with # in place of numbers; a module is present
+    if one of them is its weight, its bias, or itself.
+    """
     for key, want in when.items():
         if key in ("absent", "present"):
-            if (names is None or want in names) is (key == "absent"):
+            module = SLOT.sub("#", want)
+            present = any(module + suffix in tensors for suffix in ("", ".weight", ".bias"))
+            if present is (key == "absent"):
                 return False
             continue
         negated = isinstance(want, Mapping)  # {not: …}
         words = listed(want["not"] if negated else want)
-        if any(_fits(get(config, key), one) for one in words) is negated:
+        if any(_fits(get(config, key), word) for word in words) is negated:
             return False
     return True
 
