@@ -372,11 +372,3 @@ def module_tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:
         "ln": {".weight": [one + "*"], ".bias": [one + "~"]},
         "gain": {"": [one + "*"]},
     }[word]
-
-
-def get(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of a config, or None."""
-    value: Any = config
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value

@@ -13,6 +13,7 @@ from typing import Any
 from growkit.algebra.expression import Expression, parse
 from growkit.algebra.positions import PAIRS, SLOPES
 from growkit.errors import FamilyError, did_you_mean
+from growkit.families.config import get
 from growkit.families.family import (
     KINDS,
     SLOT,
@@ -22,7 +23,6 @@ from growkit.families.family import (
     Pattern,
     Period,
     Rope,
-    get,
     module_tensors,
 )
 

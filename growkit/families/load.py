@@ -16,7 +16,8 @@ from typing import Any
 
 from growkit import plain_yaml
 from growkit.errors import FamilyError, did_you_mean
-from growkit.families.family import SLOT, Family, get, numbered, spellings
+from growkit.families.config import get
+from growkit.families.family import SLOT, Family, numbered, spellings
 from growkit.families.grammar import check_names, known_words, listed, parse_family
 
 FOLDER = Path(__file__).parent / "builtin"

@@ -19,8 +19,8 @@ from growkit.algebra.expression import Expression
 from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
 from growkit.dtypes import FLOATS
 from growkit.errors import CheckpointError
-from growkit.families.config import default, spelling, whole
-from growkit.families.family import Family, Pattern, get, spell
+from growkit.families.config import default, get, spelling, whole
+from growkit.families.family import Family, Pattern, spell
 from growkit.families.load import build_family, find_family
 
 Equation = tuple[str, Expression, int]  # where it stands, axes, the size that they make
