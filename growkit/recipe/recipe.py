@@ -2,7 +2,7 @@
 
 The laws of this room: everything that is wrong with a recipe is said at once, each with its path
 (`steps[0].to.hidden`) and the nearest known word; and a recipe is data, so tags, anchors, includes
-and environment variables do not exist here. It opens recipe files and nothing else.
+and environment variables do not exist here. Files are read by plain_yaml alone.
 """
 
 from __future__ import annotations
@@ -238,8 +238,10 @@ def _validate(data: dict[str, Any], name: str, problems: list[Problem]) -> Recip
     if len(problems) == 1:
         where, what, hint = problems[0]
         raise RecipeError(f"{name}: {where + ': ' if where else ''}{what}", hint=hint)
-    told = problems[:MAX_PROBLEMS]
-    lines = [f"  {w + ': ' if w else ''}{what}{f' ({h})' if h else ''}" for w, what, h in told]
+    lines = [
+        f"  {where + ': ' if where else ''}{what}{f' ({hint})' if hint else ''}"
+        for where, what, hint in problems[:MAX_PROBLEMS]
+    ]
     count = f"more than {MAX_PROBLEMS}" if problems[MAX_PROBLEMS:] else len(problems)
     raise RecipeError(
         f"{name}: {count} problems:\n" + "\n".join(lines),
