@@ -49,11 +49,11 @@ class Learned(Operator):
         """The file with the maps."""
         return (self.maps,)
 
-    def located(self, folder: Path) -> Learned:
+    def with_paths_from(self, folder: Path) -> Learned:
         """The file's path, if it is relative, from the folder of the recipe."""
         return self.model_copy(update={"maps": str(folder / self.maps)})
 
-    def given(self, files: Mapping[str, Arrays]) -> Learned:
+    def with_files(self, files: Mapping[str, Arrays]) -> Learned:
         """With the arrays of the file."""
         step = self.model_copy()
         step._arrays = files[self.maps]

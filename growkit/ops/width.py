@@ -53,12 +53,15 @@ class Width(Operator):
         """The files of dense maps."""
         return tuple(h.file for h in self._all.values() if isinstance(h, MapOptions) and h.file)
 
-    def located(self, folder: Path) -> Width:
+    def with_paths_from(self, folder: Path) -> Width:
         """Relative paths of files from the folder of the recipe."""
-        found = {a: h if isinstance(h, str) else h.located(folder) for a, h in self._all.items()}
-        return self.model_copy(update={"how": found.get("", found)})
+        how = {
+            axis: h if isinstance(h, str) else h.with_paths_from(folder)
+            for axis, h in self._all.items()
+        }
+        return self.model_copy(update={"how": how.get("", how)})
 
-    def given(self, files: Mapping[str, Arrays]) -> Width:
+    def with_files(self, files: Mapping[str, Arrays]) -> Width:
         """With the matrices of the files."""
         step = self.model_copy()
         step._files = files

@@ -98,7 +98,7 @@ def build_plan(
     steps, growths = [], []
     for number, operator in enumerate(recipe.steps):
         with located(f"steps[{number}] ({operator.op})"):
-            growth = operator.given(files or {}).grow(family, state.sizes)
+            growth = operator.with_files(files or {}).grow(family, state.sizes)
             state, claim = apply(state, growth, number, recipe.seed, models)
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
         growths.append(growth)

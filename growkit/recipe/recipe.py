@@ -120,7 +120,7 @@ def load_recipe(
     recipe = _validate(data, path.name, problems)
     # a built-in recipe names files of the user's, any other one files beside it
     folder = Path() if path in builtin_recipes().values() else path.parent
-    steps = tuple(step.located(folder.absolute()) for step in recipe.steps)
+    steps = tuple(step.with_paths_from(folder.absolute()) for step in recipe.steps)
     return path.stem, recipe.model_copy(update={"steps": steps})
 
 
