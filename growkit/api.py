@@ -17,15 +17,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import yaml
-
 from growkit import hub
 from growkit.byte_sizes import in_bytes
 from growkit.checkpoints.matrices import read_maps
 from growkit.checkpoints.open import open_checkpoint, read_config
 from growkit.dtypes import ITEM_BYTES
 from growkit.errors import RecipeError, VerifyError
-from growkit.families.load import blamed, family_names, family_text
+from growkit.families.load import blamed, family_names, family_text, read_yaml
 from growkit.families.model import Model, read_model
 from growkit.ops.matrices import matrices
 from growkit.output.record import check_files, read_record, write_record
@@ -359,7 +357,7 @@ def list_families() -> list[dict[str, Any]]:
     """The families that ship with growkit: name, model types, what it is about."""
     found = []
     for name in family_names():
-        data = yaml.safe_load(family_text(name))
+        data = read_yaml(family_text(name), name)
         types = data.get("model_type") or data["architecture"]
         about = data.get("about", "") + (": cannot be grown" if "refused" in data else "")
         found.append({"name": name, "model_types": types, "about": about})

@@ -16,7 +16,8 @@ The text is one sentence of *where: what*; `hint` is the next action. Neither en
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -77,6 +78,15 @@ class OutputError(GrowkitError):
 
 class VerifyError(GrowkitError):
     """The grown model, or a file of it, is not what was claimed."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Inside, a RecipeError says where first: in which step of a recipe, or in which file."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def shown(text: str, most: int = 1000) -> str:

@@ -1,22 +1,40 @@
-"""YAML text → plain data, and `PATH=VALUE` changes to it.
+"""YAML files → plain data: how recipes and family files are read.
 
 The law: what users write is data. Tags, anchors, aliases, merge keys and duplicate keys do not
-exist here, a key is a word, and nothing is nested deeply. What the keys mean is for others to say.
+exist here, a key is a word, and nothing is large or nested deeply. What the keys mean is for others
+to say.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from growkit.errors import GrowkitError, RecipeError
 
+MAX_BYTES = 1_000_000  # of one file
 MAX_DEPTH = 20  # nested mappings and lists
 MAX_NUMBER = 100  # characters; YAML has numbers whose value takes minutes to compute
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Problem = tuple[str, str, str]  # where, what, hint
+
+
+def read(path: Path, what: str, refuse: type[GrowkitError], *, hint: str = "") -> str:
+    """The text of a file, which errors call a `what`; raises `refuse` if it is none or too long."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)  # a device has no size, and no end
+        if len(raw) > MAX_BYTES:
+            raise refuse(f"{path}: a {what} has at most {MAX_BYTES:,} bytes")
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refuse(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except (OSError, ValueError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).lower()
+        raise refuse(f"{path}: cannot read the {what}: {why}", hint=hint) from error
 
 
 def parse(
@@ -76,6 +94,3 @@ def _plain(node: yaml.Node, path: str, problems: list[Problem]) -> Any:
             raise ValueError(f"line {line}: a number of {len(node.value)} characters")
         return yaml.constructor.SafeConstructor().construct_object(node)
     return node.value
-
-
-# -- PATH=VALUE ----------------------------------------------------------------------------------

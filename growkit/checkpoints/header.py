@@ -18,9 +18,11 @@ from typing import Any
 
 from growkit.checkpoints.hub_cache import Far
 from growkit.checkpoints.types import FileIdentity, TensorInfo
-from growkit.dtypes import ITEM_BYTES
+from growkit.dtypes import FLOATS, ITEM_BYTES, QUANTISED_BITS
 from growkit.errors import CheckpointError, shown
 from growkit.os_errors import reading
+
+WEIGHTS = ".safetensors"
 
 # Limits of what is parsed: JSON takes up to 300 bytes of memory per value and four per byte of
 # text, and whoever sends more has no model in mind. 80,000 tensors fit in one file.
@@ -30,11 +32,7 @@ MAX_DEPTH = 50  # lists and tables inside one another
 MAX_NAME = 1000  # characters of a tensor's name
 MAX_DIMS = 64
 
-# dtypes of quantised weights, which are recognised in order to be refused by name
-QUANTISED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | dict.fromkeys(
-    ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8
-)
-_BITS = {name: 8 * size for name, size in ITEM_BYTES.items()} | QUANTISED_BITS
+_BITS = {name: 8 * ITEM_BYTES[name] for name in (*FLOATS, *ITEM_BYTES)} | {**QUANTISED_BITS}
 _KEYS = {"dtype", "shape", "data_offsets"}
 
 
@@ -112,11 +110,11 @@ def _parsed(raw: bytes, path: Path, what: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    table = dict(pairs)
+    if len(table) != len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f'"{twice}" appears twice')
-    return found
+    return table
 
 
 def _header_bytes(first: Callable[[int], bytes], size: int, path: Path) -> bytes:
@@ -157,10 +155,10 @@ def _tensor(key: str, entry: Any, file: str, base: int, path: Path) -> TensorInf
         raise _damaged(path, f"{where}: data_offsets {offsets!r} is not a pair of numbers from 0")
     if len(shape) > MAX_DIMS:
         raise _damaged(path, f"{where}: {len(shape)} dims, expected at most {MAX_DIMS}")
-    bits, found = math.prod(shape) * _BITS[dtype], offsets[1] - offsets[0]
-    if bits % 8 or bits // 8 != found:
+    bits, size = math.prod(shape) * _BITS[dtype], offsets[1] - offsets[0]
+    if bits % 8 or bits // 8 != size:
         raise _damaged(
-            path, f"{where}: found {found} bytes, {dtype} {shape} takes {-(-bits // 8)} bytes"
+            path, f"{where}: found {size} bytes, {dtype} {shape} takes {-(-bits // 8)} bytes"
         )
     return TensorInfo(key, dtype, tuple(shape), file, base + offsets[0], base + offsets[1])
 
@@ -191,6 +189,3 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
         f"{path}: {reason}", hint="the file is damaged: download or copy it anew"
     )
-
-
-WEIGHTS = ".safetensors"

@@ -1,4 +1,8 @@
-"""Files of maps: dense matrices by name, read whole, and written whole or not at all."""
+"""Files of maps: the matrices of a `learned` or `dense` step by name, read whole, in float64.
+
+The law: a file of maps passes the same strict reader of headers as weights do, so that what is
+read is what is there. (The package safetensors reads no bfloat16 without torch.)
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,9 @@ import numpy as np
 from growkit.algebra.kernel import FloatArray
 from growkit.checkpoints.header import read_header
 from growkit.checkpoints.types import TensorInfo
-from growkit.dtypes import ITEM_BYTES
+from growkit.dtypes import DTYPES
 from growkit.errors import CheckpointError
 from growkit.os_errors import reading
-
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?"} | {
-    f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)
-}
 
 
 def read_maps(paths: Iterable[str]) -> dict[str, dict[str, FloatArray]]:
@@ -25,6 +25,7 @@ def read_maps(paths: Iterable[str]) -> dict[str, dict[str, FloatArray]]:
 
 
 def read_matrices(path: Path) -> dict[str, FloatArray]:
+    """What this file holds, in float64, by name; CheckpointError if it is none, or damaged."""
     with reading(path):
         if not path.is_file():
             raise CheckpointError(
@@ -33,15 +34,15 @@ def read_matrices(path: Path) -> dict[str, FloatArray]:
             )
         _, tensors, _ = read_header(path, path.name)
         with path.open("rb") as file:
-            found = {}
+            matrices = {}
             for info in tensors.values():
                 file.seek(info.start)
-                found[info.name] = _values(info, file.read(info.stop - info.start), path)
-    return found
+                matrices[info.name] = _values(info, file.read(info.stop - info.start), path)
+    return matrices
 
 
 def _values(info: TensorInfo, raw: bytes, path: Path) -> FloatArray:
-    if info.dtype not in ITEM_BYTES:
+    if info.dtype not in DTYPES:
         raise CheckpointError(
             f"{path}: {info.name}: dtype {info.dtype} cannot be a map",
             hint="save float64, float32, float16 or bfloat16",
@@ -49,5 +50,5 @@ def _values(info: TensorInfo, raw: bytes, path: Path) -> FloatArray:
     if info.dtype == "BF16":
         values = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     else:
-        values = np.frombuffer(raw, _NUMPY[info.dtype])
+        values = np.frombuffer(raw, DTYPES[info.dtype].numpy)
     return values.astype(np.float64).reshape(info.shape)

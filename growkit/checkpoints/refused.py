@@ -1,4 +1,8 @@
-"""Checkpoints that are not taken: quantised, adapters, other formats; each with what helps."""
+"""Checkpoints that are not taken: quantised ones, adapters, other formats.
+
+The law: each is recognised by names, dtypes or its config, before a family is looked for, and the
+hint says how the user comes to a checkpoint that can be grown.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from growkit.checkpoints.header import QUANTISED_BITS, WEIGHTS
+from growkit.checkpoints.header import WEIGHTS
 from growkit.checkpoints.types import TensorInfo
+from growkit.dtypes import QUANTISED_BITS
 from growkit.errors import CheckpointError
 
 _QUANTISED = {
     ".qweight", ".qzeros", ".scales", ".absmax", ".SCB", ".weight_scale_inv", ".weight_packed",
 }  # fmt: skip
-
-
 _LORA_NAME = re.compile(r"\.lora_[AB]\b|lora_embedding_[AB]")
-
 
 # what a folder without safetensors may hold instead, and the way out
 _OTHER_FORMATS = (
@@ -45,15 +47,17 @@ _OTHER_FORMATS = (
 
 
 def refuse_quantised_config(config: Mapping[str, Any], given: Path) -> None:
+    """Raise CheckpointError if the config, or that of one of its towers, says how it is packed."""
     towers = [config, *(v for v in config.values() if isinstance(v, dict))]
     for key in ("quantization_config", "compression_config"):
-        found = next((t[key] for t in towers if t.get(key)), None)
-        if found:
-            method = found.get("quant_method") if isinstance(found, dict) else None
+        settings = next((t[key] for t in towers if t.get(key)), None)
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
             raise _quantised(given, f"config.json has {key} {method or ''}".rstrip())
 
 
 def refuse_names(tensors: Iterable[TensorInfo], given: Path) -> None:
+    """Raise CheckpointError if names or dtypes are those of packed weights or of an adapter."""
     tensors = [*tensors]
     names = {t.name for t in tensors}
     for t in tensors:
@@ -73,6 +77,7 @@ def _quantised(given: Path, why: str) -> CheckpointError:
 
 
 def adapter(given: Path) -> CheckpointError:
+    """The refusal of a LoRA adapter."""
     return CheckpointError(
         f"{given}: a LoRA adapter, not a whole model",
         hint="merge it into its base model first (peft: merge_and_unload, then save_pretrained)",
@@ -80,6 +85,7 @@ def adapter(given: Path) -> CheckpointError:
 
 
 def refuse_format(given: Path, names: list[str]) -> None:
+    """Raise CheckpointError for a file or folder without safetensors, whose files are `names`."""
     for pattern, what, hint in _OTHER_FORMATS:
         if any(pattern.fullmatch(name) for name in names):
             raise CheckpointError(f"{given}: {what}", hint=hint)

@@ -1,4 +1,13 @@
-"""The headers that planning starts from: nouns only, nothing is opened here."""
+"""What is known of a checkpoint before any weight is read: its headers, config and file names.
+
+    Checkpoint     all of it, for one model
+    TensorInfo     where one tensor lies, and of what dtype and shape it is
+    FileIdentity   what tells that a file is still the one that was planned with
+    Stage          one module of sentence-transformers behind the model, such as Dense
+    Stored         a tensor of a checkpoint, as a term of a formula names it
+
+Nouns only: nothing is opened here.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +57,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a pipeline runs behind the model, in a folder of its own inside the checkpoint's.
+    """What sentence-transformers calls a module: it runs behind the model, from a folder inside.
 
     `stored` are its config and the headers of its weights; it has no tensors where they are not in
     safetensors, or where there are none.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,6 +27,7 @@ import torch
 
 from growkit.algebra.kernel import BoolArray, FloatArray, IntArray, Kernel
 from growkit.checkpoints.types import Shape, Stored
+from growkit.dtypes import FLOATS
 from growkit.engine import row_noise
 from growkit.engine.row_blocks import (
     CHUNK,
@@ -47,12 +48,7 @@ from growkit.engine.row_blocks import (
 from growkit.engine.working_memory import block_rows, compute_bytes
 from growkit.planning.formula import Formula, Noise, Ones, Source, Term
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, full) for name, full in FLOATS.items()}
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # what is only moved keeps every bit
 
 # mean length from which stretches of a dim are copied one by one rather than element by element

@@ -16,7 +16,7 @@ import numpy as np
 
 from growkit.algebra.kernel import IntArray
 from growkit.checkpoints.types import Shape, Stored
-from growkit.dtypes import ITEM_BYTES
+from growkit.dtypes import DTYPES, FLOATS, ITEM_BYTES
 from growkit.planning.formula import Formula, Ones, Source
 
 Rows = Callable[[Stored, int, int], memoryview]
@@ -29,14 +29,6 @@ Little endian, in C order; the whole of a tensor without dims. `SourceRows` read
 CHUNK = 1 << 17  # elements in one step of a pass over a whole tensor: 1 MiB of float64, in a cache
 TILE = 64  # rows per matrix product of a dense kernel: few read in vain, many enough to be fast
 GAP = 4096  # bytes, a page of the page cache, that are rather read over than skipped
-
-# Bits of +infinity by dtype; as signed and as unsigned numbers, all not-finite values are above it
-_INFINITY = {
-    "F64": ("i8", "u8", 0x7FF0000000000000),
-    "F32": ("i4", "u4", 0x7F800000),
-    "F16": ("i2", "u2", 0x7C00),
-    "BF16": ("i2", "u2", 0x7F80),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +136,7 @@ def _constant(formula: Formula) -> bytes | None:
     value = np.float64(term.factor)
     if formula.dtype != "BF16":
         with np.errstate(over="ignore"):
-            element = value.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[formula.dtype])
+            element = value.astype(DTYPES[formula.dtype].numpy)
         return element.tobytes() if np.isfinite(element) else None
     single = value.astype("<f4")  # bfloat16 is its upper half, where the lower one is empty
     exact = float(single) == value and not single.view(np.uint32) & 0xFFFF
@@ -157,11 +149,11 @@ def nonfinite(data: memoryview, dtype: str) -> int:
     >>> nonfinite(memoryview(np.array([1.0, np.nan, -np.inf])), "F64")
     2
     """
-    if dtype not in _INFINITY or not data.nbytes:
+    if dtype not in FLOATS or not data.nbytes:
         return 0
-    signed, unsigned, infinity = _INFINITY[dtype]
-    bits = np.frombuffer(data, "<" + unsigned)
+    infinity, size = DTYPES[dtype].infinity, ITEM_BYTES[dtype]
+    bits = np.frombuffer(data, f"<u{size}")  # all not-finite values are from infinity on
     negative = infinity | 1 << (8 * bits.itemsize - 1)
-    if bits.view("<" + signed).max() < infinity and bits.max() < negative:
+    if bits.view(f"<i{size}").max() < infinity and bits.max() < negative:
         return 0  # two passes without a temporary: the usual case
     return int(np.count_nonzero((bits & bits.dtype.type(infinity)) == infinity))

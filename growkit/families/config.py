@@ -13,7 +13,15 @@ from typing import Any
 from growkit.algebra.expression import Expression
 from growkit.algebra.layer_map import LayerMap
 from growkit.errors import CheckpointError, RecipeError
-from growkit.families.family import Family, get
+from growkit.families.family import Family
+
+
+def get(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of a config, or None."""
+    value: Any = config
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def number(config: Mapping[str, Any], path: str) -> float | None:
@@ -52,6 +60,7 @@ def put_bases(
 
 
 def whole(config: Mapping[str, Any], key: str, value: Any) -> int:
+    """The value of this key, which must be a size; CheckpointError if it is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
         raise CheckpointError(
             f"config.json: {key}: expected a positive whole number, found {value!r}"

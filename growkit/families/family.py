@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -50,8 +51,9 @@ KINDS: Mapping[str, str] = {
 }
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
 MAX_NAME = 10_000  # characters that aliases may make of a name
-_NUMBER = re.compile(r"\.([0-9]+)(?=\.|$)")  # in a name behind a dot
-_SLOT = re.compile(r"\{\w+\}|(?:(?<=\.)|^)[0-9]+(?=\.|$)")
+_NUMBER = r"(?:(?<=\.)|^)([0-9]+)(?=\.|$)"  # in a name: a whole word between dots
+NUMBER = re.compile(_NUMBER)
+SLOT = re.compile(r"\{(\w+)(?::([0-9]+))?\}|" + _NUMBER)  # {axis}, {axis:first} or a number
 
 _COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}
 
@@ -278,31 +280,23 @@ class Family:
             )
         known = [p.name for p in self.patterns.values()]
         near = difflib.get_close_matches(
-            self._spellings(shape)[-1].replace("#", "{layers}"), known, n=1, cutoff=0.0
+            spellings(shape, self.alias, self.prefixes)[-1].replace("#", "{layers}"),
+            known,
+            n=1,
+            cutoff=0.0,
         )
         raise CheckpointError(
             f"tensor {name}: no pattern of family {self.name} fits; the nearest is {near[0]}",
             hint="nothing is dropped silently: describe it in a family file (--family FILE)",
         )
 
-    def _spellings(self, shape: str) -> list[str]:
-        """A name as the family may spell it: without old words, without each prefix."""
-        for old, new in self.alias.items():
-            shape = shape.replace(old, new)
-            if len(shape) > MAX_NAME:
-                raise FamilyError(
-                    f"family {self.name}: the aliases make names without end",
-                    hint="leave out aliases whose new word holds the old one",
-                )
-        return [shape, *(shape[len(p) :] for p in self.prefixes if shape.startswith(p))]
-
     def _candidates(self, shape: str) -> tuple[bool, list[Pattern]]:
         """Whether names of this shape are ignored, and the patterns that they may fit."""
         for pattern in () if self._shapes else self.patterns.values():
-            self._shapes.setdefault(_SLOT.sub("#", pattern.name), []).append(pattern)
-        spellings = self._spellings(shape)
-        ignored = any(s in self.ignore for s in spellings)
-        fitting = {p.name: p for s in spellings for p in self._shapes.get(s, ())}
+            self._shapes.setdefault(SLOT.sub("#", pattern.name), []).append(pattern)
+        each = spellings(shape, self.alias, self.prefixes)
+        ignored = any(s in self.ignore for s in each)
+        fitting = {p.name: p for s in each for p in self._shapes.get(s, ())}
         return ignored, [*fitting.values()]
 
 
@@ -312,8 +306,50 @@ def numbered(name: str) -> tuple[str, tuple[int, ...]]:
     >>> numbered("layers.3.norm.weight")
     ('layers.#.norm.weight', (3,))
     """
-    parts = _NUMBER.split(f".{name}")
-    return ".#".join(parts[::2])[1:], tuple(map(int, parts[1::2]))
+    parts = NUMBER.split(name)
+    return "#".join(parts[::2]), tuple(map(int, parts[1::2]))
+
+
+def spellings(shape: str, alias: Mapping[str, str], prefixes: Iterable[str]) -> list[str]:
+    """A name as its family may spell it: without old words, without each prefix.
+
+    >>> spellings("bert.LayerNorm.gamma", {"gamma": "weight"}, ["bert."])
+    ['bert.LayerNorm.weight', 'LayerNorm.weight']
+    """
+    for old, new in alias.items():
+        shape = shape.replace(old, new)
+        if len(shape) > MAX_NAME:
+            raise FamilyError(
+                "alias: the aliases make names without end",
+                hint="leave out aliases whose new word holds the old one",
+            )
+    return [shape, *(shape.removeprefix(p) for p in prefixes if shape.startswith(p))]
+
+
+def renumber(name: str, numbers: Sequence[int]) -> str:
+    """A name with these numbers in place of its last ones; what is before them may be a prefix.
+
+    >>> renumber("0.layers.3.norm.weight", [7])
+    '0.layers.7.norm.weight'
+    """
+    parts = NUMBER.split(name)
+    parts[len(parts) - 2 * len(numbers) :: 2] = [str(number) for number in numbers]
+    return "".join(parts)
+
+
+def spell(name: str, numbers: Sequence[int]) -> str:
+    """A pattern's name with its numbers filled in.
+
+    >>> spell("layers.{layers}.norm.weight", [3])
+    'layers.3.norm.weight'
+    """
+    return _template(name) % tuple(numbers)
+
+
+@cache
+def _template(name: str) -> str:
+    """A pattern's name with %d for each of its numbers."""
+    return SLOT.sub("%d", name.replace("%", "%%"))
 
 
 def module_tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:
@@ -336,11 +372,3 @@ def module_tensors(word: str, args: list[str]) -> dict[str, list[str]] | None:
         "ln": {".weight": [one + "*"], ".bias": [one + "~"]},
         "gain": {"": [one + "*"]},
     }[word]
-
-
-def get(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of a config, or None."""
-    value: Any = config
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value

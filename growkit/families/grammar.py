@@ -13,21 +13,21 @@ from typing import Any
 from growkit.algebra.expression import Expression, parse
 from growkit.algebra.positions import PAIRS, SLOPES
 from growkit.errors import FamilyError, did_you_mean
+from growkit.families.config import get
 from growkit.families.family import (
     KINDS,
+    SLOT,
     Alibi,
     Family,
     Head,
     Pattern,
     Period,
     Rope,
-    get,
     module_tensors,
 )
 
 TARGETS = ("", "stream", "branch", "activation")
 SCORES = ("power", "unless", "unless_false", "by_layer", "clamp")
-_SLOT = re.compile(r"\{(\w+)(?::(\d+))?\}|(?:(?<=\.)|^)(\d+)(?=\.|$)")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
 _RULE = re.compile(r"[\w.]+ % [\w.]+")
 
@@ -66,7 +66,7 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         eps=data.get("eps", ""),
         prefixes=_many(data.get("prefix")),
         alias=data.get("alias", {}),
-        ignore=frozenset(_SLOT.sub("#", i) for i in data.get("ignore", ())),
+        ignore=frozenset(SLOT.sub("#", i) for i in data.get("ignore", ())),
         like=data.get("like", {}),
         defaults={k: str(v) for k, v in data.get("defaults", {}).items()},
         require=_many(data.get("require")),
@@ -154,9 +154,9 @@ def _patterns(
 ) -> list[Pattern]:
     """The tensors that one module line describes."""
     module, marks = line.rstrip("?"), len(line) - len(line.rstrip("?"))
-    found = _SLOT.findall(module)
-    slots = tuple(names.get(axis, axis) or int(number) for axis, _, number in found)
-    first = max((int(start) for _, start, _ in found if start), default=0)
+    places = SLOT.findall(module)
+    slots = tuple(names.get(axis, axis) or int(number) for axis, _, number in places)
+    first = max((int(start) for _, start, _ in places if start), default=0)
     module = re.sub(r"\{(\w+):\d+\}", r"{\1}", module)
     body, _, target = kind.partition(">")
     word, *args = body.split()

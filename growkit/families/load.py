@@ -1,24 +1,23 @@
 """Family files: the shipped ones and the user's own, found, extended and varied by config.
 
-The law: a file is right or refused before any checkpoint is touched. This room reads its own YAML
-and opens nothing else.
+The law: a file is right or refused before any checkpoint is touched; the shipped files pass through
+the same reader as those of users.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from growkit import plain_yaml
 from growkit.errors import FamilyError, did_you_mean
-from growkit.families.family import Family, get
+from growkit.families.config import get
+from growkit.families.family import SLOT, Family, numbered, spellings
 from growkit.families.grammar import check_names, known_words, listed, parse_family
 
 FOLDER = Path(__file__).parent / "builtin"
@@ -39,7 +38,7 @@ def family_text(name: str) -> str:
     """The YAML of a shipped family, comments included. Raises FamilyError for an unknown name."""
     if name not in family_names():
         raise FamilyError(f'family "{name}": not known', hint=did_you_mean(name, family_names()))
-    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    return plain_yaml.read(FOLDER / f"{name}.yaml", "family file", FamilyError)
 
 
 @cache
@@ -59,11 +58,10 @@ def _shipped(name: str) -> dict[str, Any]:
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
     """Parse a family file's text. Raises FamilyError if it is not a plain YAML mapping."""
-    try:
-        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or error
-        raise FamilyError(f"{where}: not valid YAML: {problem}") from None
+    problems: list[plain_yaml.Problem] = []
+    data = plain_yaml.parse(text, where, problems, FamilyError)
+    for place, what, hint in problems:
+        raise FamilyError(f"{where}: {place + ': ' if place else ''}{what}", hint=hint)
     if not isinstance(data, dict):
         raise FamilyError(f"{where}: expected a mapping, found {type(data).__name__}")
     return data
@@ -72,7 +70,7 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
 def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
     """The family file for a config: `file` if given, else the shipped one of its model_type."""
     if file is not None:
-        return read_family(file)
+        return read_yaml(plain_yaml.read(file, "family file", FamilyError), str(file))
     model_type, built = config.get("model_type"), config.get("architecture")
     known = model_types()
     if model_type is None and isinstance(built, str):  # how timm says what a model is
@@ -93,18 +91,22 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
 
 
 def build_family(
-    data: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None, where: str = ""
+    data: Mapping[str, Any], config: Mapping[str, Any], names: Iterable[str], where: str = ""
 ) -> Family:
     """A family for one checkpoint: its file, then the variants that config and tensors ask for.
 
-    `names` are the modules present, which variants may depend on (None: any may be); `where` is
-    what errors call the file. Raises FamilyError naming the line that is wrong.
+    `names` are those of the tensors, as the checkpoint spells them; `where` is what errors call the
+    file. Raises FamilyError naming the line that is wrong.
     """
     where = where or f"family {data.get('family', '?')}"
-    try:
+    with _well_formed(where):
         merged = _extend(data, where)
+    alias, prefixes = merged.get("alias", {}), listed(merged.get("prefix") or [])
+    shapes = {numbered(name)[0] for name in names}
+    tensors = {s for shape in shapes for s in spellings(shape, alias, prefixes)}
+    with _well_formed(where):
         for variant in merged.pop("variants", None) or ():
-            if _holds(variant.get("when", {}), config, names):
+            if _holds(variant.get("when", {}), config, tensors):
                 merged = _merge(merged, {k: v for k, v in variant.items() if k != "when"})
         if "refused" in merged:
             raise FamilyError(
@@ -114,24 +116,37 @@ def build_family(
         known_words(merged, KEYS, where, "key")
         family = parse_family(merged, config, where)
         check_names(family, where)
+    return family
+
+
+@contextmanager
+def _well_formed(where: str) -> Iterator[None]:
+    """Inside, a value that is of another kind than its key wants is the file's fault."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FamilyError(
             f"{where}: {type(error).__name__}: {error}",
             hint="`growkit families llama` shows a valid file",
         ) from None
-    return family
 
 
-def _holds(when: Mapping[str, Any], config: Mapping[str, Any], names: set[str] | None) -> bool:
-    """Whether config and tensors are what a variant asks for: one of a list, `*` for any text."""
+def _holds(when: Mapping[str, Any], config: Mapping[str, Any], tensors: set[str]) -> bool:
+    """Whether config and tensors are what a variant asks for: one of a list, `*` for any text.
+
+    `tensors` are names in the family's spelling, with # in place of numbers; a module is present
+    if one of them is its weight, its bias, or itself.
+    """
     for key, want in when.items():
         if key in ("absent", "present"):
-            if (names is None or want in names) is (key == "absent"):
+            module = SLOT.sub("#", want)
+            present = any(module + suffix in tensors for suffix in ("", ".weight", ".bias"))
+            if present is (key == "absent"):
                 return False
             continue
         negated = isinstance(want, Mapping)  # {not: …}
         words = listed(want["not"] if negated else want)
-        if any(_fits(get(config, key), one) for one in words) is negated:
+        if any(_fits(get(config, key), word) for word in words) is negated:
             return False
     return True
 
@@ -174,28 +189,6 @@ def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[prefix + name] = value
     return out
-
-
-MAX_BYTES = 1_000_000
-
-
-def read_family(file: Path) -> dict[str, Any]:
-    """The mapping in a user's family file."""
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(MAX_BYTES + 1)  # a device has no size, and no end
-        if len(raw) > MAX_BYTES:
-            raise FamilyError(f"{file}: a family file has at most {MAX_BYTES:,} bytes")
-        text = raw.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FamilyError(f"{file}: cannot be read: {error}") from None
-    problems: list[plain_yaml.Problem] = []
-    data = plain_yaml.parse(text, str(file), problems, FamilyError)
-    for where, what, hint in problems:
-        raise FamilyError(f"{file}: {where + ': ' if where else ''}{what}", hint=hint)
-    if not isinstance(data, dict):
-        raise FamilyError(f"{file}: expected a mapping, found {type(data).__name__}")
-    return data
 
 
 @contextmanager

@@ -7,24 +7,23 @@ refused with the tensor's name.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from growkit.algebra.expression import Expression
 from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
 from growkit.dtypes import FLOATS
-from growkit.errors import CheckpointError, FamilyError
-from growkit.families.config import default, spelling, whole
-from growkit.families.family import Family, Pattern, get, numbered
+from growkit.errors import CheckpointError
+from growkit.families.config import default, get, spelling, whole
+from growkit.families.family import Family, Pattern, spell
 from growkit.families.load import build_family, find_family
 
-_NUMBER = re.compile(r"(?:(?<=\.)|^)[0-9]+(?=\.|$)")
+Equation = tuple[str, Expression, int]  # where it stands, axes, the size that they make
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,6 @@ class Entry:
     def key(self) -> str:
         """The family's name for it, whatever prefix or old spelling the file uses."""
         return spell(self.pattern.name, self.numbers)
-
-    def renumbered(self, numbers: Sequence[int]) -> str:
-        """Its name on disk with other numbers, in the spelling that the file uses."""
-        fresh = iter(numbers)
-        return _NUMBER.sub(lambda _: str(next(fresh)), self.info.name)
 
 
 @dataclass(frozen=True)
@@ -68,28 +62,11 @@ class Model:
         return self.family.user_sizes(self.sizes)
 
 
-def spell(name: str, numbers: Sequence[int]) -> str:
-    """A pattern's name with its numbers filled in.
-
-    >>> spell("layers.{layers}.norm.weight", [3])
-    'layers.3.norm.weight'
-    """
-    return _template(name) % tuple(numbers)
-
-
-@cache
-def _template(name: str) -> str:
-    """A pattern's name with %d for each of its numbers."""
-    return re.sub(r"\{\w+\}|(?:(?<=\.)|^)\d+(?=\.|$)", "%d", name.replace("%", "%%"))
-
-
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
     """Understand a checkpoint through its family file. Raises FamilyError or CheckpointError."""
     config = checkpoint.config
-    data = find_family(config, family_file)
     where = str(family_file) if family_file else ""
-    modules = _modules(data, config, checkpoint.tensors, where)
-    family = build_family(data, config, modules, where)  # with the variants for what is there
+    family = build_family(find_family(config, family_file), config, checkpoint.tensors, where)
     entries: dict[str, Entry] = {}
     dropped = []
     for name, info in checkpoint.tensors.items():
@@ -114,65 +91,15 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
 
 
-def _modules(
-    data: Mapping[str, Any], config: Mapping[str, Any], names: Iterable[str], where: str
-) -> set[str]:
-    """The modules that tensors are of, whichever variants of the file describe them.
-
-    Of names that differ in numbers alone the first one is enough, and those with zeros: a pattern
-    may be for layer 0.
-    """
-    kinds: dict[str, str] = {}
-    for name in names:
-        kinds.setdefault(numbered(name)[0], name)
-    zeros = {shape.replace("#", "0") for shape in kinds} & set(names)
-    out = set()
-    for present in (set[str](), None):
-        try:
-            family = build_family(data, config, present, where)
-        except FamilyError:
-            if present is None:  # one of the variants refuses the model; is it this one's?
-                continue
-            raise
-        for name in (*kinds.values(), *zeros):
-            try:
-                match = family.match(name)
-            except CheckpointError:
-                continue  # the family as it is in the end will say so
-            if match:
-                out.add(match[0].module)
-    return out
-
-
 def solve_sizes(
     family: Family, config: Mapping[str, Any], entries: Mapping[str, Entry]
 ) -> dict[str, int]:
     """Axis sizes from the config; what the config does not say is read off the shapes."""
-    sizes: dict[str, int] = {}
-    equations = []
-    for names, expressions in family.config.items():
-        key = spelling(config, names)
-        value = get(config, key)
-        value = default(family, config, names) if value is None else whole(config, key, value)
-        if value is not None:
-            equations += [(f"config.json: {key}", e, value) for e in expressions]
     kinds: dict[tuple[str, Shape], Entry] = {}
     for entry in entries.values():
         kinds.setdefault((entry.pattern.name, entry.info.shape), entry)
-    for entry in kinds.values():
-        if len(entry.pattern.dims) == len(entry.info.shape):
-            pairs = zip(entry.pattern.dims, entry.info.shape, strict=True)
-            equations += [(entry.info.name, e, n) for (e, _), n in pairs]
-    waiting = [e for e in equations if e[1].axes - sizes.keys()]
-    while waiting:  # configs need two rounds, shapes one
-        before = len(sizes)
-        for _, expression, value in waiting:
-            solved = expression.solve(value, sizes)
-            if solved:
-                sizes.setdefault(*solved)
-        waiting = [e for e in waiting if e[1].axes - sizes.keys()]
-        if len(sizes) == before:
-            break
+    equations = [*_of_config(family, config), *_of_shapes(kinds.values())]
+    sizes = _solved(equations)
     for axis, expression in family.derived.items():
         if expression.axes <= sizes.keys():
             size = sizes.setdefault(axis, expression.size(sizes))
@@ -190,6 +117,40 @@ def solve_sizes(
     named = {s for pattern in patterns for s in pattern.slots}
     absent = {*family.of_kind("layers")} - named  # a stack that this class does not have
     return {axis: size for axis, size in sizes.items() if axis not in absent}
+
+
+def _of_config(family: Family, config: Mapping[str, Any]) -> Iterator[Equation]:
+    """What the config says of sizes, and what its missing keys mean."""
+    for names, expressions in family.config.items():
+        key = spelling(config, names)
+        given = get(config, key)
+        value = default(family, config, names) if given is None else whole(config, key, given)
+        if value is not None:
+            yield from ((f"config.json: {key}", e, value) for e in expressions)
+
+
+def _of_shapes(entries: Iterable[Entry]) -> Iterator[Equation]:
+    """What the shapes say of sizes; a shape of another rank is for `_complete` to refuse."""
+    for entry in entries:
+        if len(entry.pattern.dims) == len(entry.info.shape):
+            pairs = zip(entry.pattern.dims, entry.info.shape, strict=True)
+            yield from ((entry.info.name, e, size) for (e, _), size in pairs)
+
+
+def _solved(equations: Sequence[Equation]) -> dict[str, int]:
+    """The sizes that these equations give, the first one that knows an axis first."""
+    sizes: dict[str, int] = {}
+    waiting = [e for e in equations if e[1].axes]
+    while waiting:  # configs need two rounds, shapes one
+        before = len(sizes)
+        for _, expression, value in waiting:
+            axis_size = expression.solve(value, sizes)
+            if axis_size:
+                sizes.setdefault(*axis_size)
+        waiting = [e for e in waiting if e[1].axes - sizes.keys()]
+        if len(sizes) == before:
+            break
+    return sizes
 
 
 def _refuse_unknown_sizes(

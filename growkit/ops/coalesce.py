@@ -64,30 +64,42 @@ class _Level(Operator):
         self, family: Family, small: Mapping[str, int], big: Mapping[str, int]
     ) -> dict[str, AxisMap]:
         """The maps that copy small units to big ones; sizes by family axis."""
-        layers = set(family.of_kind("layers"))
-        users = {u: a for u, a in family.user_axes.items() if u not in layers and a[0] in small}
-        grown = {u: big[a[0]] for u, a in users.items() if big[a[0]] != small[a[0]]}
-        plain = {u: n for u, n in grown.items() if u not in self.groups}
-        maps: dict[str, AxisMap] = {}
-        if plain:
-            name: Literal["tile", "repeat"] = "tile" if self.pairing.width == "half" else "repeat"
-            alone = {t.kv_heads for t in family.attentions if t.heads not in plain}
-            how = {u: "auto" if u == "head_dim" or u in alone else name for u in plain}
-            growth = Width.model_validate({"to": plain, "how": how}).grow(family, small)
-            maps = {a: m for a, m in growth.maps.items() if a not in family.followers}
-        for axis, groups in self.groups.items():
-            if axis in layers:
-                continue
-            index = _index(axis, groups, big[family.user_axes[axis][0]])
-            maps |= {a: copies(index, len(groups)) for a in family.user_axes[axis]}
+        maps = self._by_pairing(family, small, big)
+        maps |= self._by_groups(family, big)
         for attention in family.attentions:
             if {attention.heads, attention.kv_heads} & self.groups.keys():
                 _check_together(attention, maps, big)
         for axis, leader in family.followers.items():
             if leader in maps and axis in small:
                 derived = family.derived.get(axis)
-                made = derived.map(maps, small) if derived else maps[leader]
-                maps |= {axis: made} if made else {}
+                axis_map = derived.map(maps, small) if derived else maps[leader]
+                maps |= {axis: axis_map} if axis_map else {}
+        return maps
+
+    def _by_pairing(
+        self, family: Family, small: Mapping[str, int], big: Mapping[str, int]
+    ) -> dict[str, AxisMap]:
+        """The maps of the axes that have another size and no groups: those of a width step."""
+        grown: dict[str, int] = {}
+        for user_axis, (axis, *_) in family.user_axes.items():
+            if axis in small and family.axes[axis] != "layers" and user_axis not in self.groups:
+                grown |= {user_axis: big[axis]} if big[axis] != small[axis] else {}
+        if not grown:
+            return {}
+        copied: Literal["tile", "repeat"] = "tile" if self.pairing.width == "half" else "repeat"
+        alone = {t.kv_heads for t in family.attentions if t.heads not in grown}  # follow no heads
+        how = {u: "auto" if u == "head_dim" or u in alone else copied for u in grown}
+        growth = Width.model_validate({"to": grown, "how": how}).grow(family, small)
+        return {axis: m for axis, m in growth.maps.items() if axis not in family.followers}
+
+    def _by_groups(self, family: Family, big: Mapping[str, int]) -> dict[str, AxisMap]:
+        """The maps of the axes whose groups the recipe lists."""
+        maps: dict[str, AxisMap] = {}
+        for user_axis, groups in self.groups.items():
+            axes = family.user_axes[user_axis]
+            if family.axes[axes[0]] != "layers":
+                index = _index(user_axis, groups, big[axes[0]])
+                maps |= {axis: copies(index, len(groups)) for axis in axes}
         return maps
 
     def _whole(self, family: Family, sizes: Mapping[str, int]) -> Self:

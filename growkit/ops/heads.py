@@ -39,8 +39,8 @@ def head_dim_maps(
     old = sizes[query]
     whole = new % old == 0
     name = how.map
-    own = Expression("axis", query)
-    centred = any(p.norm == "ln" and p.over == own for p in family.patterns.values())
+    coordinates = Expression("axis", query)
+    centred = any(p.norm == "ln" and p.over == coordinates for p in family.patterns.values())
     if name == "auto" and family.rope:
         name = "ropestride" if whole and not family.rope.numbered else "ropetheta"
     elif name == "auto":
@@ -57,16 +57,16 @@ def head_dim_maps(
         }, power
     check_map(axis, name, "head_dim")
     rope = family.rope
-    still = name in ("pad", "fresh") and rope and rope.turns(old) == rope.turns(new)
-    if rope and rope.turns(old) and not still:
+    unturned = name in ("pad", "fresh") and rope and rope.turns(old) == rope.turns(new)
+    if rope and rope.turns(old) and not unturned:
         raise refuse(axis, name, "a rotary pair would turn at another frequency")
     if how.pairs:
         raise refuse(axis, "fresh in pairs", "twins are whole heads or neurons")
     if name in ("pad", "fresh"):  # zero keys silence the new query coordinates
         kept = fresh(old, new)
         return {query: kept, key: pad(old, new), value: kept}, 1.0
-    one = plain_map(name, how)(old, new)
-    return {query: one, key: one, value: one}, 1.0
+    same = plain_map(name, how)(old, new)
+    return {query: same, key: same, value: same}, 1.0
 
 
 def _rotary(family: Family, name: str, old: int, new: int) -> tuple[np.ndarray, float]:
@@ -96,51 +96,61 @@ def head_maps(
     target: Mapping[str, int],
 ) -> dict[str, AxisMap]:
     """Maps of heads and kv heads that keep every query head with its kv head."""
-    names = attention.heads, attention.kv_heads
-    if not {*names} & target.keys():
+    heads_axis, kv_axis = attention.heads, attention.kv_heads
+    if not {heads_axis, kv_axis} & target.keys():
         return {}
-    heads = sizes[names[0]]
-    new_heads = target.get(names[0], heads)
-    how = choose(names[0])
+    heads = sizes[heads_axis]
+    new_heads = target.get(heads_axis, heads)
     if family.alibi:
-        return {names[0]: _sloped(choose, family.alibi.slopes, names[0], heads, new_heads)}
-    if not names[1]:
-        return {names[0]: _units(choose, names[0], heads, new_heads)}
-    kv = sizes[names[1]]
-    new_kv = target.get(names[1], kv)
-    if choose(names[1]).map == "select" != how.map:
-        raise refuse(names[1], "select", "list the query heads, kv heads follow them")
-    if how.map == "ingroup" and new_kv != kv:
-        raise refuse(names[0], "ingroup", f"kv_heads grow too, {kv} → {new_kv}")
-    if new_heads % new_kv:
+        return {heads_axis: _sloped(choose, family.alibi.slopes, heads_axis, heads, new_heads)}
+    if not kv_axis:
+        return {heads_axis: _units(choose, heads_axis, heads, new_heads)}
+    kv = sizes[kv_axis]
+    new_kv = target.get(kv_axis, kv)
+    _refuse_torn(choose, attention, (kv, new_kv), new_heads)
+    if choose(heads_axis).map == "select":
+        return _select_heads(choose, (heads_axis, kv_axis), heads, kv, new_heads, new_kv)
+    group, new_group = heads // kv, new_heads // new_kv  # query heads per kv head
+    # 1. Groups that get smaller: each part of a group first has its own copy of the kv head.
+    parts = 1 if new_group >= group else group // gcd(group, new_group)
+    if kv * parts > new_kv:
         raise RecipeError(
-            f"to.{names[0]}: {new_heads} heads cannot be shared by {new_kv} kv heads",
-            hint="heads must be a multiple of kv_heads",
-        )
-    group, new_group = heads // kv, new_heads // new_kv
-    if how.map == "select":
-        return _select_heads(choose, names, heads, kv, new_heads, new_kv)
-    # Groups that get smaller: first give each part of a group its own copy of the kv head.
-    split = 1 if new_group >= group else group // gcd(group, new_group)
-    if kv * split > new_kv:
-        raise RecipeError(
-            f"to.{names[1]}: {kv} → {new_kv} with heads {heads} → {new_heads} changes "
+            f"to.{kv_axis}: {kv} → {new_kv} with heads {heads} → {new_heads} changes "
             f"{group} heads per kv head to {new_group}, for which there is no map",
-            hint=f"make kv_heads a multiple of {kv * split}, or keep {group} heads per kv head",
+            hint=f"make kv_heads a multiple of {kv * parts}, or keep {group} heads per kv head",
         )
-    if split > 1 and kv * split == new_kv and choose(names[1]).map not in ("auto", "repeat"):
+    if parts > 1 and kv * parts == new_kv and choose(kv_axis).map not in ("auto", "repeat"):
         why = "kv heads that their query heads have to share less are repeated"
-        raise refuse(names[1], choose(names[1]).map, why)
-    kv_map, head_map = repeat(kv, kv * split), AxisMap.identity(heads)
-    kv, group = kv * split, group // split
+        raise refuse(kv_axis, choose(kv_axis).map, why)
+    kv_map, head_map = repeat(kv, kv * parts), AxisMap.identity(heads)
+    kv, group = kv * parts, group // parts
+    # 2. Groups that get larger: each grows inside, under its own kv head.
     if new_group != group:
-        inside = _units(choose, names[0], group, new_group, inside=True)
+        inside = _units(choose, heads_axis, group, new_group, inside=True)
         head_map = head_map.then(AxisMap.identity(kv).kron(inside))
+    # 3. More kv heads: whole groups are copied with them.
     if new_kv != kv:
-        outside = _units(choose, names[1], kv, new_kv, leader=names[0])
+        outside = _units(choose, kv_axis, kv, new_kv, leader=heads_axis)
         kv_map = kv_map.then(outside)
         head_map = head_map.then(outside.kron(AxisMap.identity(new_group)))
-    return {names[0]: head_map, names[1]: kv_map}
+    return {heads_axis: head_map, kv_axis: kv_map}
+
+
+def _refuse_torn(
+    choose: Choose, attention: Attention, kv_sizes: tuple[int, int], new_heads: int
+) -> None:
+    """Raise RecipeError where query heads and kv heads cannot stay together."""
+    heads_axis, kv_axis, (kv, new_kv) = attention.heads, attention.kv_heads, kv_sizes
+    name = choose(heads_axis).map
+    if choose(kv_axis).map == "select" != name:
+        raise refuse(kv_axis, "select", "list the query heads, kv heads follow them")
+    if name == "ingroup" and new_kv != kv:
+        raise refuse(heads_axis, "ingroup", f"kv_heads grow too, {kv} → {new_kv}")
+    if new_heads % new_kv:
+        raise RecipeError(
+            f"to.{heads_axis}: {new_heads} heads cannot be shared by {new_kv} kv heads",
+            hint="heads must be a multiple of kv_heads",
+        )
 
 
 def _sloped(choose: Choose, kind: str, axis: str, old: int, new: int) -> AxisMap:
@@ -159,10 +169,10 @@ def _select_heads(
 ) -> dict[str, AxisMap]:
     """The listed query heads and the kv heads that they meet."""
     head_map = select(heads, new_heads, choose(names[0]).index)
-    own = (head_map.write.index[:, 0] // (heads // kv)).reshape(new_kv, -1)
-    if (own != own[:, :1]).any() or len(set(own[:, 0])) != new_kv:
+    meets = (head_map.write.index[:, 0] // (heads // kv)).reshape(new_kv, -1)
+    if (meets != meets[:, :1]).any() or len(set(meets[:, 0])) != new_kv:
         raise refuse(names[0], "select", "heads of one kv head would be torn apart")
-    return {names[0]: head_map, names[1]: select(kv, new_kv, own[:, 0].tolist())}
+    return {names[0]: head_map, names[1]: select(kv, new_kv, meets[:, 0].tolist())}
 
 
 def _units(

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import parse
-from growkit.errors import RecipeError, did_you_mean
+from growkit.errors import RecipeError, did_you_mean, located
 from growkit.ops.derived_axes import follow
 from growkit.ops.matrices import (
     AXIS_PARTS,
@@ -42,20 +42,18 @@ class Learned(Operator):
 
     def grow(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         """The maps of the file."""
-        try:
+        with located(self.maps):
             return self._growth(family, sizes)
-        except RecipeError as error:
-            raise RecipeError(f"{self.maps}: {error.message}", hint=error.hint) from None
 
     def files(self) -> tuple[str, ...]:
         """The file with the maps."""
         return (self.maps,)
 
-    def located(self, folder: Path) -> Learned:
+    def with_paths_from(self, folder: Path) -> Learned:
         """The file's path, if it is relative, from the folder of the recipe."""
         return self.model_copy(update={"maps": str(folder / self.maps)})
 
-    def given(self, files: Mapping[str, Arrays]) -> Learned:
+    def with_files(self, files: Mapping[str, Arrays]) -> Learned:
         """With the arrays of the file."""
         step = self.model_copy()
         step._arrays = files[self.maps]

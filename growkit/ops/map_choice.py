@@ -76,7 +76,7 @@ class MapOptions(BaseModel):
             raise ValueError("dense needs file, the safetensors file that holds its matrices")
         return self
 
-    def located(self, folder: Path) -> MapOptions:
+    def with_paths_from(self, folder: Path) -> MapOptions:
         """The file's path, if it is relative, from a folder."""
         return self.model_copy(update={"file": str(folder / self.file)}) if self.file else self
 

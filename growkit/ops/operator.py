@@ -1,4 +1,8 @@
-"""What an operator is and what it may say."""
+"""What an operator is: options in, a `Growth` of maps out, and what these may say of sizes.
+
+The law: an operator sees a family and sizes, never a tensor; what its maps preserve is for the plan
+to prove.
+"""
 
 from __future__ import annotations
 
@@ -85,20 +89,16 @@ class Operator(BaseModel, ABC):
         """Paths of files with maps that this step applies."""
         return ()
 
-    def located(self, folder: Path) -> Self:
+    def with_paths_from(self, folder: Path) -> Self:
         """The same step with relative paths made to start from the folder of the recipe."""
         return self
 
-    def given(self, files: Mapping[str, Arrays]) -> Self:
+    def with_files(self, files: Mapping[str, Arrays]) -> Self:
         """The same step with what its files hold."""
         return self
 
 
-Size = (
-    StrictInt | StrictStr
-)  # a target size: 1024, or a ratio of the present size such as "2x" or "4/3x"
-
-
+Size = StrictInt | StrictStr  # 1024, or a ratio of the present size such as "2x" or "4/3x"
 LARGEST = 1_000_000  # units of an axis; no model comes near, and a slip of the hand shows at once
 
 

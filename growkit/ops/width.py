@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import PrivateAttr
 
 from growkit.algebra.axis_map import AxisMap
-from growkit.errors import RecipeError
+from growkit.errors import RecipeError, located
 from growkit.ops.axis_maps import isometric, lemon, lemon_scale, pad, tile
 from growkit.ops.derived_axes import follow
 from growkit.ops.heads import head_dim_maps, head_maps
@@ -53,12 +53,15 @@ class Width(Operator):
         """The files of dense maps."""
         return tuple(h.file for h in self._all.values() if isinstance(h, MapOptions) and h.file)
 
-    def located(self, folder: Path) -> Width:
+    def with_paths_from(self, folder: Path) -> Width:
         """Relative paths of files from the folder of the recipe."""
-        found = {a: h if isinstance(h, str) else h.located(folder) for a, h in self._all.items()}
-        return self.model_copy(update={"how": found.get("", found)})
+        how = {
+            axis: h if isinstance(h, str) else h.with_paths_from(folder)
+            for axis, h in self._all.items()
+        }
+        return self.model_copy(update={"how": how.get("", how)})
 
-    def given(self, files: Mapping[str, Arrays]) -> Width:
+    def with_files(self, files: Mapping[str, Arrays]) -> Width:
         """With the matrices of the files."""
         step = self.model_copy()
         step._files = files
@@ -178,10 +181,8 @@ class Width(Operator):
     ) -> dict[str, AxisMap]:
         """The matrices of an axis, which must have this size unless it is 0."""
         file = self._how(axis).file
-        try:
+        with located(file):
             return given_maps(self._files[file], axis, family.user_axes[axis], sizes, size)
-        except RecipeError as error:
-            raise RecipeError(f"{file}: {error.message}", hint=error.hint) from None
 
     def _with_heads(
         self, attention: Attention, sizes: Mapping[str, int], maps: Mapping[str, AxisMap]

@@ -13,19 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from growkit.dtypes import FLOATS
+from growkit.dtypes import DTYPES, FLOATS
 from growkit.planning.formula import Formula
 
 PAGE = 4096  # bytes; the data of a file start on a multiple of it
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-# The reference writer puts the widest alignment first, in just this order (`Dtype` in safetensors'
-# tensor.rs, descending), then sorts by name.
-_DTYPE_ORDER = (
-    *("U64", "I64", "F64", "F32", "U32", "I32"),
-    *("BF16", "F16", "U16", "I16", "I8", "U8", "BOOL"),
-)
+_ORDER = {dtype: i for i, dtype in enumerate(DTYPES)}  # the reference writer's, then by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +90,7 @@ def _place(name: str, formulas: Sequence[Formula]) -> Shard:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     stop = 0
     spans = []
-    for f in sorted(formulas, key=lambda f: (_DTYPE_ORDER.index(f.dtype), f.name)):
+    for f in sorted(formulas, key=lambda f: (_ORDER[f.dtype], f.name)):
         start, stop = stop, stop + f.nbytes
         entries[f.name] = {"dtype": f.dtype, "shape": f.shape, "data_offsets": (start, stop)}
         spans.append((f, start, stop))

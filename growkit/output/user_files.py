@@ -1,4 +1,8 @@
-"""The file of --html: it replaces a page, and nothing else."""
+"""Files that a user names beside OUT: the page of --html, the maps of --maps, a --summary.
+
+The law: a page replaces a page and nothing else; maps replace nothing, and the very same maps that
+are there already will do; a summary is written to whatever has its name, a pipe as well.
+"""
 
 from __future__ import annotations
 
@@ -59,11 +63,11 @@ def write_maps(path: Path, arrays: Mapping[str, FloatArray]) -> None:
 
 def _same(path: Path, arrays: Mapping[str, FloatArray]) -> bool:
     try:
-        found = read_matrices(path)
+        present = read_matrices(path)
     except CheckpointError:
         return False
-    return found.keys() == arrays.keys() and all(
-        np.array_equal(found[name], array) for name, array in arrays.items()
+    return present.keys() == arrays.keys() and all(
+        np.array_equal(present[name], array) for name, array in arrays.items()
     )
 
 

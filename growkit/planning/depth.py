@@ -14,8 +14,7 @@ from growkit.algebra.kernel import Kernel
 from growkit.algebra.layer_map import Layer, LayerMap
 from growkit.checkpoints.types import Shape
 from growkit.errors import RecipeError
-from growkit.families.family import Family
-from growkit.families.model import spell
+from growkit.families.family import Family, spell
 from growkit.planning.formula import Noise
 from growkit.planning.part import Draw, Part, Parts, drawn, unit_norm
 from growkit.planning.proof.depth import stream_norms

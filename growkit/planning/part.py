@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -12,12 +11,8 @@ import numpy as np
 from growkit.algebra.kernel import TOLERANCE, BoolArray, Kernel
 from growkit.checkpoints.types import Shape
 from growkit.errors import RecipeError
-from growkit.families.family import Pattern
-from growkit.families.model import spell
+from growkit.families.family import Pattern, renumber, spell
 from growkit.planning.formula import Noise, Ones, Term
-
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
-
 
 Parts = Mapping[str, "Part"]
 
@@ -59,11 +54,7 @@ class Part:
     def renumbered(self, slot: int, number: int) -> Part:
         """The same tensor under another number; its spelling on disk stays what it was."""
         numbers = (*self.numbers[:slot], number, *self.numbers[slot + 1 :])
-        spans = list(_NUMBER.finditer(self.name))[-len(numbers) :]
-        name = self.name
-        for span, value in reversed(list(zip(spans, numbers, strict=True))):
-            name = f"{name[: span.start()]}{value}{name[span.end() :]}"
-        return replace(self, numbers=numbers, name=name)
+        return replace(self, numbers=numbers, name=renumber(self.name, numbers))
 
 
 def shapes(parts: Parts, sizes: Mapping[str, int]) -> dict[str, Shape]:

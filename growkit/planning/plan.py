@@ -17,8 +17,8 @@ import numpy as np
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
 from growkit.checkpoints.types import Checkpoint, Stored
-from growkit.dtypes import DTYPES
-from growkit.errors import CheckpointError, RecipeError
+from growkit.dtypes import FLOATS, holds
+from growkit.errors import CheckpointError, located
 from growkit.families.model import Model
 from growkit.ops import Arrays, Growth
 from growkit.planning.depth import silent_layers
@@ -97,12 +97,9 @@ def build_plan(
     state = begin(first, model, recipe.tied)
     steps, growths = [], []
     for number, operator in enumerate(recipe.steps):
-        where = f"steps[{number}] ({operator.op})"
-        try:
-            growth = operator.given(files or {}).grow(family, state.sizes)
+        with located(f"steps[{number}] ({operator.op})"):
+            growth = operator.with_files(files or {}).grow(family, state.sizes)
             state, claim = apply(state, growth, number, recipe.seed, models)
-        except RecipeError as error:
-            raise RecipeError(f"{where}: {error.message}", hint=error.hint) from None
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
         growths.append(growth)
     return finish(recipe_name, recipe, models, state, tuple(steps), tuple(growths))
@@ -120,7 +117,7 @@ def finish(
     growths: tuple[Growth, ...] = (),
 ) -> Plan:
     family = state.model.family
-    want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
+    want = {v: k for k, v in FLOATS.items()}.get(recipe.dtype)
     formulas = []
     known = shapes(state.parts, state.sizes)
     for part in state.parts.values():
@@ -137,7 +134,7 @@ def finish(
         key = next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")
         config[key] = recipe.dtype
     dtypes = {f.dtype for f in formulas}
-    dtype = DTYPES[max(dtypes, key=lambda d: sum(prod(f.shape) for f in formulas if f.dtype == d))]
+    dtype = FLOATS[max(dtypes, key=lambda d: sum(prod(f.shape) for f in formulas if f.dtype == d))]
     before = sum(prod(e.info.shape) for e in state.model.entries.values())
     readback = next((a for a in family.of_kind("stream") if a in state.sizes), None)
     behind = state.model.checkpoint.stages
@@ -222,7 +219,6 @@ def _rounded(formulas: Iterable[Formula]) -> bool:
             known[id(kernel)] = bool(single and (mantissa == 0.5).all())
         return known[id(kernel)]
 
-    wide = {"F64": 3, "F32": 2, "F16": 1, "BF16": 0}
     for formula in formulas:
         stored = [t for t in formula.terms if isinstance(t.source, Stored)]
         if len(stored) > 1 or any(
@@ -231,12 +227,9 @@ def _rounded(formulas: Iterable[Formula]) -> bool:
             return True
         for term in stored:
             assert isinstance(term.source, Stored)
-            narrower = wide[formula.dtype] < wide[term.source.dtype]
-            both_short = {formula.dtype, term.source.dtype} == {"F16", "BF16"}
             if (
                 term.source.by
-                or narrower
-                or both_short
+                or not holds(formula.dtype, term.source.dtype)
                 or frexp(term.scale)[0] != 0.5
                 or not all(map(plain, term.kernels))
             ):

@@ -9,8 +9,7 @@ from typing import Any
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
 from growkit.checkpoints.types import Stored
-from growkit.families.config import norm_eps, number
-from growkit.families.family import get
+from growkit.families.config import get, norm_eps, number
 from growkit.families.model import Model
 from growkit.ops import Growth
 from growkit.planning.formula import Noise, Ones, Term

@@ -1,4 +1,8 @@
-"""`--set PATH=VALUE`: changes to a recipe that was read."""
+"""`--set PATH=VALUE`: one value of a recipe changed, before the recipe is checked.
+
+The law: the path must lead somewhere, to a key of the recipe or to one step of it, and the value is
+plain YAML. Whether the two make sense together is for validation to say.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from growkit.plain_yaml import Problem, parse
 def override(data: dict[str, Any], change: str, keys: Iterable[str]) -> dict[str, Any]:
     """The recipe `data` with one value changed, as `--set PATH=VALUE` asks.
 
-    The path is one of `keys`, or STEP.KEY… with STEP the op of a step or its index from 0. Whether
-    key and value make sense is for validation to say.
+    The path is one of `keys`, or STEP.KEY… with STEP the op of a step or its index from 0.
+    Raises RecipeError for a path that leads nowhere, or to several steps.
     """
     where = f"--set {change}"
     path, equals, text = change.partition("=")
@@ -43,34 +47,34 @@ def _step(data: Mapping[str, Any], word: str, keys: Iterable[str], where: str) -
     if word.isdecimal():
         return _index(word, steps, where)
     ops = [str(s.get("op")) if isinstance(s, dict) else "" for s in steps]
-    found = [i for i, op in enumerate(ops) if op == word]
-    if len(found) > 1:
+    places = [i for i, op in enumerate(ops) if op == word]
+    if len(places) > 1:
         raise RecipeError(
-            f"{where}: {word} is ambiguous, steps {' and '.join(map(str, found))} have this op",
-            hint=f"name the step by its index, such as {found[0]}",
+            f"{where}: {word} is ambiguous, steps {' and '.join(map(str, places))} have this op",
+            hint=f"name the step by its index, such as {places[0]}",
         )
-    if not found:
+    if not places:
         raise RecipeError(
             f'{where}: "{word}" is neither a step of this recipe nor one of its keys',
             hint=did_you_mean(word, {*ops, *keys} - {""}),
         )
-    return found[0]
+    return places[0]
 
 
-def _changed(here: Any, path: Sequence[str], value: Any, where: str) -> Any:
-    """`here` with `value` at `path`; mappings on the way are made where they lack."""
+def _changed(data: Any, path: Sequence[str], value: Any, where: str) -> Any:
+    """`data` with `value` at `path`; mappings on the way are made where they lack."""
     if not path:
         return value
     key, *rest = path
-    if isinstance(here, list):
-        i = _index(key, here, where)
-        return [*here[:i], _changed(here[i], rest, value, where), *here[i + 1 :]]
-    if not isinstance(here, dict):
+    if isinstance(data, list):
+        i = _index(key, data, where)
+        return [*data[:i], _changed(data[i], rest, value, where), *data[i + 1 :]]
+    if not isinstance(data, dict):
         raise RecipeError(
-            f"{where}: {key} would be a key of {here!r}, which is no mapping",
+            f"{where}: {key} would be a key of {data!r}, which is no mapping",
             hint="leave the last key out and set a whole mapping",
         )
-    return here | {key: _changed(here.get(key, {}), rest, value, where)}
+    return data | {key: _changed(data.get(key, {}), rest, value, where)}
 
 
 def _index(word: str, items: Sequence[Any], where: str) -> int:

@@ -1,4 +1,8 @@
-"""What pydantic refused in a recipe, as sentences."""
+"""What pydantic refused in a recipe, as problems with the path that the user wrote.
+
+The law: one problem per place. Where a value may be of several kinds, pydantic complains once per
+kind; said is what the kinds that fit best lack, and nothing of the others.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +23,25 @@ def sentences(
     details: list[ErrorDetails], data: Mapping[str, Any], known_keys: KnownKeys
 ) -> list[Problem]:
     """One problem per place; of the branches of a union, those that got deepest."""
-    lost = [d["loc"][:-1] for d in details if d["type"] == "missing" and len(d["loc"]) > 1]
-    for branch in lost:
+    lacking = [d["loc"][:-1] for d in details if d["type"] == "missing" and len(d["loc"]) > 1]
+    for branch in lacking:
         union, n = branch[:-1], len(branch) - 1
         others = [d for d in details if d["loc"][:n] == union and d["loc"][n : n + 1] != branch[n:]]
         if any(_where(d, data) != _place(union, data) for d in others):
             details = [d for d in details if d["loc"][: n + 1] != branch]
-    found: dict[str, list[tuple[str, str]]] = {}
+    by_place: dict[str, list[tuple[str, str]]] = {}
     for detail in details:
-        found.setdefault(_where(detail, data), []).append(_say(detail, known_keys))
+        by_place.setdefault(_where(detail, data), []).append(_say(detail, known_keys))
     problems = []
-    for where, said in found.items():
-        if any(re.match(rf"{re.escape(where)}[.\[]", other) for other in found):
-            continue
+    for where, pairs in by_place.items():
+        if any(re.match(rf"{re.escape(where)}[.\[]", other) for other in by_place):
+            continue  # a branch that got deeper says more
         for first in ("unknown key", '"'):  # says more than what other branches of a union say
-            said = [s for s in said if s[0].startswith(first)] or said
-        given = f", found {said[-1][0].rpartition(', found ')[2]}"
-        whats = dict.fromkeys(what.removesuffix(given) for what, _ in said)
-        end = given if said[-1][0].endswith(given) else ""
-        problems.append((where, " or ".join(whats) + end, said[0][1]))
+            pairs = [pair for pair in pairs if pair[0].startswith(first)] or pairs
+        given = f", found {pairs[-1][0].rpartition(', found ')[2]}"
+        whats = dict.fromkeys(what.removesuffix(given) for what, _ in pairs)
+        end = given if pairs[-1][0].endswith(given) else ""
+        problems.append((where, " or ".join(whats) + end, pairs[0][1]))
     return problems
 
 

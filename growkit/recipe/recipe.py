@@ -2,7 +2,7 @@
 
 The laws of this room: everything that is wrong with a recipe is said at once, each with its path
 (`steps[0].to.hidden`) and the nearest known word; and a recipe is data, so tags, anchors, includes
-and environment variables do not exist here. It opens recipe files and nothing else.
+and environment variables do not exist here. Files are read by plain_yaml alone.
 """
 
 from __future__ import annotations
@@ -25,23 +25,19 @@ from pydantic import (
     model_validator,
 )
 
-from growkit.dtypes import DtypeName
+from growkit import dtypes, plain_yaml
+from growkit.dtypes import FLOATS, DtypeName
 from growkit.errors import RecipeError, did_you_mean
 from growkit.ops import OPERATORS, Operator
 from growkit.ops.map_choice import MapOptions
-from growkit.plain_yaml import Problem, parse
+from growkit.plain_yaml import Problem
 from growkit.recipe.override import override
 from growkit.recipe.problems import kind_of, sentences
 
-MAX_BYTES = 1_000_000  # of one recipe file
 MAX_STEPS = 100
 MAX_PROBLEMS = 20  # that are told at once
-DTYPES: dict[str, DtypeName] = {
-    "keep": "keep",
-    **dict.fromkeys(("float64", "fp64", "f64", "double"), "float64"),
-    **dict.fromkeys(("float32", "fp32", "f32", "float"), "float32"),
-    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
-    **dict.fromkeys(("float16", "fp16", "f16", "half"), "float16"),
+DTYPES: Mapping[str, str] = {"keep": "keep"} | {
+    word: full for name, full in FLOATS.items() for word in (full, *dtypes.DTYPES[name].words)
 }
 
 if TYPE_CHECKING:
@@ -112,7 +108,7 @@ def load_recipe(
     """
     path = _locate(name_or_path)
     problems: list[Problem] = []
-    data = parse(_read(path), path.name, problems)
+    data = plain_yaml.parse(_read(path), path.name, problems)
     if not isinstance(data, dict):
         raise RecipeError(
             f"{path.name}: a recipe is a mapping with the key steps, found {kind_of(data)}",
@@ -124,7 +120,7 @@ def load_recipe(
     recipe = _validate(data, path.name, problems)
     # a built-in recipe names files of the user's, any other one files beside it
     folder = Path() if path in builtin_recipes().values() else path.parent
-    steps = tuple(step.located(folder.absolute()) for step in recipe.steps)
+    steps = tuple(step.with_paths_from(folder.absolute()) for step in recipe.steps)
     return path.stem, recipe.model_copy(update={"steps": steps})
 
 
@@ -155,9 +151,9 @@ def builtin_recipes() -> dict[str, Path]:
     """The recipes that come with growkit, by name: inside the wheel, else beside the package."""
     package = Path(__file__).parent.parent
     for folder in (package / "recipes", package.parent / "recipes"):
-        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-        if found:
-            return found
+        recipes = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        if recipes:
+            return recipes
     return {}
 
 
@@ -223,19 +219,8 @@ def _locate(name_or_path: str) -> Path:
 
 
 def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)  # a device has no size, and no end
-        if len(raw) > MAX_BYTES:
-            raise RecipeError(f"{path}: a recipe has at most {MAX_BYTES:,} bytes")
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise RecipeError(
-            f"{path}: cannot read the recipe: {(error.strerror or str(error)).lower()}",
-            hint="`growkit recipes` lists the built-in ones",
-        ) from error
+    hint = "`growkit recipes` lists the built-in ones"
+    return plain_yaml.read(path, "recipe", RecipeError, hint=hint)
 
 
 # -- validation, and pydantic's findings as sentences --------------------------------------------
@@ -253,8 +238,10 @@ def _validate(data: dict[str, Any], name: str, problems: list[Problem]) -> Recip
     if len(problems) == 1:
         where, what, hint = problems[0]
         raise RecipeError(f"{name}: {where + ': ' if where else ''}{what}", hint=hint)
-    told = problems[:MAX_PROBLEMS]
-    lines = [f"  {w + ': ' if w else ''}{what}{f' ({h})' if h else ''}" for w, what, h in told]
+    lines = [
+        f"  {where + ': ' if where else ''}{what}{f' ({hint})' if hint else ''}"
+        for where, what, hint in problems[:MAX_PROBLEMS]
+    ]
     count = f"more than {MAX_PROBLEMS}" if problems[MAX_PROBLEMS:] else len(problems)
     raise RecipeError(
         f"{name}: {count} problems:\n" + "\n".join(lines),

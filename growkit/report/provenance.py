@@ -28,6 +28,7 @@ import numpy as np
 
 from growkit.algebra.kernel import BoolArray, Kernel
 from growkit.checkpoints.types import Stored
+from growkit.families.family import numbered
 from growkit.planning.formula import Formula, Kernels
 from growkit.planning.plan import Plan
 
@@ -38,7 +39,6 @@ Place = tuple[str, int]  # a source of the recipe, and the number of a layer or 
 
 FEW = 4  # sources of one unit that are told one by one
 MOST = 64  # runs of units up to which they are told one by one
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,8 @@ def _stored(formula: Formula) -> Iterator[Stored]:
 
 def _number(name: str, formula: Formula, axis: str) -> int:
     """The number on a layer axis in the name of a tensor that a formula is made of."""
-    numbers = _NUMBER.findall(name)[-len(formula.numbers) :]
-    return int(numbers[[a for a, _ in formula.numbers].index(axis)])
+    numbers = numbered(name)[1][-len(formula.numbers) :]
+    return numbers[[a for a, _ in formula.numbers].index(axis)]
 
 
 def _join(runs: list[Run], run: Run) -> None:

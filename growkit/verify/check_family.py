@@ -19,13 +19,14 @@ from growkit.errors import CheckpointError, FamilyError, GrowkitError, RecipeErr
 from growkit.families.load import build_family, find_family
 from growkit.families.model import Model, read_model
 from growkit.planning.plan import Plan, build_plan
-from growkit.planning.proof.claim import APPROXIMATE, EPS
 from growkit.recipe.recipe import parse_recipe
 from growkit.runtime.execute import execute
+from growkit.verify.compare import ROUNDING, compare, tolerance
 from growkit.verify.symmetries import gauge_plan, gauges
-from growkit.verify.tiny import tiny_config
+from growkit.verify.tiny import tiny_config, write_specimen
 
-SAME, DIFFERS = 1e-9, 1e-4  # in float64, relative: a growth is exact, or visibly is not
+SAME = ROUNDING["float64"]  # relative
+DIFFERS = 1e-4  # relative: a growth that is not exact visibly is not
 WIDER: Mapping[str, Any] = {"op": "width", "to": {"axes": "2x"}}
 UNEVEN: Mapping[str, Any] = {"op": "width", "to": {"axes": "3/2x"}}
 LEMON: Mapping[str, Any] = {**UNEVEN, "how": {"hidden": "lemon"}}
@@ -45,8 +46,6 @@ def check_family(config: Mapping[str, Any], family_file: Path | None = None) -> 
 
     Raises FamilyError if the file cannot be read, VerifyError if transformers cannot build a model.
     """
-    from growkit.verify.tiny import write_specimen
-
     family = build_family(find_family(config, family_file), config, set(), str(family_file or ""))
     with scratch() as folder:
         small = folder / "small"
@@ -78,16 +77,14 @@ class _Bench:
 
     def measure(self, plan: Plan) -> float:
         """The largest relative difference of the outputs."""
-        from growkit.verify import compare
-
         out = self.folder / "big"
         execute(plan, out, overwrite=True)
         axis = plan.maps.get(plan.readback or "")
         read = axis.read if axis else None
-        found = compare.compare(open_checkpoint(self.small), open_checkpoint(out), readback=read)
-        if found.strays:
-            raise CheckpointError("; ".join(found.strays))
-        return float("inf") if found.error is None else found.error
+        measured = compare(open_checkpoint(self.small), open_checkpoint(out), readback=read)
+        if measured.strays:
+            raise CheckpointError("; ".join(measured.strays))
+        return float("inf") if measured.error is None else measured.error
 
 
 def _gauged(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
@@ -129,8 +126,8 @@ def _grown(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
             yield Finding(f"growth: {name}", False, broken.message)
             continue
         claim = plan.claim.claim
-        limit = max(SAME, 10 * plan.claim.eps * plan.claim.passes) if claim == EPS else SAME
-        holds = error > DIFFERS if claim == APPROXIMATE else error <= limit
+        limit = tolerance(claim, "float64", plan.claim.eps, plan.claim.passes)
+        holds = error > DIFFERS if limit is None else error <= limit
         words = f"claimed {claim}, outputs differ by {error:.0e}"
         yield Finding(f"growth: {name}", holds, words)
 

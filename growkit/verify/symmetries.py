@@ -16,7 +16,8 @@ import numpy as np
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import IntArray, Kernel
 from growkit.algebra.positions import rotary_pairs
-from growkit.families.family import Attention, Family, get
+from growkit.families.config import get
+from growkit.families.family import Attention, Family
 from growkit.families.model import Model
 from growkit.ops.operator import Growth
 from growkit.planning.plan import Plan, finish

@@ -487,4 +487,9 @@ def test_family_file(old: str, new: str, match: str, hint: str, small: Path) -> 
 
 def test_no_family_file(small: Path) -> None:
     """A family file that is not there."""
-    refused(3, "none.yaml: cannot be read", "families NAME", f"{WIDTH} --family none.yaml")
+    refused(
+        3,
+        "none.yaml: cannot read the family file: no such file",
+        "families NAME",
+        f"{WIDTH} --family none.yaml",
+    )

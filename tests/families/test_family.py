@@ -182,7 +182,7 @@ def test_family_files_that_are_no_mapping(tmp_path: Path, text: str, message: st
     file.write_text(text)
     with pytest.raises(FamilyError, match=message):
         find_family({}, file)
-    with pytest.raises(FamilyError, match="cannot be read"):
+    with pytest.raises(FamilyError, match="cannot read the family file"):
         find_family({}, tmp_path / "none.yaml")
 
 
@@ -266,7 +266,7 @@ def test_files_are_small_and_found_by_one_line() -> None:
 def test_a_family_is_loaded_without_the_others() -> None:
     """Only the file itself, and what it extends, is parsed."""
     code = (
-        "from growkit import family_file as f\n"
+        "from growkit.families import load as f\n"
         "f.build_family(f.find_family({'model_type': 'qwen3'}), {}, set())\n"
         "print(f._shipped.cache_info().currsize)"
     )

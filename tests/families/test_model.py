@@ -16,6 +16,7 @@ from support import tiny
 from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import CheckpointError, RecipeError
 from growkit.families.config import check_sizes, remap_layers, resize_config
+from growkit.families.family import renumber
 from growkit.families.model import Model, read_model
 from growkit.ops import Layer
 
@@ -118,7 +119,7 @@ def test_legacy_names(tmp_path: Path) -> None:
     model = read(edit_tensors(tiny.save(tiny.build("bert", "masked_lm"), tmp_path / "m"), old))
     entry = model.entries["encoder.layer.1.output.LayerNorm.weight"]
     assert entry.info.name == "bert.encoder.layer.1.output.LayerNorm.gamma"
-    assert entry.renumbered([7]) == "bert.encoder.layer.7.output.LayerNorm.gamma"
+    assert renumber(entry.info.name, [7]) == "bert.encoder.layer.7.output.LayerNorm.gamma"
 
 
 def test_buffers_are_dropped_and_listed(llama: Path) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from growkit.errors import RecipeError
 from growkit.ops import OPERATORS
+from growkit.plain_yaml import MAX_BYTES
 from growkit.recipe.recipe import (
-    MAX_BYTES,
     Recipe,
     builtin_recipes,
     check_sources,

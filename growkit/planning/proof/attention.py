@@ -17,7 +17,8 @@ from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import Kernel
 from growkit.algebra.positions import SLOPES, frequencies, rotary_pairs
-from growkit.families.family import Attention, Family, get
+from growkit.families.config import get
+from growkit.families.family import Attention, Family
 from growkit.planning.proof.claim import NEAR
 from growkit.planning.proof.facts import Facts
 

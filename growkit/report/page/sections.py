@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from growkit.byte_sizes import in_bytes
+from growkit.families.family import numbered
 from growkit.ops import Operator
 from growkit.planning.formula import Noise
 from growkit.planning.plan import Plan
@@ -34,7 +34,6 @@ PROOF = (
     "The plan proves this from the maps above and from what each axis passes through (norms, "
     "non-linearities, rotary positions, a tied head), step by step."
 )
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 # -- the proof -----------------------------------------------------------------------------------
 
@@ -104,7 +103,7 @@ def tensors(plan: Plan) -> Markup:
     kinds = Counter[str]()
     groups: dict[str, _Group] = {}
     for formula in plan.formulas:
-        name = _NUMBER.sub("*", formula.name)
+        name = numbered(formula.name)[0].replace("#", "*")
         if name not in groups:
             groups[name] = _Group(", ".join(str(expression) for expression, _ in formula.dims))
         group, kind = groups[name], origin(formula).kind
