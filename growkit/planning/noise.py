@@ -16,6 +16,7 @@ import numpy as np
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import BoolArray, Kernel
+from growkit.algebra.layer_map import LayerMap
 from growkit.errors import RecipeError
 from growkit.ops import Noising
 from growkit.planning.formula import Kernels, Noise, Term
@@ -46,10 +47,11 @@ class NewRows:
         self,
         maps: Mapping[str, AxisMap],
         start: Mapping[str, int],
-        layers: Mapping[str, tuple[int, ...]],
+        layer_maps: Mapping[str, LayerMap],
     ) -> None:
         self._maps, self._start = maps, start  # from the first step to now
-        self._old_layers = {a: {n.index(i) for i in n} for a, n in layers.items()}
+        sources = {a: [layer.source for layer in layers] for a, layers in layer_maps.items()}
+        self._old_layers = {a: {n.index(i) for i in n} for a, n in sources.items()}
         self._masks: dict[Expression, BoolArray | None] = {}
         self._kernels: dict[tuple[Kernel | None, Expression, bool], Kernel] = {}
 
@@ -197,5 +199,5 @@ def apply_noise(state: State, noise: Noising, number: int, seed: int) -> State:
 
     if noise.kind == "null_space":
         return replace(state, parts=add_noise(state.parts, noise.only, null_space, make))
-    new = NewRows(maps, start, state.layers)
+    new = NewRows(maps, start, state.layer_maps)
     return replace(state, parts=add_visible_noise(state.parts, noise, new, make))

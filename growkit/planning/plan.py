@@ -16,11 +16,12 @@ import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
+from growkit.algebra.layer_map import LayerMap, unmoved
 from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.dtypes import DTYPES
 from growkit.errors import CheckpointError, RecipeError
 from growkit.families.model import Model
-from growkit.ops import Arrays, Growth
+from growkit.ops import Arrays
 from growkit.planning.depth import silent_layers
 from growkit.planning.formula import Formula, Noise
 from growkit.planning.hints import lints
@@ -40,6 +41,7 @@ class Plan:
     recipe_name: str
     family: str
     sources: Mapping[str, Checkpoint]  # by the recipe's names; the first is SOURCE
+    state: State  # the model after the last step, which the rest is read off
     formulas: tuple[Formula, ...]
     config: Mapping[str, Any]  # the new config.json
     sizes_before: Mapping[str, int]  # by user axis
@@ -48,7 +50,6 @@ class Plan:
     parameters_after: int
     claim: Claim
     steps: tuple[StepClaim, ...]
-    growths: tuple[Growth, ...]  # what each step said
     storage: Storage
     maps: Mapping[str, AxisMap]  # composed over all steps, by family axis
     axes: Mapping[str, tuple[str, ...]]  # the axes behind `sizes_after`, as the family names them
@@ -66,6 +67,11 @@ class Plan:
     def main(self) -> str:
         """What the recipe calls SOURCE."""
         return self.recipe.sources[0]
+
+    @property
+    def layer_maps(self) -> Mapping[str, LayerMap]:
+        """What the layers of each stack are made of, over all steps, by family axis."""
+        return self.state.layer_maps
 
     @property
     def config_before(self) -> Mapping[str, Any]:
@@ -95,7 +101,7 @@ def build_plan(
             hint="choose another recipe: growkit recipes",
         )
     state = begin(first, model, recipe.tied)
-    steps, growths = [], []
+    steps = []
     for number, operator in enumerate(recipe.steps):
         where = f"steps[{number}] ({operator.op})"
         try:
@@ -104,8 +110,7 @@ def build_plan(
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", hint=error.hint) from None
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
-        growths.append(growth)
-    return finish(recipe_name, recipe, models, state, tuple(steps), tuple(growths))
+    return finish(recipe_name, recipe, models, state, tuple(steps))
 
 
 # -- the end -------------------------------------------------------------------------------------
@@ -117,7 +122,6 @@ def finish(
     models: Mapping[str, Model],
     state: State,
     steps: tuple[StepClaim, ...],
-    growths: tuple[Growth, ...] = (),
 ) -> Plan:
     family = state.model.family
     want = {v: k for k, v in DTYPES.items()}.get(recipe.dtype)
@@ -145,7 +149,7 @@ def finish(
     followers = follow(
         behind,
         grown,
-        deeper=any(layers != (*range(state.model.sizes[a]),) for a, layers in state.layers.items()),
+        deeper=any(n != unmoved(state.model.sizes[a]) for a, n in state.layer_maps.items()),
         factor=_put_out(state, readback),
         dtype=want,
     )
@@ -155,6 +159,7 @@ def finish(
         recipe_name=recipe_name,
         family=family.name,
         sources={n: m.checkpoint for n, m in models.items()},
+        state=state,
         formulas=tuple(formulas),
         config=config,
         sizes_before=state.model.user_sizes(),
@@ -163,13 +168,12 @@ def finish(
         parameters_after=sum(prod(f.shape) for f in formulas),
         claim=state.claim,
         steps=steps,
-        growths=growths,
         storage=storage_claim(dtype, formulas),
         maps=state.maps,
         axes={u: a for u, a in family.user_axes.items() if a[0] in state.sizes},
         beside=state.beside,
-        layers=state.layers,
-        silent={a: silent_layers(state.parts, family, a) for a in state.layers},
+        layers={a: tuple(n.source for n in layers) for a, layers in state.layer_maps.items()},
+        silent={a: silent_layers(state.parts, family, a) for a in state.layer_maps},
         readback=readback,
         dropped=tuple(d for m in models.values() for d in m.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
+from growkit.algebra.layer_map import LayerMap, unmoved
 from growkit.checkpoints.types import Stored
 from growkit.families.config import norm_eps, number
-from growkit.families.family import get
+from growkit.families.family import Family, Pattern, get
 from growkit.families.model import Model
 from growkit.ops import Growth
 from growkit.planning.formula import Noise, Ones, Term
@@ -31,12 +32,15 @@ class State:
     parts: Mapping[str, Part]
     maps: Mapping[str, AxisMap]  # from the source to now
     beside: Mapping[str, Mapping[str, AxisMap]]  # the same from sources that were fused with it
-    layers: Mapping[str, tuple[int, ...]]
+    layer_maps: Mapping[str, LayerMap]  # from the source to now
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
     claim: Claim
     served: float = 1.0  # what the norm before a head has been multiplied by for it
     filled: bool = False  # no direction is unvisited: different models stand side by side
+    theta_power: float = 1.0  # what RoPE bases have been raised to
+    config_maps: Mapping[str, AxisMap] = field(default_factory=dict)  # of axes that no tensor has
+    no_matrices: str = ""  # "steps[N]: why" of the first step that no matrix can say
 
 
 def begin(source: str, model: Model, tied: str) -> State:
@@ -59,10 +63,19 @@ def begin(source: str, model: Model, tied: str) -> State:
                 parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
         config["tie_word_embeddings"] = is_tied = False
     layers = {
-        a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers") if a in model.sizes
+        a: unmoved(model.sizes[a]) for a in model.family.of_kind("layers") if a in model.sizes
     }
     rule = "embedding" if tied == "embedding" else "final_norm"
     return State(model, model.sizes, config, parts, {}, {}, layers, is_tied, rule, Claim())
+
+
+def tensor_axes(family: Family, patterns: Iterable[Pattern]) -> set[str]:
+    """The axes that a map can act on: of dims or names of tensors, or counts of experts taken."""
+    axes = set(family.of_kind("choices"))
+    for pattern in {p.name: p for p in patterns}.values():
+        axes |= {axis for expression, _ in pattern.dims for axis in expression.axes}
+        axes |= {slot for slot in pattern.slots if isinstance(slot, str)}
+    return axes
 
 
 def facts_of(state: State, growth: Growth) -> Facts:

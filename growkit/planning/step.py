@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from growkit.algebra.axis_map import chained
 from growkit.algebra.expression import Expression
+from growkit.algebra.layer_map import composed
 from growkit.families.config import (
     check_sizes,
     put_bases,
@@ -20,6 +21,7 @@ from growkit.families.config import (
 )
 from growkit.families.model import Model
 from growkit.ops import Growth, LayerMap
+from growkit.ops.matrices import no_matrix
 from growkit.planning.depth import grow_layers, rescale_scores
 from growkit.planning.factors import (
     divide_head,
@@ -42,7 +44,7 @@ from growkit.planning.proof.tied_head import (
     tie_factor,
 )
 from growkit.planning.proof.width import prove_above, prove_norm_scale, prove_width
-from growkit.planning.state import State, facts_of, initialiser
+from growkit.planning.state import State, facts_of, initialiser, tensor_axes
 from growkit.planning.width import Composer, grow_axes, grow_numbered
 
 NUMBERED = ("experts", "heads", "kv_heads")  # axes that may stand in tensor names, beside layers
@@ -53,6 +55,8 @@ def apply(
 ) -> tuple[State, Claim]:
     """The model after a step, and what that step keeps. `number` and `seed` key its random rows."""
     claim = Claim()
+    if not state.no_matrices and (why := no_matrix(growth, state.layer_maps)):
+        state = replace(state, no_matrices=f"steps[{number}]: {why}")
     if growth.maps or growth.theta_power != 1.0:
         state, claim = _grow_width(state, growth, number, seed)
     for axis, layers in growth.layers.items():
@@ -79,11 +83,10 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
 
     state = replace(state, parts=fold_factors(state.parts, family, state.sizes, folds))
     facts = facts_of(state, growth)
-    patterns = {p.pattern.name: p.pattern for p in state.parts.values()}
-    there = {a for p in patterns.values() for e, _ in p.dims for a in e.axes}
-    there |= {s for p in patterns.values() for s in p.slots if isinstance(s, str)}
-    there |= set(family.of_kind("choices"))
-    maps, gains, still = fit_scores(facts, {a: m for a, m in growth.maps.items() if a in there})
+    acted_on = tensor_axes(family, (p.pattern for p in state.parts.values()))
+    given = {a: m for a, m in growth.maps.items() if a in acted_on}
+    in_config = {a: m for a, m in growth.maps.items() if a not in acted_on}
+    maps, gains, still = fit_scores(facts, given)
     facts = replace(facts, gains=gains)
     sizes = {**state.sizes, **{a: m.new for a, m in growth.maps.items()}}
     check_sizes(family, sizes)
@@ -123,6 +126,8 @@ def _grow_width(state: State, growth: Growth, number: int, seed: int) -> tuple[S
             config=config,
             parts=parts,
             maps=chained(state.maps, maps),
+            config_maps=chained(state.config_maps, in_config),
+            theta_power=state.theta_power * growth.theta_power,
             beside={name: chained(known, maps) for name, known in state.beside.items()},
         ),
         claim,
@@ -142,8 +147,6 @@ def _grow_depth(
     if by_layer and state.config.get(by_layer):  # scores are divided by the layer's number
         parts = rescale_scores(parts, family, axis, layers, state.sizes)
     config = remap_layers(family, resize_config(family, state.config, sizes), {axis: layers})
-    origin = tuple(state.layers[axis][n.source] for n in layers)
-    state = replace(
-        state, sizes=sizes, config=config, parts=parts, layers={**state.layers, axis: origin}
-    )
+    layer_maps = {**state.layer_maps, axis: composed(state.layer_maps[axis], layers)}
+    state = replace(state, sizes=sizes, config=config, parts=parts, layer_maps=layer_maps)
     return state, claim

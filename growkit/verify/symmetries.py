@@ -109,4 +109,4 @@ def gauge_plan(model: Model, maps: Maps) -> Plan:
     growth = Growth(maps=maps)
     state, _ = apply(begin("small", model, "final_norm"), growth, 0, 0, {})
     state = replace(state, claim=Claim())
-    return finish("gauge", recipe, {"small": model}, state, (StepClaim("gauge", EXACT),), (growth,))
+    return finish("gauge", recipe, {"small": model}, state, (StepClaim("gauge", EXACT),))
