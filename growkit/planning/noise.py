@@ -174,7 +174,7 @@ def add_noise(
 
 
 def apply_noise(state: State, noise: Noising, number: int, seed: int) -> State:
-    if noise.kind == "null_space" and state.filled:
+    if noise.kind == "null_space" and state.no_null_space:
         raise RecipeError(
             "noise: models side by side leave no null space",
             hint="different models need no noise to tell them apart",

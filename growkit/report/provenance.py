@@ -89,7 +89,7 @@ def descent(plan: Plan, axis: str) -> Descent:
     if axis in plan.layers:
         found = _of_layers(plan, axis)
     elif axis in plan.maps:
-        beside = {name: maps[axis] for name, maps in plan.beside.items() if axis in maps}
+        beside = {name: maps[axis] for name, maps in plan.other_maps.items() if axis in maps}
         found = of_units({n: m.write for n, m in {plan.main: plan.maps[axis], **beside}.items()})
     else:
         found = _without_map(plan, next(u for u, axes in plan.axes.items() if axis in axes))

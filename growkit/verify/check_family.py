@@ -82,7 +82,7 @@ class _Bench:
 
         out = self.folder / "big"
         execute(plan, out, overwrite=True)
-        axis = plan.maps.get(plan.readback or "")
+        axis = plan.maps.get(plan.hidden_axis or "")
         read = axis.read if axis else None
         found = compare.compare(open_checkpoint(self.small), open_checkpoint(out), readback=read)
         if found.strays:
