@@ -89,7 +89,14 @@ def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
 
     Their names and shapes. Null-space noise is left out; other things that are no map are refused.
     """
-    arrays = matrices(plan.maps, plan.growths)
+    state = plan.state
+    if state.no_matrices:
+        raise RecipeError(
+            f"{state.no_matrices}, which no file of maps can say",
+            hint="leave the step out, and put it after `learned` in the recipe that takes them",
+        )
+    maps = {**state.maps, **dict(sorted(state.config_maps.items()))}
+    arrays = matrices(maps, state.layer_maps, state.model.sizes, state.theta_power)
     if not arrays:
         raise RecipeError(
             f"{plan.recipe_name}: no step grows an axis, so there are no maps to write"

@@ -68,7 +68,7 @@ class Pattern:
     dims: tuple[tuple[Expression, str], ...]  # (axes, role) of each dim
     norm: str = ""  # "rms" | "ln"
     to_stream: bool = False  # what this norm puts out is the stream itself
-    bent: bool = False  # what this puts out passes a non-linearity
+    nonlinear: bool = False  # what this puts out passes a non-linearity
     branch: bool = False  # what this norm or gain puts out is added to the stream
     offset: float = 0.0  # gains are stored minus this
     optional: bool = False

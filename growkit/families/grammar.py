@@ -188,7 +188,7 @@ def _patterns(
                 parsed,
                 norm=norm,
                 to_stream=to_stream,
-                bent=target.strip() == "activation",
+                nonlinear=target.strip() == "activation",
                 branch=target.strip() == "branch",
                 offset=1.0 if word == "rms1" and suffix == ".weight" else 0.0,
                 optional=marks > 0 or suffix == ".bias",

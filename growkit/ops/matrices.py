@@ -20,7 +20,7 @@ import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import BoolArray, FloatArray, Kernel
-from growkit.algebra.layer_map import Layer, LayerMap
+from growkit.algebra.layer_map import Layer, LayerMap, mixes_unlike, unmoved
 from growkit.errors import RecipeError
 from growkit.ops.operator import Arrays, Growth
 
@@ -126,45 +126,32 @@ def _flags(arrays: Arrays, name: str, size: int) -> BoolArray:
 # -- the other way -------------------------------------------------------------------------------
 
 
-def matrices(maps: Mapping[str, AxisMap], growths: Sequence[Growth]) -> dict[str, FloatArray]:
-    """The maps of a whole recipe, composed, as arrays by name. Null-space noise is no map.
+def matrices(
+    maps: Mapping[str, AxisMap],
+    layer_maps: Mapping[str, LayerMap],
+    sizes: Mapping[str, int],
+    theta_power: float,
+) -> dict[str, FloatArray]:
+    """The maps of a whole recipe, composed, as arrays by name; `sizes` are those before it.
 
-    `maps` are the axis maps over all steps, of axes that tensors have, and `growths` what each step
-    said: also of axes that only config.json has, such as those of a stack that the class lacks.
-    Raises RecipeError where a step does what no map can say.
+    A map that changes nothing is left out.
     """
-    layers: dict[str, LayerMap] = {}
-    untold: dict[str, AxisMap] = {}
-    power = 1.0
-    for number, growth in enumerate(growths):
-        why = _no_map(growth)
-        if why:
-            raise RecipeError(
-                f"steps[{number}]: {why}, which no file of maps can say",
-                hint="leave the step out, and put it after `learned` in the recipe that takes them",
-            )
-        power *= growth.theta_power
-        for axis, later in growth.layers.items():
-            layers[axis] = _composed(layers[axis], later) if axis in layers else later
-        for axis in growth.maps.keys() - maps.keys():
-            m = growth.maps[axis]
-            untold[axis] = untold[axis].then(m) if axis in untold else m
-    out: dict[str, FloatArray] = {}
-    for axis, m in {**maps, **dict(sorted(untold.items()))}.items():
+    arrays: dict[str, FloatArray] = {}
+    for axis, m in maps.items():
         if not m.is_identity:
-            out |= {f"{axis}.{part}": array for part, array in _of_axis(m)}
-    for axis, made in layers.items():
-        old = 1 + max(i for layer in made for i, _ in layer.mix)
-        mix = np.zeros((len(made), old))
-        for number, layer in enumerate(made):
-            for i, weight in layer.mix:
-                mix[number, i] += weight
-        out[f"{axis}.mix"] = mix
-        if any(layer.silent for layer in made):
-            out[f"{axis}.silent"] = np.array([float(layer.silent) for layer in made])
-    if power != 1.0:
-        out[THETA] = np.array([power])
-    return out
+            arrays |= {f"{axis}.{part}": array for part, array in _of_axis(m)}
+    for axis, layers in layer_maps.items():
+        if layers != unmoved(sizes[axis]):
+            mix = np.zeros((len(layers), sizes[axis]))
+            for number, layer in enumerate(layers):
+                for i, weight in layer.mix:
+                    mix[number, i] += weight
+            arrays[f"{axis}.mix"] = mix
+            if any(layer.silent for layer in layers):
+                arrays[f"{axis}.silent"] = np.array([float(layer.silent) for layer in layers])
+    if theta_power != 1.0:
+        arrays[THETA] = np.array([theta_power])
+    return arrays
 
 
 def _of_axis(m: AxisMap) -> list[tuple[str, FloatArray]]:
@@ -178,32 +165,22 @@ def _of_axis(m: AxisMap) -> list[tuple[str, FloatArray]]:
     return out
 
 
-def _no_map(growth: Growth) -> str:
-    """What a step does that is no map; empty if it is one."""
-    made = [layer for layers in growth.layers.values() for layer in layers]
+def no_matrix(growth: Growth, layer_maps: Mapping[str, LayerMap]) -> str:
+    """What a step does that no matrix can say; empty if matrices say all of it.
+
+    `layer_maps` are those of the steps before it. Null-space noise is left out: nobody sees it.
+    """
+    layers = [layer for layers in growth.layers.values() for layer in layers]
     if growth.fuse or growth.blend:
         return "takes another checkpoint"
     if growth.noise and growth.noise.kind != "null_space":
         return f"adds {growth.noise.kind} noise"
     if growth.above:
         return "takes new rows from the layer above"
-    if any(layer.random for layer in made):
+    if any(layer.random for layer in layers):
         return "draws layers at random"
-    if any(layer.scale != 1.0 for layer in made):
+    if any(layer.scale != 1.0 for layer in layers):
         return "scales what layers add to the stream"
+    if any(mixes_unlike(layer_maps[axis], later) for axis, later in growth.layers.items()):
+        return "a silent layer is mixed with others"
     return ""
-
-
-def _composed(first: LayerMap, later: LayerMap) -> LayerMap:
-    """Layers made of layers, as layers made of the first ones."""
-    out = []
-    for layer in later:
-        quiet = [first[i].silent for i, _ in layer.mix]
-        if any(quiet) and not (all(quiet) or layer.silent):
-            raise RecipeError("a silent layer is mixed with others, which no file of maps can say")
-        mix: dict[int, float] = {}
-        for i, weight in layer.mix:
-            for j, inner in first[i].mix:
-                mix[j] = mix.get(j, 0.0) + weight * inner
-        out.append(Layer(tuple(mix.items()), silent=layer.silent or all(quiet)))
-    return tuple(out)

@@ -1,4 +1,4 @@
-"""Tensors that have a number in their name: layers taken by a layer map, experts by an axis map.
+"""Depth: layers taken by a layer map, mixed, drawn, scaled or made silent.
 
 The law: a new tensor has the name of an old one with another number, and what a silent layer adds
 to the stream is nothing.
@@ -40,22 +40,21 @@ def grow_layers(
     for new, layer in enumerate(layers):
         for part in _members(members, axis, (layer.source, new), sizes):
             slot = part.pattern.slots.index(axis)
-            mixed = _mix(part, slot, layer, parts)
-            one = mixed.renumbered(slot, new)
+            moved = _mix(part, slot, layer, parts).renumbered(slot, new)
             if layer.random:
-                one = drawn(one, sizes, random)
-            if part.pattern.name in adds:
-                one = (
-                    replace(one, terms=(), zeroed=True) if layer.silent else one.scaled(layer.scale)
-                )
-            grown[one.key] = one
-    out: dict[str, Part] = {}
+                moved = drawn(moved, sizes, random)
+            if part.pattern.name in adds and layer.silent:
+                moved = replace(moved, terms=(), zeroed=True)
+            elif part.pattern.name in adds:
+                moved = moved.scaled(layer.scale)
+            grown[moved.key] = moved
+    every: dict[str, Part] = {}
     for key, part in parts.items():  # all layers stand where the first one stood
-        out |= grown if axis in part.pattern.slots else {key: part}
+        every |= grown if axis in part.pattern.slots else {key: part}
         grown = {} if axis in part.pattern.slots else grown
     if family.residual == "post" and any(n.silent for n in layers):
-        out = _move_norms(out, family, axis, layers, sizes)
-    return out
+        every = _move_norms(every, family, axis, layers, sizes)
+    return every
 
 
 def _mix(part: Part, slot: int, layer: Layer, parts: Parts) -> Part:
@@ -85,8 +84,7 @@ def _members(
     A norm that the first layers lack (its input is normal already) does nothing where it is new.
     """
     source, new = numbers
-    here = [p for p in members.get(source, ()) if p.pattern.first <= new]
-    yield from here
+    yield from (p for p in members.get(source, ()) if p.pattern.first <= new)
     for part in members.get(max(members, default=0), ()):
         if part.pattern.norm and source < part.pattern.first <= new:
             yield unit_norm(part, sizes).renumbered(part.pattern.slots.index(axis), source)
@@ -165,12 +163,12 @@ def rescale_scores(
             for t in family.attentions
         }
         composer = Composer(scaled, sizes)
-        here = {
+        layer = {
             k: p
             for k, p in parts.items()
             if axis in p.pattern.slots and p.numbers[p.pattern.slots.index(axis)] == new
         }
-        out |= grow_axes(here, composer, _no_random, sizes)
+        out |= grow_axes(layer, composer, _no_random, sizes)
     return out
 
 

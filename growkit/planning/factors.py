@@ -1,4 +1,12 @@
-"""Factors on whole tensors: norms, embeddings, heads, LayerScale."""
+"""Factors that whole tensors carry so that what growth multiplies elsewhere comes out as it was.
+
+    gains of norms · √s      where maps multiply the mean square that a norm sees by s
+    embeddings · 1/c         where the model's code multiplies them by c times as much as before
+    head's norm · 1/ρ        where a tied head's logits grow by ρ (or embeddings · 1/ρ)
+    rows · LayerScale        where a mean of coordinates would meet a factor for each of them
+
+The law: a factor that undoes an earlier one leaves no rounding behind (`Part.scaled`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +17,12 @@ import numpy as np
 
 from growkit.algebra.expression import Expression
 from growkit.checkpoints.types import Stored
-from growkit.families.family import Family, Head
+from growkit.families.family import Family
 from growkit.planning.formula import Term
 from growkit.planning.part import Part, Parts, ones
+from growkit.planning.proof.claim import Claim
+from growkit.planning.proof.facts import Facts
+from growkit.planning.proof.tied_head import embedding_factor, prove_scaled_embeddings
 from growkit.planning.state import State
 
 
@@ -20,26 +31,28 @@ def scale_modules(parts: Parts, modules: Iterable[str], factor: float) -> dict[s
 
     Of a module that every layer has, the last layer's is meant.
     """
-    mine = [
+    chosen = [
         p
         for p in parts.values()
         if p.pattern.module in set(modules) and (p.pattern.norm or p.pattern.consumed)
     ]
     last: dict[str, tuple[int, ...]] = {}
-    for part in mine:
+    for part in chosen:
         last[part.pattern.name] = max(part.numbers, last.get(part.pattern.name, ()))
     return dict(parts) | {
-        p.key: p.scaled(factor) for p in mine if p.numbers == last[p.pattern.name]
+        p.key: p.scaled(factor) for p in chosen if p.numbers == last[p.pattern.name]
     }
 
 
 def fold_factors(
     parts: Parts, family: Family, sizes: Mapping[str, int], folds: Callable[[Expression], bool]
 ) -> dict[str, Part]:
-    """Factors per coordinate (LayerScale) moved into the projections before them, and become 1.
+    """LayerScale gains λ moved into the projections before them: diag(λ)·(W·x), W' = diag(λ)·W.
 
-    `folds` says on which axes. A factor acts on what the modules before it in its layer put out;
-    it stays where these are no longer plain enough for it.
+    The gains become 1, which any map of coordinates leaves as they are; a mean of coordinates would
+    not pass gains that differ. `folds` says on which axes that is needed. A gain acts on what the
+    modules before it in its layer put out; it stays where those are no longer stored tensors, row
+    by row, but sums (after noise, a blend, or mixed layers).
     """
     if not any(pattern.is_factor for pattern in family.patterns.values()):
         return dict(parts)
@@ -111,16 +124,42 @@ def scale_embeddings(
     return {k: p.scaled(factor) if is_embedding(p) else p for k, p in parts.items()}
 
 
-def divide_head(
-    state: State, parts: Parts, head: Head, rho: float
-) -> tuple[State, dict[str, Part]]:
-    """What the head reads, divided by ρ at the norm before it; what else reads that norm is not."""
-    divided = scale_modules(parts, [head.scale_at], 1.0 / rho)
-    divided = scale_modules(divided, head.also, rho)
-    return replace(state, served=state.served / rho), divided
+def undo_multipliers(
+    parts: Parts, family: Family, before: Mapping[str, int], after: Mapping[str, int]
+) -> dict[str, Part]:
+    """Embeddings that the model's code multiplies by a power of its size, such as √hidden (Gemma).
+
+    They are divided by what that power grows by, so that the stream starts as it was.
+    """
+    scaled = dict(parts)
+    for module in family.multipliers:
+        factor = embedding_factor(family, before, after, module)
+        if factor != 1.0:
+            scaled = scale_embeddings(scaled, family, factor, module)
+    return scaled
 
 
-def embedding_shrinkage(parts: Mapping[str, Part], family: Family) -> float:
+def divide_logits(
+    state: State, parts: Parts, facts: Facts, rho: float
+) -> tuple[State, dict[str, Part], Claim]:
+    """What the head puts out, divided by ρ, and what that keeps.
+
+    By the recipe's rule for a tied head the embeddings carry 1/ρ, else the norm before the head
+    does, and further readers of that norm are multiplied by ρ. Where there is no such norm nothing
+    is done, and `prove_width` has said so.
+    """
+    family, head = facts.family, facts.family.head
+    if state.tied and state.tie_rule == "embedding":
+        scaled = scale_embeddings(parts, family, 1.0 / rho)
+        return state, scaled, prove_scaled_embeddings(facts, rho, _shrinkage(scaled, family))
+    if head is None or not facts.carrier:
+        return state, dict(parts), Claim()
+    scaled = scale_modules(parts, [head.scale_at], 1.0 / rho)
+    scaled = scale_modules(scaled, head.also, rho)
+    return replace(state, head_factor=state.head_factor / rho), scaled, Claim()
+
+
+def _shrinkage(parts: Mapping[str, Part], family: Family) -> float:
     """How many times smaller the embedding of a tied head is than in its checkpoint."""
     table = parts[family.head.tied] if family.head else None
     return 1.0 / abs(table.terms[0].scale) if table and table.terms else 1.0

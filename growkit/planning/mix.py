@@ -1,9 +1,12 @@
-"""Deep Fusion: the parts of several models side by side (2306.11903).
+"""Several models in one: fused side by side, or blended element by element.
 
-    W = Σ_s  inject_s · W_s · inject_sᵀ        heads and other readers of the stream: divided by K
+    fuse    W' = Σ_s  write_s · W_s · read_sᵀ     (Deep Fusion, 2306.11903)
+    blend   W' = alpha · W + (1 − alpha) · W_other
 
-Source s owns a block of every grown axis. The law: everything that is not a size must agree, or the
-fusion is refused with what differs.
+In a fusion each of K sources has a block of every grown axis to itself: write_s puts its units
+there. Tensors that do not grow where they write (heads, biases of heads) are the mean of all, so
+they are divided by K. The law: everything that is not a size must agree, and for a blend sizes too,
+or it is refused with what differs.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from growkit.families.family import Family
 from growkit.families.model import Model
 from growkit.ops import Blending, Growth
 from growkit.ops.axis_maps import tile
-from growkit.planning.factors import divide_head, embedding_shrinkage, scale_embeddings
+from growkit.planning.factors import divide_logits, undo_multipliers
 from growkit.planning.part import Part, Parts, check_only, chosen
 from growkit.planning.proof.claim import Claim, approximate
-from growkit.planning.proof.tied_head import embedding_factor, level_factor, prove_scaled_embeddings
+from growkit.planning.proof.tied_head import level_factor
 from growkit.planning.proof.width import prove_width
 from growkit.planning.state import State, begin, facts_of
 from growkit.planning.width import Composer
@@ -39,18 +42,16 @@ PASSING = {  # config keys that say nothing about the function
 
 def injections(family: Family, sizes: Sequence[Mapping[str, int]]) -> list[dict[str, AxisMap]]:
     """For every source the maps that put its units into its block."""
-    axes = [a for a in family.of_kind(*KINDS) if a in sizes[0]]
-    out: list[dict[str, AxisMap]] = [{} for _ in sizes]
-    for axis in axes:
+    maps: list[dict[str, AxisMap]] = [{} for _ in sizes]
+    for axis in [a for a in family.of_kind(*KINDS) if a in sizes[0]]:
         widths = [s[axis] for s in sizes]
-        start, total = 0, sum(widths)
+        units, start = np.arange(sum(widths)), 0
         for number, width in enumerate(widths):
-            mine = (np.arange(total) >= start) & (np.arange(total) < start + width)
-            index = np.where(mine, np.arange(total) - start, 0)
-            kernel = Kernel.gather(index, mine.astype(float), old=width)
-            out[number][axis] = AxisMap.of(kernel)
+            block = (units >= start) & (units < start + width)
+            index = np.where(block, units - start, 0)
+            maps[number][axis] = AxisMap.of(Kernel.gather(index, block.astype(float), old=width))
             start += width
-    return out
+    return maps
 
 
 def fuse_parts(
@@ -62,21 +63,21 @@ def fuse_parts(
     composers = [Composer(m, s) for m, s in zip(maps, sizes, strict=True)]
     grown, share = set(maps[0]), 1 / len(sources)
     placed = _placed(sources, sizes, grown)
-    out: dict[str, Part] = {}
+    fused: dict[str, Part] = {}
     for key in dict.fromkeys(k for parts in placed for k in parts):
-        here = [(p[key], c) for p, c in zip(placed, composers, strict=True) if key in p]
-        first = here[0][0]
-        inward = len(here) == 1 or any(
-            e.axes & grown for e, role in first.pattern.dims if role != "-"
+        members = [(p[key], c) for p, c in zip(placed, composers, strict=True) if key in p]
+        pattern = members[0][0].pattern
+        in_blocks = len(members) == 1 or any(
+            e.axes & grown for e, role in pattern.dims if role != "-"
         )
         terms = []
-        for part, composer in here:
-            one = part if inward else part.scaled(share)
-            kernels = [_kernel(composer, e, r, share) for e, r in one.pattern.dims]
-            terms += [t.through(composer.products(kernels, t.kernels)) for t in one.terms]
-        zeroed = all(part.zeroed for part, _ in here)
-        out[key] = replace(first, terms=tuple(terms), zeroed=zeroed)
-    return out
+        for part, composer in members:
+            weighted = part if in_blocks else part.scaled(share)  # a mean of what all put out
+            kernels = [_kernel(composer, e, r, share) for e, r in pattern.dims]
+            terms += [t.through(composer.products(kernels, t.kernels)) for t in weighted.terms]
+        zeroed = all(part.zeroed for part, _ in members)
+        fused[key] = replace(members[0][0], terms=tuple(terms), zeroed=zeroed)
+    return fused
 
 
 def _placed(
@@ -150,8 +151,10 @@ def check_fusable(
     dtypes = {p.dtype for p in (*parts.values(), *other_parts.values())}
     if len(dtypes) > 1:
         differing.append(f"dtypes {' and '.join(sorted(dtypes))}")
-    mine, theirs = ({_place(p, grown): k for k, p in each.items()} for each in (parts, other_parts))
-    lacking = sorted((mine | theirs)[place] for place in mine.keys() ^ theirs.keys())
+    first, second = (
+        {_place(p, grown): k for k, p in each.items()} for each in (parts, other_parts)
+    )
+    lacking = sorted((first | second)[place] for place in first.keys() ^ second.keys())
     if lacking and not differing:
         differing.append(f"only one of them has {lacking[0]}")
     if differing:
@@ -165,98 +168,87 @@ def _refuse(name: str, differing: list[str]) -> None:
     )
 
 
-def same_files(one: Model, other: Model) -> bool:
+def same_files(model: Model, other: Model) -> bool:
     """Whether two sources are one checkpoint given twice: the same files, whatever their names."""
 
-    def real(model: Model) -> list[object]:
-        path = Path(model.checkpoint.path)
+    def real(each: Model) -> list[object]:
+        path = Path(each.checkpoint.path)
         folder = path if path.suffix != ".safetensors" else path.parent
-        files = [folder / f.name for f in model.checkpoint.files]
+        files = [folder / f.name for f in each.checkpoint.files]
         return [f.stat()[1:3] if f.exists() else str(f) for f in files]  # inode and device
 
-    return real(one) == real(other)
+    return real(model) == real(other)
 
 
 def blend(parts: Parts, other: Parts, alpha: float, only: tuple[str, ...]) -> dict[str, Part]:
-    """(1 − alpha) · other + alpha · current."""
-    out = dict(parts)
+    """(1 − alpha) · other + alpha · current, of the tensors that fit `only`."""
+    blended = dict(parts)
     for key, part in parts.items():
         if chosen(part, only):
-            mine = part.scaled(alpha).terms if alpha else ()
+            current = part.scaled(alpha).terms if alpha else ()
             rest = other[key].scaled(1.0 - alpha).terms if alpha < 1 else ()
-            out[key] = replace(part, terms=(*mine, *rest), zeroed=part.zeroed and not rest)
-    return out
+            blended[key] = replace(part, terms=(*current, *rest), zeroed=part.zeroed and not rest)
+    return blended
 
 
 def apply_fuse(
     state: State, growth: Growth, models: Mapping[str, Model], *, first: bool
 ) -> tuple[State, Claim]:
-    family = state.model.family
+    """The model with others at its side; `first` says that no step came before.
+
+    Copies of one model, which nothing has changed yet, are the model tiled: that is proved as a
+    step in width is. Different models share the norms of one stream, which no proof covers.
+    """
+    family, facts = state.model.family, facts_of(state)
+    others = _fusable(state, growth.fuse, models)
+    every = [state, *others]
+    sizes = [each.sizes for each in every]
+    maps = injections(family, sizes)
+    after = {**state.sizes, **{a: sum(s[a] for s in sizes) for a in maps[0]}}
+    check_sizes(family, after)
+    inputs = [undo_multipliers(each.parts, family, each.sizes, after) for each in every]
+    parts = fuse_parts(inputs, sizes, maps)
+    rho = 1.0  # by which logits grow: a tied head adds up those of all models
+    if facts.has_head:
+        rho = level_factor(family, state.sizes, after, tied=state.tied)
+        rho *= len(every) if state.tied else 1
+    state, parts, tie_claim = divide_logits(state, parts, facts, rho)
+    if first and all(same_files(state.model, other.model) for other in others):
+        copies, now = True, {a: tile(state.sizes[a], after[a]) for a in maps[0]}
+        claim = prove_width(facts, now).also(tie_claim)
+    else:
+        copies, now = False, maps[0]
+        claim = approximate(["one norm serves the streams of different models"])
+    earlier = {name: chained(before, maps[0]) for name, before in state.other_maps.items()}
+    added = dict(zip(growth.fuse, maps[1:], strict=True))
+    fused = replace(
+        state,
+        sizes=after,
+        config=resize_config(family, state.config, after),
+        parts=parts,
+        maps=chained(state.maps, now),
+        other_maps={} if copies else earlier | added,
+        no_null_space=not copies,
+    )
+    return fused, claim
+
+
+def _fusable(state: State, names: Sequence[str], models: Mapping[str, Model]) -> list[State]:
+    """The other models, by the same rule for a tied head; CheckpointError if one does not fit."""
     rule = "untie" if state.model.tied and not state.tied else state.tie_rule
-    others = [begin(name, models[name], rule) for name in growth.fuse]
-    for name, other in zip(growth.fuse, others, strict=True):
+    others = [begin(name, models[name], rule) for name in names]
+    for name, other in zip(names, others, strict=True):
         check_fusable(state.model, state.sizes, state.parts, other.model, other.parts, name)
-    vocabularies = [models[n].checkpoint.vocabulary for n in growth.fuse]
+    vocabularies = [models[name].checkpoint.vocabulary for name in names]
     if {state.model.checkpoint.vocabulary, *vocabularies} - {None, *vocabularies[:1]}:
         raise CheckpointError(
             "fuse: the sources have different tokenizers", hint="fuse models of one vocabulary"
         )
-    every = [state, *others]
-    sizes = [s.sizes for s in every]
-    maps = injections(family, sizes)
-    after = {**state.sizes, **{a: sum(s[a] for s in sizes) for a in maps[0]}}
-    check_sizes(family, after)
-    models_parts = []
-    for one in every:
-        mine = one.parts
-        for module in family.multipliers:
-            factor = embedding_factor(family, one.sizes, after, module)
-            mine = scale_embeddings(mine, family, factor, module)
-        models_parts.append(mine)
-    parts = fuse_parts(models_parts, sizes, maps)
-    rho = 1.0
-    if facts_of(state, growth).headed:
-        rho = level_factor(family, state.sizes, after, tied=state.tied)
-        rho *= len(every) if state.tied else 1
-    if state.tied and state.tie_rule == "embedding":
-        parts = scale_embeddings(parts, family, 1 / rho)
-    elif rho != 1.0 and family.head:
-        state, parts = divide_head(state, parts, family.head, rho)
-    copies = first and all(same_files(state.model, other.model) for other in others)
-    if copies:
-        facts = facts_of(state, growth)
-        now = {a: tile(state.sizes[a], after[a]) for a in maps[0]}
-        claim = prove_width(facts, now)
-        if state.tied and state.tie_rule == "embedding":
-            claim = claim.also(
-                prove_scaled_embeddings(facts, rho, embedding_shrinkage(parts, family))
-            )
-    else:
-        now = maps[0]
-        claim = approximate(["one norm serves the streams of different models"])
-    return (
-        replace(
-            state,
-            sizes=after,
-            config=resize_config(family, state.config, after),
-            parts=parts,
-            maps=chained(state.maps, now),
-            beside={} if copies else _beside(state, growth, maps),
-            filled=not copies,
-        ),
-        claim,
-    )
-
-
-def _beside(
-    state: State, growth: Growth, maps: Sequence[Mapping[str, AxisMap]]
-) -> dict[str, Mapping[str, AxisMap]]:
-    """The maps of all sources but the first; `maps` are those of the models now fused."""
-    earlier = {name: chained(known, maps[0]) for name, known in state.beside.items()}
-    return earlier | dict(zip(growth.fuse, maps[1:], strict=True))
+    return others
 
 
 def apply_blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tuple[State, Claim]:
+    """The model blended with a checkpoint of its own sizes; alpha 1 leaves it as it is."""
     check_only(state.parts, mix.only)
     other = models[mix.other]
     _check_alike(state, other, mix.other)
@@ -270,8 +262,8 @@ def apply_blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tup
 def _check_alike(state: State, other: Model, name: str) -> None:
     """Refuse to mix checkpoints that differ in more than their values."""
     family = state.model.family
-    here, there = family.user_sizes(state.sizes), other.user_sizes()
-    differing = [f"{a} {here[a]} and {there.get(a)}" for a in here if here[a] != there.get(a)]
+    sizes, theirs = family.user_sizes(state.sizes), other.user_sizes()
+    differing = [f"{a} {sizes[a]} and {theirs.get(a)}" for a in sizes if sizes[a] != theirs.get(a)]
     if family.name != other.family.name:
         differing = [f"family {family.name} and {other.family.name}"]
     elif state.tied != other.tied:

@@ -18,6 +18,7 @@ from functools import cache
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import BoolArray, Kernel
+from growkit.algebra.layer_map import LayerMap
 from growkit.errors import RecipeError
 from growkit.ops import Noising
 from growkit.planning.formula import Kernels, Noise, Term
@@ -30,7 +31,7 @@ Piece = tuple[bool | None, ...]  # of each dim: only new rows (True), only old o
 
 def apply_noise(state: State, noise: Noising, number: int, seed: int) -> State:
     """The state after step `number`, a step of noise; RecipeError where there is no room for it."""
-    if noise.kind == "null_space" and state.filled:
+    if noise.kind == "null_space" and state.no_null_space:
         raise RecipeError(
             "noise: models side by side leave no null space",
             hint="different models need no noise to tell them apart",
@@ -45,7 +46,7 @@ def apply_noise(state: State, noise: Noising, number: int, seed: int) -> State:
     if noise.kind == "null_space":
         parts = add_null_space_noise(state.parts, noise.only, _null_spaces(state), make)
     else:
-        rows = NewRows(state.maps, state.model.sizes, state.layers)
+        rows = NewRows(state.maps, state.model.sizes, state.layer_maps)
         parts = add_visible_noise(state.parts, noise, rows, make)
     return replace(state, parts=parts)
 
@@ -154,10 +155,11 @@ class NewRows:
         self,
         maps: Mapping[str, AxisMap],
         start: Mapping[str, int],
-        layers: Mapping[str, tuple[int, ...]],
+        layer_maps: Mapping[str, LayerMap],
     ) -> None:
         self._maps, self._start = maps, start  # from the first step to now
-        self._old_layers = {a: {n.index(i) for i in n} for a, n in layers.items()}
+        sources = {a: [layer.source for layer in layers] for a, layers in layer_maps.items()}
+        self._old_layers = {a: {n.index(i) for i in n} for a, n in sources.items()}
         self._masks: dict[Expression, BoolArray | None] = {}
         self._kernels: dict[tuple[Kernel | None, Expression, bool], Kernel] = {}
 

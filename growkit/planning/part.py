@@ -1,4 +1,9 @@
-"""One tensor between two steps."""
+"""One tensor on its way through the steps of a recipe, and tensors of a given value.
+
+The law: a part knows what it is made of (terms) and which tensor of the family it is (pattern and
+numbers). Gains are here as they act: those that are stored as w with gain 1 + w have their 1 added,
+and `as_stored` takes it away.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,13 @@ from growkit.errors import RecipeError
 from growkit.families.family import Pattern, renumber, spell
 from growkit.planning.formula import Noise, Ones, Term
 
-Parts = Mapping[str, "Part"]
-
-
+Parts = Mapping[str, "Part"]  # by key
 Draw = Callable[["Part", Shape], Noise]  # random numbers for a new tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One tensor between two steps."""
+    """One tensor between two steps. No terms means zeros."""
 
     pattern: Pattern
     numbers: tuple[int, ...]
@@ -55,6 +58,11 @@ class Part:
         """The same tensor under another number; its spelling on disk stays what it was."""
         numbers = (*self.numbers[:slot], number, *self.numbers[slot + 1 :])
         return replace(self, numbers=numbers, name=renumber(self.name, numbers))
+
+
+def patterns_of(parts: Parts) -> list[Pattern]:
+    """Each kind of tensor that there is, once."""
+    return [*{part.pattern.name: part.pattern for part in parts.values()}.values()]
 
 
 def shapes(parts: Parts, sizes: Mapping[str, int]) -> dict[str, Shape]:

@@ -7,7 +7,7 @@ is proved (`growkit.planning.proof`) from the same maps that the formulas are ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import frexp, prod
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
+from growkit.algebra.layer_map import LayerMap, unmoved
 from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.dtypes import FLOATS, holds
 from growkit.errors import CheckpointError, located
@@ -40,6 +41,7 @@ class Plan:
     recipe_name: str
     family: str
     sources: Mapping[str, Checkpoint]  # by the recipe's names; the first is SOURCE
+    state: State  # the model after the last step, which the rest is read off
     formulas: tuple[Formula, ...]
     config: Mapping[str, Any]  # the new config.json
     sizes_before: Mapping[str, int]  # by user axis
@@ -48,14 +50,13 @@ class Plan:
     parameters_after: int
     claim: Claim
     steps: tuple[StepClaim, ...]
-    growths: tuple[Growth, ...]  # what each step said
     storage: Storage
     maps: Mapping[str, AxisMap]  # composed over all steps, by family axis
     axes: Mapping[str, tuple[str, ...]]  # the axes behind `sizes_after`, as the family names them
-    beside: Mapping[str, Mapping[str, AxisMap]]  # source → the same, of those fused with the first
+    other_maps: Mapping[str, Mapping[str, AxisMap]]  # source fused with the first → the same
     layers: Mapping[str, tuple[int, ...]]  # layer axis → the old layer that each new one copies
     silent: Mapping[str, frozenset[int]]  # layer axis → layers that add nothing to the stream
-    readback: str | None  # the family axis of the last hidden state
+    hidden_axis: str | None  # the family axis of the last hidden state
     dropped: tuple[str, ...]  # "name: reason"
     zeroed: tuple[str, ...]  # output tensors that are zero on purpose
     hints: tuple[str, ...]
@@ -66,6 +67,11 @@ class Plan:
     def main(self) -> str:
         """What the recipe calls SOURCE."""
         return self.recipe.sources[0]
+
+    @property
+    def layer_maps(self) -> Mapping[str, LayerMap]:
+        """What the layers of each stack are made of, over all steps, by family axis."""
+        return self.state.layer_maps
 
     @property
     def config_before(self) -> Mapping[str, Any]:
@@ -85,8 +91,7 @@ def build_plan(
     Raises RecipeError where a step contradicts the sizes, CheckpointError where sources do not fit.
     """
     first = recipe.sources[0]
-    model = models[first]
-    family = model.family
+    family = models[first].family
     allowed = [recipe.family] if isinstance(recipe.family, str) else recipe.family
     if allowed and family.name not in allowed and not set(family.model_types) & set(allowed):
         raise CheckpointError(
@@ -94,92 +99,105 @@ def build_plan(
             f"but the checkpoint is of family {family.name}",
             hint="choose another recipe: growkit recipes",
         )
-    state = begin(first, model, recipe.tied)
-    steps, growths = [], []
+    state = begin(first, models[first], recipe.tied)
+    steps = []
     for number, operator in enumerate(recipe.steps):
         with located(f"steps[{number}] ({operator.op})"):
             growth = operator.with_files(files or {}).grow(family, state.sizes)
             state, claim = apply(state, growth, number, recipe.seed, models)
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
-        growths.append(growth)
-    return finish(recipe_name, recipe, models, state, tuple(steps), tuple(growths))
+    return _plan_of_state(recipe_name, recipe, models, state, tuple(steps))
 
 
-# -- the end -------------------------------------------------------------------------------------
+def plan_of(name: str, model: Model, growths: Iterable[Growth]) -> Plan:
+    """The plan of growths of one model that no recipe says; its recipe has no steps."""
+    recipe = Recipe.model_construct(steps=())
+    models = {recipe.sources[0]: model}
+    state = begin(recipe.sources[0], model, recipe.tied)
+    for number, growth in enumerate(growths):
+        state, _ = apply(state, growth, number, recipe.seed, models)
+    return _plan_of_state(name, recipe, models, state, ())
 
 
-def finish(
+def _plan_of_state(
     recipe_name: str,
     recipe: Recipe,
     models: Mapping[str, Model],
     state: State,
     steps: tuple[StepClaim, ...],
-    growths: tuple[Growth, ...] = (),
 ) -> Plan:
-    family = state.model.family
-    want = {v: k for k, v in FLOATS.items()}.get(recipe.dtype)
-    formulas = []
-    known = shapes(state.parts, state.sizes)
-    for part in state.parts.values():
-        shape = known[part.pattern.name]
-        terms = as_stored(part, shape)
-        numbers = tuple(zip(part.pattern.slots, part.numbers, strict=True))
-        dtype = want or part.dtype
-        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims, numbers))
-    for kernels, shape in {(t.kernels, f.shape) for f in formulas for t in f.terms}:
-        for kernel, size in zip(kernels, shape, strict=True):
-            assert kernel is None or kernel.new == size, f"{kernel.shape} for {shape}"
+    """What the model after the last step makes on disk."""
+    family, model = state.model.family, state.model
+    forced = {name: code for code, name in FLOATS.items()}.get(recipe.dtype)
+    formulas = _formulas(state, forced)
     config = dict(state.config)
-    if want:
-        key = next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")
-        config[key] = recipe.dtype
-    dtypes = {f.dtype for f in formulas}
-    dtype = FLOATS[max(dtypes, key=lambda d: sum(prod(f.shape) for f in formulas if f.dtype == d))]
-    before = sum(prod(e.info.shape) for e in state.model.entries.values())
-    readback = next((a for a in family.of_kind("stream") if a in state.sizes), None)
-    behind = state.model.checkpoint.stages
-    grown = state.maps.get(readback or "")
+    if forced:
+        config[next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")] = recipe.dtype
+    hidden_axis = next((a for a in family.of_kind("stream") if a in state.sizes), None)
+    hidden_map = state.maps.get(hidden_axis or "")
+    modules = model.checkpoint.stages
     followers = follow(
-        behind,
-        grown,
-        deeper=any(layers != (*range(state.model.sizes[a]),) for a, layers in state.layers.items()),
-        factor=_put_out(state, readback),
-        dtype=want,
+        modules,
+        hidden_map,
+        deeper=any(n != unmoved(model.sizes[a]) for a, n in state.layer_maps.items()),
+        factor=_hidden_factor(state, hidden_axis),
+        dtype=forced,
     )
+    warnings = hints(family, state.parts, state.sizes, state.claim, filled=state.no_null_space)
     exact = state.claim.claim != APPROXIMATE
     return Plan(
         recipe=recipe,
         recipe_name=recipe_name,
         family=family.name,
-        sources={n: m.checkpoint for n, m in models.items()},
-        formulas=tuple(formulas),
+        sources={name: each.checkpoint for name, each in models.items()},
+        state=state,
+        formulas=formulas,
         config=config,
-        sizes_before=state.model.user_sizes(),
+        sizes_before=model.user_sizes(),
         sizes_after=family.user_sizes(state.sizes),
-        parameters_before=before,
+        parameters_before=sum(prod(e.info.shape) for e in model.entries.values()),
         parameters_after=sum(prod(f.shape) for f in formulas),
         claim=state.claim,
         steps=steps,
-        growths=growths,
-        storage=storage_claim(dtype, formulas),
+        storage=storage_claim(_most_used_dtype(formulas), formulas),
         maps=state.maps,
         axes={u: a for u, a in family.user_axes.items() if a[0] in state.sizes},
-        beside=state.beside,
-        layers=state.layers,
-        silent={a: silent_layers(state.parts, family, a) for a in state.layers},
-        readback=readback,
-        dropped=tuple(d for m in models.values() for d in m.dropped),
+        other_maps=state.other_maps,
+        layers={a: tuple(n.source for n in layers) for a, layers in state.layer_maps.items()},
+        silent={a: silent_layers(state.parts, family, a) for a in state.layer_maps},
+        hidden_axis=hidden_axis,
+        dropped=tuple(d for each in models.values() for d in each.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        hints=(
-            *hints(family, state.parts, state.sizes, state.claim, filled=state.filled),
-            *embedding_hints(behind, followers, grown, exact=exact),
-        ),
-        same=tuple((n, *pair) for n, m in models.items() for pair in m.same),
+        hints=(*warnings, *embedding_hints(modules, followers, hidden_map, exact=exact)),
+        same=tuple((name, *pair) for name, each in models.items() for pair in each.same),
         stages=followers,
     )
 
 
-def _put_out(state: State, stream: str | None) -> float:
+def _formulas(state: State, forced: str | None) -> tuple[Formula, ...]:
+    """What each output tensor is made of; all are of the dtype `forced`, if there is one."""
+    shape_of = shapes(state.parts, state.sizes)
+    formulas = []
+    for part in state.parts.values():
+        shape = shape_of[part.pattern.name]
+        terms = as_stored(part, shape)
+        numbers = tuple(zip(part.pattern.slots, part.numbers, strict=True))
+        dtype = forced or part.dtype
+        formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims, numbers))
+    for kernels, shape in {(t.kernels, f.shape) for f in formulas for t in f.terms}:
+        for kernel, size in zip(kernels, shape, strict=True):
+            assert kernel is None or kernel.new == size, f"{kernel.shape} for {shape}"
+    return tuple(formulas)
+
+
+def _most_used_dtype(formulas: Sequence[Formula]) -> str:
+    """The dtype of most numbers."""
+    dtypes = {f.dtype for f in formulas}
+    most = max(dtypes, key=lambda d: sum(prod(f.shape) for f in formulas if f.dtype == d))
+    return FLOATS[most]
+
+
+def _hidden_factor(state: State, stream: str | None) -> float:
     """By what the last hidden state is multiplied, beside its map: the last norm may serve a head.
 
     Of a model of two stacks it is the first stack's, whose norms serve no head.
@@ -190,7 +208,7 @@ def _put_out(state: State, stream: str | None) -> float:
         and stream in p.pattern.over.axes
         for p in state.parts.values()
     )  # fmt: skip
-    return state.served if serves and len(family.of_kind("layers")) == 1 else 1.0
+    return state.head_factor if serves and len(family.of_kind("layers")) == 1 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +226,17 @@ def storage_claim(dtype: str, formulas: Iterable[Formula]) -> Storage:
 
 def _rounded(formulas: Iterable[Formula]) -> bool:
     """Whether any value has to be rounded on its way into the storage dtype."""
-    known: dict[int, bool] = {}
+    cache: dict[int, bool] = {}
 
-    def plain(kernel: Kernel | None) -> bool:
+    def shifts_exponents(kernel: Kernel | None) -> bool:
+        """Whether every row is one source times a power of two."""
         if kernel is None:
             return True
-        if id(kernel) not in known:
+        if id(kernel) not in cache:
             mantissa = np.frexp(np.abs(kernel.coef[kernel.coef != 0]))[0]
             single = kernel.is_gather and kernel.index.shape[1] <= 1
-            known[id(kernel)] = bool(single and (mantissa == 0.5).all())
-        return known[id(kernel)]
+            cache[id(kernel)] = bool(single and (mantissa == 0.5).all())
+        return cache[id(kernel)]
 
     for formula in formulas:
         stored = [t for t in formula.terms if isinstance(t.source, Stored)]
@@ -231,7 +250,7 @@ def _rounded(formulas: Iterable[Formula]) -> bool:
                 term.source.by
                 or not holds(formula.dtype, term.source.dtype)
                 or frexp(term.scale)[0] != 0.5
-                or not all(map(plain, term.kernels))
+                or not all(map(shifts_exponents, term.kernels))
             ):
                 return True
     return False

@@ -1,19 +1,24 @@
-"""The model between two steps of a recipe."""
+"""The model between two steps of a recipe, and what proofs may know of it.
+
+The law: a state holds all that later steps, and the plan, need of earlier ones: composed maps, not
+the steps. It is made anew by each step, never changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
+from growkit.algebra.layer_map import LayerMap, unmoved
 from growkit.checkpoints.types import Stored
 from growkit.families.config import get, norm_eps, number
+from growkit.families.family import Family, Pattern
 from growkit.families.model import Model
-from growkit.ops import Growth
 from growkit.planning.formula import Noise, Ones, Term
-from growkit.planning.part import Draw, Part, ones
+from growkit.planning.part import Draw, Part, Parts, ones, patterns_of
 from growkit.planning.proof.claim import Claim
 from growkit.planning.proof.facts import Facts
 
@@ -22,20 +27,23 @@ INIT_STD = 0.02  # what transformers initialises with where the config has no in
 
 @dataclass(frozen=True)
 class State:
-    """The model between two steps."""
+    """The model between two steps; maps are composed over all steps so far, by family axis."""
 
     model: Model
     sizes: Mapping[str, int]
     config: Mapping[str, Any]
     parts: Mapping[str, Part]
-    maps: Mapping[str, AxisMap]  # from the source to now
-    beside: Mapping[str, Mapping[str, AxisMap]]  # the same from sources that were fused with it
-    layers: Mapping[str, tuple[int, ...]]
+    maps: Mapping[str, AxisMap]  # from the first source to now
+    other_maps: Mapping[str, Mapping[str, AxisMap]]  # the same from each source fused with it
+    layer_maps: Mapping[str, LayerMap]  # what layers are made of
     tied: bool  # the head is the embedding
     tie_rule: str  # final_norm | embedding: what carries the factor of a tied head
     claim: Claim
-    served: float = 1.0  # what the norm before a head has been multiplied by for it
-    filled: bool = False  # no direction is unvisited: different models stand side by side
+    head_factor: float = 1.0  # what the norm before the head is multiplied by, for its logits
+    no_null_space: bool = False  # different models stand side by side: no direction is unvisited
+    theta_power: float = 1.0  # what RoPE bases have been raised to
+    config_maps: Mapping[str, AxisMap] = field(default_factory=dict)  # of axes that no tensor has
+    no_matrices: str = ""  # "steps[N]: why" of the first step that no matrix can say
 
 
 def begin(source: str, model: Model, tied: str) -> State:
@@ -58,62 +66,74 @@ def begin(source: str, model: Model, tied: str) -> State:
                 parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
         config["tie_word_embeddings"] = is_tied = False
     layers = {
-        a: tuple(range(model.sizes[a])) for a in model.family.of_kind("layers") if a in model.sizes
+        a: unmoved(model.sizes[a]) for a in model.family.of_kind("layers") if a in model.sizes
     }
     rule = "embedding" if tied == "embedding" else "final_norm"
     return State(model, model.sizes, config, parts, {}, {}, layers, is_tied, rule, Claim())
 
 
-def facts_of(state: State, growth: Growth) -> Facts:
-    family, config = state.model.family, state.config
-    norms: dict[Expression, set[tuple[str, str]]] = {}
-    factors, bent = set(), set()
-    patterns = {p.pattern.name: p.pattern for p in state.parts.values()}
-    for pattern in patterns.values():
-        target = "stream" if pattern.to_stream else "branch" if pattern.branch else ""
-        if pattern.over:
-            norms.setdefault(pattern.over, set()).add((pattern.norm, target))
-        bent |= {e for e, role in pattern.dims if pattern.bent and role == "+"}
-    for part in state.parts.values() if any(p.is_factor for p in patterns.values()) else ():
-        if part.pattern.is_factor and not all(isinstance(t.source, Ones) for t in part.terms):
-            factors.add(part.pattern.dims[-1][0])
-    for over, norm in family.bare_norms.items():
-        norms.setdefault(over, set()).add((norm, ""))
-    head, read_axis, write_axis = family.head, "", ""
-    if head and state.tied:
-        reads = family.patterns[head.weight].consumed
-        read_axis = reads.name if reads else ""
-        write_axis = family.patterns[head.tied].dims[-1][0].name
+def facts_of(state: State, theta_power: float = 1.0) -> Facts:
+    """What proofs may know of the model; its RoPE bases are about to be raised to `theta_power`."""
+    family, config, head = state.model.family, state.config, state.model.family.head
+    patterns = patterns_of(state.parts)
+    tied = head if state.tied else None
+    read = family.patterns[tied.weight].consumed if tied else None
     thetas = _thetas(state)
-    kinds = [get(config, k) for k in family.rope.type] if family.rope else []
+    rope_types = [get(config, key) for key in family.rope.type] if family.rope else []
     return Facts(
         family=family,
         config=config,
         sizes=state.sizes,
-        norms={e: frozenset(n) for e, n in norms.items()},
-        factors=frozenset(factors),
-        bent=frozenset(bent),
-        read_axis=read_axis,
-        write_axis=write_axis,
-        headed=bool(head and (state.tied or head.weight in state.parts)),
-        carrier=any(head and p.module == head.scale_at for p in patterns.values()),
+        norms=_norms(family, patterns),
+        factors=_factors(state.parts),
+        nonlinear=frozenset(
+            e for p in patterns if p.nonlinear for e, role in p.dims if role == "+"
+        ),
+        read_axis=read.name if read else "",
+        write_axis=family.patterns[tied.tied].dims[-1][0].name if tied else "",
+        has_head=bool(head and (state.tied or head.weight in state.parts)),
+        carrier=any(head and p.module == head.scale_at for p in patterns),
         thetas=thetas,
-        thetas_after=tuple(t**growth.theta_power for t in thetas),
-        rope_type=next(filter(None, kinds), "default"),
+        thetas_after=tuple(theta**theta_power for theta in thetas),
+        rope_type=next(filter(None, rope_types), "default"),
         eps=norm_eps(family, config),
         embedding_rule=state.tie_rule == "embedding",
-        untold_tie=head is None and config.get("tie_word_embeddings") is True,
+        unnamed_tie=head is None and config.get("tie_word_embeddings") is True,
+    )
+
+
+def _norms(
+    family: Family, patterns: Iterable[Pattern]
+) -> dict[Expression, frozenset[tuple[str, str]]]:
+    """The norms over each axis: of what kind, and whether they write the stream or end a branch."""
+    norms: dict[Expression, set[tuple[str, str]]] = {}
+    for pattern in patterns:
+        target = "stream" if pattern.to_stream else "branch" if pattern.branch else ""
+        if pattern.over:
+            norms.setdefault(pattern.over, set()).add((pattern.norm, target))
+    for over, norm in family.bare_norms.items():
+        norms.setdefault(over, set()).add((norm, ""))
+    return {over: frozenset(kinds) for over, kinds in norms.items()}
+
+
+def _factors(parts: Parts) -> frozenset[Expression]:
+    """What gains without a norm (LayerScale) multiply, but for those that are 1 (folded)."""
+    gains = [p for p in parts.values() if p.pattern.is_factor]
+    return frozenset(
+        gain.pattern.dims[-1][0]
+        for gain in gains
+        if not all(isinstance(term.source, Ones) for term in gain.terms)
     )
 
 
 def _thetas(state: State) -> tuple[float, ...]:
     """The RoPE bases, one for each way that the config has to say one."""
     rope = state.model.family.rope
-    out = []
+    thetas = []
     for keys, base in zip(rope.theta, rope.base, strict=True) if rope else ():
-        found = [number(state.config, key) for key in keys]
-        out.append(next((t for t in found if t), base))
-    return tuple(out)
+        written = [number(state.config, key) for key in keys]
+        thetas.append(next((theta for theta in written if theta), base))
+    return tuple(thetas)
 
 
 def initialiser(state: State, number: int, seed: int) -> Draw:

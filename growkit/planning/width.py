@@ -1,14 +1,15 @@
-"""Apply growths to tensors: the terms of every tensor, after each step.
+"""Width: the maps of a step on the dims of every tensor.
 
-A `Part` is one tensor on its way. Each function takes the parts before a step and returns the parts
-after it; nothing is mutated, no weight is read, no claim is made (`proof` makes it).
+    W' = write_out · W · read_inᵀ    + random rows of fresh units    + 1 for gains without a source
+
+Each function takes the parts before a step and returns those after it. The law: nothing is mutated,
+no weight is read, no claim is made (`proof` makes it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -43,10 +44,10 @@ class Composer:
         sizes: Mapping[str, int],
         *,
         dual: bool = False,
-        still: frozenset[Expression] = frozenset(),
+        no_fresh: frozenset[Expression] = frozenset(),
     ) -> None:
         self.maps, self.sizes, self.dual = maps, sizes, dual
-        self.still = still  # fresh units of these axes stay zero
+        self.no_fresh = no_fresh  # fresh units of these axes stay zero
         self._dims: dict[tuple[Expression, str], DimKernel | None] = {}
         self._kinds: dict[str, tuple[DimKernel | None, ...]] = {}
         self._chains: dict[tuple[str, Kernels], Kernels] = {}
@@ -55,10 +56,9 @@ class Composer:
 
     def dim(self, expression: Expression, role: str) -> DimKernel | None:
         """The kernel for a dim with these axes in this role; None if it does not change."""
-        found = (expression, role)
-        if found not in self._dims:
-            self._dims[found] = self._build(expression, role)
-        return self._dims[found]
+        if (expression, role) not in self._dims:
+            self._dims[expression, role] = self._build(expression, role)
+        return self._dims[expression, role]
 
     def dims(self, pattern: Pattern) -> tuple[DimKernel | None, ...]:
         """The same for all dims of a tensor of this kind."""
@@ -68,11 +68,11 @@ class Composer:
 
     def grown(self, pattern: Pattern, term: Term) -> Term:
         """A term of a tensor of this kind, after this step."""
-        known = (pattern.name, term.kernels)
-        if known not in self._chains:
+        key = (pattern.name, term.kernels)
+        if key not in self._chains:
             kernels = (d.kernel if d else None for d in self.dims(pattern))
-            self._chains[known] = self.products(kernels, term.kernels)
-        return term.through(self._chains[known])
+            self._chains[key] = self.products(kernels, term.kernels)
+        return term.through(self._chains[key])
 
     def _build(self, expression: Expression, role: str) -> DimKernel | None:
         m = expression.map(self.maps, self.sizes)
@@ -84,7 +84,7 @@ class Composer:
         if role == "*":
             lacking = m.gain.zero_rows
             return DimKernel(m.gain, ones=ones_at(lacking) if lacking.any() else None)
-        if role == "+" and m.fresh.any() and expression not in self.still:
+        if role == "+" and m.fresh.any() and expression not in self.no_fresh:
             return DimKernel(m.write, fresh=m.draws)
         if role == "-" and m.pairs:
             return DimKernel(m.read, fresh=m.pairs)
@@ -135,10 +135,10 @@ def _from_above(part: Part, upper: Part, composer: Composer, grown: Part) -> Par
     """AKI of bert2BERT (2110.07143): own rows, and below them copies of the next layer's rows."""
     dims = composer.dims(part.pattern)
     row = next((i for i, (_, role) in enumerate(part.pattern.dims) if role == "+"), None)
-    made = dims[row] if row is not None else None
-    if row is None or made is None or upper is part:
+    rows = dims[row] if row is not None else None
+    if row is None or rows is None or upper is part:
         return grown
-    own, again = composer.halves(made.kernel)
+    own, again = composer.halves(rows.kernel)
     terms = []
     for source, first in ((part, own), (upper, again)):
         kernels = [d.kernel if d else None for d in dims]
@@ -170,8 +170,8 @@ def _new_gains(dims: Sequence[DimKernel | None], shape: Shape) -> list[Term]:
     ]
     if len(shape) == 1:
         return [Term(Ones((1,)), (ones_at(lacking[0]),))]
-    there = tuple(ones_at(~mask) for mask in lacking)
-    return [*ones(shape, 1.0), Term(Ones((1,) * len(shape)), there, -1.0)]
+    sourced = tuple(ones_at(~mask) for mask in lacking)
+    return [*ones(shape, 1.0), Term(Ones((1,) * len(shape)), sourced, -1.0)]
 
 
 def grow_numbered(
@@ -181,30 +181,33 @@ def grow_numbered(
     random: Draw,
     sizes_after: Mapping[str, int],
 ) -> dict[str, Part]:
-    """Tensors that have a unit's number in their name (experts, a norm per head), unit by unit."""
+    """Tensors that have a unit's number in their name (experts, a norm per head), unit by unit.
 
-    def family_of(part: Part) -> tuple[str, tuple[int, ...]]:
+    A new unit is the sum of old ones by its row of the map; one without a source is drawn.
+    """
+
+    def siblings_of(part: Part) -> tuple[str, tuple[int, ...]]:
         slot = part.pattern.slots.index(axis)
         return part.pattern.name, (*part.numbers[:slot], *part.numbers[slot + 1 :])
 
-    members: dict[Any, dict[int, Part]] = {}
+    units: dict[tuple[str, tuple[int, ...]], dict[int, Part]] = {}
     for part in parts.values():
         if axis in part.pattern.slots:
             number = part.numbers[part.pattern.slots.index(axis)]
-            members.setdefault(family_of(part), {})[number] = part
-    out: dict[str, Part] = {}
+            units.setdefault(siblings_of(part), {})[number] = part
+    grown: dict[str, Part] = {}
     for key, part in parts.items():
         if axis not in part.pattern.slots:
-            out[key] = part
+            grown[key] = part
             continue
-        siblings = members.pop(family_of(part), {})  # all of them stand where the first one stood
-        if not siblings:
+        old = units.pop(siblings_of(part), {})  # all of them stand where the first one stood
+        if not old:
             continue
         matrix = (m.gain if part.pattern.dims[-1][1] == "*" else m.write).matrix()
-        for unit in range(m.new):
-            mix = np.flatnonzero(matrix[unit])
-            one = part.renumbered(part.pattern.slots.index(axis), unit)
-            terms = [t for n in mix for t in siblings[int(n)].scaled(matrix[unit, n]).terms]
-            one = replace(one, terms=tuple(terms)) if terms else drawn(one, sizes_after, random)
-            out[one.key] = one
-    return out
+        for number in range(m.new):
+            unit = part.renumbered(part.pattern.slots.index(axis), number)
+            mix = np.flatnonzero(matrix[number])
+            terms = [t for n in mix for t in old[int(n)].scaled(matrix[number, n]).terms]
+            unit = replace(unit, terms=tuple(terms)) if terms else drawn(unit, sizes_after, random)
+            grown[unit.key] = unit
+    return grown

@@ -63,7 +63,7 @@ def report_json(
             for name, checkpoint in plan.sources.items()
         },
         "exactness": _exactness(plan),
-        "readback": plan.readback if plan.readback in plan.maps else None,
+        "readback": plan.hidden_axis if plan.hidden_axis in plan.maps else None,
         "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items() if _is_kept(plan, axis)},
         "files": dict(files),
         "checksums": dict(checksums),
@@ -181,7 +181,7 @@ def _plain(record: Any) -> Json:
 
 def _is_kept(plan: Plan, axis: str) -> bool:
     """Whether the way back on an axis is short to write, or needed to compare the two models."""
-    return plan.maps[axis].read.is_gather or axis == plan.readback
+    return plan.maps[axis].read.is_gather or axis == plan.hidden_axis
 
 
 def _read_map(read: Kernel) -> Json:

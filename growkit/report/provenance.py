@@ -98,7 +98,7 @@ def axis_provenance(plan: Plan, axis: str) -> Provenance:
     if axis in plan.layers:
         entry = _layer_provenance(plan, axis)
     elif axis in plan.maps:
-        every = {plan.main: plan.maps, **plan.beside}
+        every = {plan.main: plan.maps, **plan.other_maps}
         entry = unit_provenance({n: maps[axis].write for n, maps in every.items() if axis in maps})
     else:
         entry = _without_map(plan, next(u for u, axes in plan.axes.items() if axis in axes))

@@ -79,7 +79,7 @@ class _Bench:
         """The largest relative difference of the outputs."""
         out = self.folder / "big"
         execute(plan, out, overwrite=True)
-        axis = plan.maps.get(plan.readback or "")
+        axis = plan.maps.get(plan.hidden_axis or "")
         read = axis.read if axis else None
         measured = compare(open_checkpoint(self.small), open_checkpoint(out), readback=read)
         if measured.strays:

@@ -9,7 +9,6 @@ keys. The law: what a model could see although it is labelled right is not among
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,11 +19,7 @@ from growkit.families.config import get
 from growkit.families.family import Attention, Family
 from growkit.families.model import Model
 from growkit.ops.operator import Growth
-from growkit.planning.plan import Plan, finish
-from growkit.planning.proof.claim import EXACT, Claim, StepClaim
-from growkit.planning.state import begin
-from growkit.planning.step import apply
-from growkit.recipe.recipe import parse_recipe
+from growkit.planning.plan import Plan, plan_of
 
 Maps = dict[str, AxisMap]
 
@@ -33,14 +28,14 @@ def gauges(model: Model) -> dict[str, Maps]:
     """Every gauge of a model: what is changed → the maps that change it."""
     family, sizes = model.family, model.sizes
     out: dict[str, Maps] = {}
-    there = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
+    on_tensors = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
     for axis, kind in family.axes.items():
-        if axis not in there:  # a config may give sizes that no tensor of this model has
+        if axis not in on_tensors:  # a config may give sizes that no tensor of this model has
             continue
         if kind in ("stream", "latent") or (kind == "neurons" and axis not in family.like):
-            one = _permutation(sizes[axis])
-            likes = {a: one for a, leader in family.like.items() if leader == axis and a in sizes}
-            out[axis] = {axis: one, **likes}
+            order = _permutation(sizes[axis])
+            likes = {a: order for a, leader in family.like.items() if leader == axis and a in sizes}
+            out[axis] = {axis: order, **likes}
         elif kind == "experts" and len([c for c in family.of_kind("choices") if c in sizes]) < 2:
             out[axis] = {axis: _permutation(sizes[axis])}  # groups of experts are not permuted
     for attention in family.attentions:
@@ -48,7 +43,7 @@ def gauges(model: Model) -> dict[str, Maps]:
         clamp = family.scores.get("clamp")
         if clamp and get(model.config, clamp):  # what is clamped may only change places
             out[attention.value] = {attention.value: _permutation(sizes[attention.value])}
-    return {what: maps for what, maps in out.items() if maps.keys() & there}
+    return {what: maps for what, maps in out.items() if maps.keys() & on_tensors}
 
 
 def _head_gauges(family: Family, attention: Attention, sizes: Mapping[str, int]) -> dict[str, Maps]:
@@ -67,11 +62,11 @@ def _head_gauges(family: Family, attention: Attention, sizes: Mapping[str, int])
         out[heads] = {heads: _permutation(sizes[heads])}
     if query and query in sizes:
         signs = _signs(family, sizes[query])
-        plain = AxisMap.of(Kernel.gather(np.arange(sizes[query]), signs, old=sizes[query]))
-        one = plain if family.rope else _permutation(sizes[query])
+        flipped = AxisMap.of(Kernel.gather(np.arange(sizes[query]), signs, old=sizes[query]))
+        change = flipped if family.rope else _permutation(sizes[query])
         centred = any(p.norm == "ln" and p.over and query in p.over.axes for p in patterns)
         if not (family.rope and centred):  # a mean does not keep its value under changes of sign
-            out[query] = {query: one, key: one}
+            out[query] = {query: change, key: change}
     if value and value in sizes:
         out[value] = {value: _mixing(sizes[value])}
     return out
@@ -106,8 +101,4 @@ def _mixing(size: int) -> AxisMap:
 
 def gauge_plan(model: Model, maps: Maps) -> Plan:
     """The same model in other coordinates."""
-    recipe = parse_recipe({"steps": [{"op": "noise"}]})  # plans have a recipe: here it has one step
-    growth = Growth(maps=maps)
-    state, _ = apply(begin("small", model, "final_norm"), growth, 0, 0, {})
-    state = replace(state, claim=Claim())
-    return finish("gauge", recipe, {"small": model}, state, (StepClaim("gauge", EXACT),), (growth,))
+    return plan_of("gauge", model, [Growth(maps=maps)])

@@ -280,8 +280,8 @@ def measured(name: str, result: api.Result) -> float:
             zoo.answer(loaded(name, folder), given) for folder in (one.folder, result.out)
         )
     read = (
-        torch.from_numpy(plan.maps[plan.readback].read.matrix())
-        if plan.readback in plan.maps
+        torch.from_numpy(plan.maps[plan.hidden_axis].read.matrix())
+        if plan.hidden_axis in plan.maps
         else None
     )
     if "vocab" in plan.maps:  # new tokens have logits of their own

@@ -113,7 +113,7 @@ def test_published_checkpoints_grow_exactly(tmp_path: Path, name: str) -> None:
     with full_precision():
         want = zoo.answer(model, given)
         have = zoo.answer(zoo.load(tmp_path / "big", model), given)
-    readback = plan.maps.get(plan.readback or "")
+    readback = plan.maps.get(plan.hidden_axis or "")
     matrix = torch.from_numpy(readback.read.matrix()) if readback else None
     assert zoo.difference(want, have, matrix) < 1e-9
 

@@ -72,6 +72,7 @@ ROUND_TRIPS: dict[str, tuple[str, str, list[dict[str, Any]]]] = {
     "llama fresh heads": ("llama", "causal", [width(heads=6), DEEPER]),
     "llama theta": ("llama", "causal", [width(head_dim="3/2x")]),
     "llama average": ("llama", "causal", [{**DEEPER, "how": "average"}, width(mlp=30)]),
+    "llama without one": ("llama", "causal", [{"op": "depth", "layers": [0, 0]}]),
     "llama down": ("llama", "tied", [{"op": "coalesce", "to": {"axes": "1/2x", "layers": "1/2x"}}]),
     "noise is left out": ("llama", "tied", [width(axes="2x")]),
 }  # fmt: skip

@@ -100,7 +100,7 @@ def hostile(plan: Plan) -> Plan:
         recipe=plan.recipe.model_copy(update={"about": first, "sources": (plan.main, second)}),
         recipe_name=first,
         sources={plan.main: main, second: replace(other, path=third)},
-        beside={second: plan.beside["other"]},
+        other_maps={second: plan.other_maps["other"]},
         formulas=tuple(
             replace(f, name=f"{f.name}{third}", terms=tuple(map(_renamed, f.terms)))
             for f in plan.formulas

@@ -34,7 +34,7 @@ def read(name: str, folder: Path) -> tuple[object, Model]:
 def change(model: object, name: str, plan: Plan, folder: Path) -> float:
     """How far the outputs move, relative to the largest."""
     out = api.execute(plan, folder / "big", overwrite=True).out
-    axis = plan.maps.get(plan.readback or "")
+    axis = plan.maps.get(plan.hidden_axis or "")
     matrix = torch.from_numpy(axis.read.matrix()) if axis else None
     kwargs, given = zoo.models()[name].kwargs, zoo.inputs(model)
     small, big = (zoo.answer(zoo.load(p, model, kwargs), given) for p in (folder / "small", out))

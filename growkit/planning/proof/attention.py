@@ -1,7 +1,10 @@
 """What attention keeps when heads grow: scores, rotary pairs, groups of heads, ALiBi slopes.
 
-The law: a score is the same number before and after, up to one factor that query and key rows, or
-the gains of their norms, carry.
+    score = head_dim^power · (write_q·q)·(write_k·k)        kept if (new/old)^power · ρ · c² = 1
+
+where write_qᵀ·write_k = ρ·I, and query and key rows, or the gains of norms after them, each carry c
+(`fit_scores`). The law: a score is the same number before and after; a rotary pair goes as a whole
+to a pair of its own frequency; a query head meets a copy of its own kv head.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,39 +36,47 @@ def prove_attention(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     ]
 
 
-def fit_scores(
-    facts: Facts, maps: Mapping[str, AxisMap]
-) -> tuple[dict[str, AxisMap], dict[str, float], frozenset[Expression]]:
-    """The maps with the factors that keep attention scores.
+class FittedScores(NamedTuple):
+    """What keeps attention scores."""
 
-    Returned with the factor on the gains of query and key norms, by axis, and with what must not
-    take random rows because a norm over several heads would see them. Query and key rows carry the
-    factor themselves unless a norm follows: then they keep that norm's mean square, and its gains
-    carry the rest.
+    maps: dict[str, AxisMap]  # with the factors that query and key rows carry
+    gains: dict[str, float]  # axis → the factor on gains of query or key norms over it
+    no_fresh: frozenset[Expression]  # norms over several heads would see random rows: none here
+
+
+def fit_scores(facts: Facts, maps: Mapping[str, AxisMap]) -> FittedScores:
+    """The maps, with the factors on query and key that keep scores.
+
+    Their rows carry the factor, unless a norm follows that would take it away: then the rows keep
+    that norm's mean square, and its gains carry the rest.
     """
-    out, gains, still = dict(maps), {}, set()
+    fitted, gains, no_fresh = dict(maps), dict[str, float](), set[Expression]()
     for attention in facts.family.attentions:
-        pair = (attention.query, attention.key)
+        axes = (attention.query, attention.key)
         factor = 1.0
-        if all(a in maps for a in pair):
+        if all(a in maps for a in axes):
             power = score_power(facts.family, facts.config)
-            factor = _score_factor(maps[pair[0]], maps[pair[1]], power)
-        for axis in pair:
+            factor = _score_factor(maps[attention.query], maps[attention.key], power)
+        for axis in axes:
             over = next((e for e in facts.norms if axis in e.axes), None)
-            whole = over.map(maps, facts.sizes) if over else None
-            if over is None and axis in maps:
-                out[axis] = maps[axis].scaled(factor)
-            elif whole and not whole.is_identity:
-                gram = whole.write_normed.transpose().after(whole.write_normed).scalar()
-                level = sqrt(whole.new / whole.old / gram) if gram else 1.0
-                own = maps.get(axis) or AxisMap.identity(facts.sizes[axis])
-                out[axis] = replace(own, fresh=np.zeros(own.new, dtype=bool)).scaled(level)
-                if out[axis].is_identity and axis not in maps:
-                    del out[axis]
-                gains[axis] = factor / level
-                if over and over.kind != "axis":
-                    still.add(over)
-    return out, {a: g for a, g in gains.items() if g != 1.0}, frozenset(still)
+            if over is None:
+                if axis in maps:
+                    fitted[axis] = maps[axis].scaled(factor)
+                continue
+            normed = over.map(maps, facts.sizes)
+            if normed is None or normed.is_identity:
+                continue
+            gram = normed.write_normed.transpose().after(normed.write_normed).scalar()
+            level = sqrt(normed.new / normed.old / gram) if gram else 1.0
+            rows = maps.get(axis) or AxisMap.identity(facts.sizes[axis])
+            fitted[axis] = replace(rows, fresh=np.zeros(rows.new, dtype=bool)).scaled(level)
+            if fitted[axis].is_identity and axis not in maps:
+                del fitted[axis]
+            gains[axis] = factor / level
+            if over.kind != "axis":
+                no_fresh.add(over)
+    gains = {axis: gain for axis, gain in gains.items() if gain != 1.0}
+    return FittedScores(fitted, gains, frozenset(no_fresh))
 
 
 def _score_factor(query: AxisMap, key: AxisMap, power: float) -> float:
@@ -88,26 +99,38 @@ def _scores(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> 
         return ["the rotary base changes, the heads do not"] if turned else []
     q, k = (maps.get(a) or AxisMap.identity(facts.sizes[a]) for a in axes)
     where = f"{attention.head_dim} {q.old} → {q.new}"
-    out = []
+    reasons = []
     gain = facts.gains.get(axes[0], 1.0) * facts.gains.get(axes[1], 1.0)
     normed = {a for e in facts.norms for a in e.axes}
     meet = [m.write_normed if a in normed else m.write for a, m in zip(axes, (q, k), strict=True)]
     rho = meet[0].transpose().after(meet[1]).scalar()
     power = score_power(family, facts.config)
     if rho is None or abs(rho * gain * (q.new / q.old) ** power - 1.0) > NEAR:
-        out.append(
+        reasons.append(
             f"{where}: attention scores change (writeᵀ·write of q and k is not a multiple of 1)"
         )
     for axis, m in zip(axes, (q, k), strict=True):
         mean = m.write.plus(m.write_normed.scaled(-1.0)).cleaned()
         if not mean.zero_rows.all() and not any(axis in e.axes for e in facts.norms):
-            out.append(f"{where}: {axis} gets rows that carry the mean, and no norm takes it away")
+            reasons.append(
+                f"{where}: {axis} gets rows that carry the mean, and no norm takes it away"
+            )
     if family.rope and not (q.is_identity and k.is_identity and same_base):
         if facts.rope_type in family.rope.refuse and (q.old != q.new or not same_base):
-            out.append(f"{where}: rotary frequencies of type {facts.rope_type} are more than theta")
+            reasons.append(
+                f"{where}: rotary frequencies of type {facts.rope_type} are more than theta"
+            )
         elif not all(_turns(kernel, facts) for kernel in meet):
-            out.append(f"{where}: a rotary pair would turn at another frequency")
-    return out
+            reasons.append(f"{where}: a rotary pair would turn at another frequency")
+    return reasons
+
+
+class _PairCopy(NamedTuple):
+    """A coordinate of a rotary pair, and what it is a multiple of."""
+
+    pair: int
+    old_pair: int
+    coef: float
 
 
 def _turns(kernel: Kernel, facts: Facts) -> bool:
@@ -116,33 +139,26 @@ def _turns(kernel: Kernel, facts: Facts) -> bool:
     assert rope is not None
     if not one_source(kernel):
         return False
-    turned = [rope.turns(n) for n in kernel.shape]
-    used = np.flatnonzero(kernel.coef[:, 0])
-    source = kernel.index[used, 0]
+    new_turned, old_turned = (rope.turns(size) for size in kernel.shape)
+    rows = np.flatnonzero(kernel.coef[:, 0])  # new coordinates, and the old ones that they take
+    sources, coefs = kernel.index[rows, 0], kernel.coef[rows, 0]
     for before, after in zip(facts.thetas, facts.thetas_after, strict=True):
-        then = frequencies(rope.pairs, kernel.new, turned[0], after)[used]
-        now = frequencies(rope.pairs, kernel.old, turned[1], before)[source]
-        if not np.allclose(then, now, rtol=0, atol=NEAR, equal_nan=True):
+        frequency = frequencies(rope.pairs, kernel.new, new_turned, after)[rows]
+        old_frequency = frequencies(rope.pairs, kernel.old, old_turned, before)[sources]
+        if not np.allclose(frequency, old_frequency, rtol=0, atol=NEAR, equal_nan=True):
             return False
-    pair, side = rotary_pairs(rope.pairs, kernel.new, turned[0])
-    old_pair, old_side = rotary_pairs(rope.pairs, kernel.old, turned[1])
-    if not np.array_equal(side[used], old_side[source]):
+    pair, half = (x[rows] for x in rotary_pairs(rope.pairs, kernel.new, new_turned))
+    old_pair, old_half = (x[sources] for x in rotary_pairs(rope.pairs, kernel.old, old_turned))
+    if not np.array_equal(half, old_half):
         return False
-    if rope.numbered and not np.array_equal(pair[used], old_pair[source]):
+    if rope.numbered and not np.array_equal(pair, old_pair):
         return False
-    turning = pair[used] >= 0
-    halves = [
-        {
-            (int(p), int(o), round(float(c), 9))
-            for p, o, c, s in zip(
-                pair[used][turning], old_pair[source][turning],
-                kernel.coef[used, 0][turning], side[used][turning], strict=True,
-            )
-            if s == half
-        }
-        for half in (0, 1)
-    ]  # fmt: skip
-    return halves[0] == halves[1]
+
+    def copies(of_half: int) -> set[_PairCopy]:
+        at = np.flatnonzero((pair >= 0) & (half == of_half)).tolist()
+        return {_PairCopy(int(pair[i]), int(old_pair[i]), round(float(coefs[i]), 9)) for i in at}
+
+    return copies(0) == copies(1)
 
 
 def _alibi(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
@@ -150,17 +166,17 @@ def _alibi(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> l
     alibi = facts.family.alibi
     if alibi is None:
         return []
-    out = []
+    reasons = []
     heads = maps.get(attention.heads)
     if heads and not heads.is_identity and heads.new >= heads.old:
         seen = np.flatnonzero(~heads.read.zero_rows)
         now, then = SLOPES[alibi.slopes](heads.old), SLOPES[alibi.slopes](heads.new)
         if not np.allclose(then[seen], now[heads.write.index[seen, 0]], rtol=NEAR):
-            out.append(f"heads {heads.old} → {heads.new}: a head would get another ALiBi slope")
+            reasons.append(f"heads {heads.old} → {heads.new}: a head would get another ALiBi slope")
     query = maps.get(attention.query)
     if alibi.scaled and query and query.new != query.old:
-        out.append(f"head_dim {query.old} → {query.new}: ALiBi biases are divided by √head_dim")
-    return out
+        reasons.append(f"head_dim {query.old} → {query.new}: ALiBi biases are divided by √head_dim")
+    return reasons
 
 
 def _clamp(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
@@ -179,8 +195,8 @@ def _clamp(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> l
 
 def score_power(family: Family, config: Mapping[str, Any]) -> float:
     """Attention scores carry head_dim ** power."""
-    own = family.scores.get("unless")
-    if own and get(config, own) is not None:
+    instead = family.scores.get("unless")  # a config key that says the scale itself
+    if instead and get(config, instead) is not None:
         return 0.0
     switch = family.scores.get("unless_false")
     if switch and config.get(switch) is False:
@@ -201,8 +217,8 @@ def _groups(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> 
     meets = seen // (heads.new // kv.new)
     if heads.write.index.shape[1] != 1 or not kv.write.unit_rows[meets].all():
         return [wrong]
-    own = heads.write.index[seen, 0] // (heads.old // kv.old)
-    return [] if np.array_equal(kv.write.index[meets, 0], own) else [wrong]
+    met_before = heads.write.index[seen, 0] // (heads.old // kv.old)
+    return [] if np.array_equal(kv.write.index[meets, 0], met_before) else [wrong]
 
 
 def one_source(kernel: Kernel) -> bool:

@@ -1,4 +1,8 @@
-"""What a step keeps of the function: a claim and its reasons."""
+"""What a step, or a whole recipe, keeps of the function: a claim and its reasons.
+
+A claim is one of `exact`, `exact up to norm eps`, `approximate`. The law: of two claims that hold
+one after the other the weaker one counts, and no reason is lost.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 EXACT = "exact"
-
-
 EPS = "exact up to norm eps"
-
-
 APPROXIMATE = "approximate"
-
-
-LEVELS = (EXACT, EPS, APPROXIMATE)
-
-
+LEVELS = (EXACT, EPS, APPROXIMATE)  # from the strongest to the weakest
 NEAR = 1e-9  # products of a few float64 roundings
 
 
@@ -38,8 +34,8 @@ class Claim:
 
 def approximate(reasons: Iterable[str]) -> Claim:
     """`approximate` if there is any reason, else `exact`."""
-    found = tuple(dict.fromkeys(reasons))
-    return Claim(APPROXIMATE if found else EXACT, found)
+    distinct = tuple(dict.fromkeys(reasons))
+    return Claim(APPROXIMATE if distinct else EXACT, distinct)
 
 
 @dataclass(frozen=True, slots=True)

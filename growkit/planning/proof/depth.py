@@ -1,16 +1,18 @@
-"""What layers taken, repeated or silenced keep of the function."""
+"""What layers that are taken, repeated or silenced keep of the function.
+
+A silent layer adds nothing to the stream, so the function stays; but where norms write the stream
+(post-norm), it still normalises what is normal already, which differs from 1 by eps.
+"""
 
 from __future__ import annotations
 
 from growkit.algebra.layer_map import LayerMap
 from growkit.families.family import Family
 from growkit.planning.proof.claim import EPS, Claim, approximate
-from growkit.planning.proof.facts import Facts
 
 
-def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:
-    """The claim of taking layers by `layers`."""
-    old = facts.sizes[axis]
+def prove_depth(family: Family, axis: str, old: int, layers: LayerMap, eps: float) -> Claim:
+    """The claim of taking the `old` layers of an axis by `layers`; `eps` is that of norms."""
     where = f"{axis} {old} → {len(layers)}: "
     loud = [n for n in layers if not n.silent]
     kept = [n.source for n in loud]
@@ -27,18 +29,18 @@ def prove_depth(facts: Facts, axis: str, layers: LayerMap) -> Claim:
     if reasons:
         return approximate([where + r for r in reasons])
     added = len(layers) - len(loud)
-    post = facts.family.residual == "post"
-    if axis in facts.family.joins and any(n.silent for n in layers[: 1 + post]):
-        what = f"{facts.family.joins[axis]} joins the stream after layer 0"
+    post = family.residual == "post"
+    if axis in family.joins and any(n.silent for n in layers[: 1 + post]):
+        what = f"{family.joins[axis]} joins the stream after layer 0"
         return approximate([f"{where}{what}, which now is not what it was"])
     if not added or not post:
         return Claim()
-    passes = added * len(stream_norms(facts.family, axis))
+    passes = added * len(stream_norms(family, axis))
     reason = (
         f"{where}norms write the stream, so an empty layer still normalises what is normal "
         f"already: {passes} passes that differ from 1 by eps"
     )
-    return Claim(EPS, (reason,), facts.eps, passes)
+    return Claim(EPS, (reason,), eps, passes)
 
 
 def stream_norms(family: Family, axis: str) -> list[str]:

@@ -1,4 +1,10 @@
-"""What a head that shares its matrix with the embedding needs: factors at the norm before it."""
+"""What keeps logits as they were when the stream grows, above all those of a tied head.
+
+A tied head is the embedding, and grows as a producer: logits become (write·e)·(write_normed·x),
+which is ρ·(e·x) if writeᵀ·write_normed = ρ·I. They stay if the norm before the head, or the
+embeddings, carry 1/ρ. Powers of sizes in the model's own code are part of ρ, also where no head is
+tied.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,7 @@ from growkit.planning.proof.facts import Facts
 
 def tied_head_reasons(facts: Facts, maps: Mapping[str, AxisMap]) -> list[str]:
     """Embeddings that are also the head: writeᵀ·write_normed = ρ·I, and a norm carries 1/ρ."""
-    if facts.untold_tie and maps.keys() & {*facts.family.of_kind("stream")}:
+    if facts.unnamed_tie and maps.keys() & {*facts.family.of_kind("stream")}:
         return [
             "config.json ties the head to the embedding, but the family file names no tied head"
         ]
@@ -48,7 +54,7 @@ def tie_factor(facts: Facts, maps: Mapping[str, AxisMap]) -> float | None:
     the model's own size on embeddings, which the embedding has to undo; and on logits.
     """
     after = {a: m.new for a, m in maps.items()}
-    if not facts.headed:
+    if not facts.has_head:
         return 1.0
     factor = level_factor(facts.family, facts.sizes, after, tied=bool(facts.read_axis))
     if not facts.read_axis:

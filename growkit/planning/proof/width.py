@@ -1,9 +1,13 @@
-"""What a step keeps of the function, proved from the family file and the maps, without a weight.
+"""What a step in width keeps of the function, proved from the family file and the maps alone.
 
-A claim (`growkit.facts`) is derived: from
-what each axis is, from the norms on it, from what those norms feed, from the tie of the head, and
-from the numbers in the kernels. Never from the name of a family or of a map. Each condition below
-is sufficient; where one fails, the claim says which and on what axis.
+    consumers undo producers        readᵀ·write = I, on every axis
+    units behind a non-linearity    plain copies of one unit, or read by nobody
+    norms                           see the same statistics, up to a factor that gains carry
+    attention, and tied heads       in files of their own
+
+A claim is derived: from what each axis is, from the norms on it, from what those norms feed, from
+the tie of the head, and from the numbers in the kernels. Never from the name of a family or of a
+map. The law: each condition is sufficient; where one fails, the claim says which, on what axis.
 """
 
 from __future__ import annotations
@@ -13,11 +17,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from growkit.algebra.axis_map import AxisMap
-from growkit.algebra.kernel import Kernel
+from growkit.algebra.kernel import FloatArray, Kernel
 from growkit.planning.proof.attention import one_source, prove_attention
 from growkit.planning.proof.claim import EPS, NEAR, Claim, approximate
 from growkit.planning.proof.facts import Facts
 from growkit.planning.proof.tied_head import tied_head_reasons
+
+_NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}
 
 
 def prove_width(
@@ -56,24 +62,29 @@ def prove_width(
 
 def _norms(facts: Facts, maps: Mapping[str, AxisMap], norm_scale: Mapping[str, float]) -> list[str]:
     """Why norms, or factors per coordinate, would put out what nobody expects."""
-    out = []
+    reasons = []
     for over, kinds in sorted(facts.norms.items(), key=str):
         m = over.map(maps, facts.sizes)
         if m is None or m.is_identity or m.new < m.old:
             continue
         scale = next((norm_scale[a] for a in sorted(over.axes) if a in norm_scale), 1.0)
         for norm, target in sorted(kinds):
-            found = _norm(m, norm, target, scale)
-            out += [f"{over} {m.old} → {m.new}: {r}" for r in found]
+            reasons += [
+                f"{over} {m.old} → {m.new}: {r}" for r in _norm_reasons(m, norm, target, scale)
+            ]
     for over in sorted(facts.factors, key=str):
         m = over.map(maps, facts.sizes)
         if m and not m.is_identity and m.new >= m.old and not one_source(m.write):
-            out.append(f"{over} {m.old} → {m.new}: mean rows do not pass a factor per coordinate")
-    for over in sorted(facts.bent, key=str):
+            reasons.append(
+                f"{over} {m.old} → {m.new}: mean rows do not pass a factor per coordinate"
+            )
+    for over in sorted(facts.nonlinear, key=str):
         m = over.map(maps, facts.sizes)
         if m and not m.is_identity and m.new >= m.old and not m.selective:
-            out.append(f"{over} {m.old} → {m.new}: a non-linearity puts it out: only plain copies")
-    return out
+            reasons.append(
+                f"{over} {m.old} → {m.new}: a non-linearity puts it out: only plain copies"
+            )
+    return reasons
 
 
 def _experts(facts: Facts, maps: Mapping[str, AxisMap], m: AxisMap) -> list[str]:
@@ -100,11 +111,7 @@ def _starts_as_before(write: Kernel) -> bool:
     )
 
 
-def _constant(values: np.ndarray, target: float) -> bool:
-    return bool(np.abs(values - target).max(initial=0.0) <= NEAR * max(1.0, abs(target)))
-
-
-def _norm(m: AxisMap, norm: str, target: str, scale: float) -> list[str]:
+def _norm_reasons(m: AxisMap, norm: str, target: str, scale: float) -> list[str]:
     """Why a norm on this axis would see other statistics, or put out what nobody expects.
 
     With gains · √s and eps · s, RMSNorm needs writeᵀ·write = s · (new/old)·I. LayerNorm needs that
@@ -115,24 +122,29 @@ def _norm(m: AxisMap, norm: str, target: str, scale: float) -> list[str]:
     gram = m.write_normed.transpose().after(m.write_normed).scalar()
     difference = m.write.plus(m.write_normed.scaled(-1.0)).cleaned()
     same = bool(difference.zero_rows.all())
-    out = []
+    reasons = []
     if gram is None or abs(gram - scale * ratio) > NEAR * ratio:
-        out.append(f"{name} sees another mean square (uneven copies)")
+        reasons.append(f"{name} sees another mean square (uneven copies)")
     if m.write_normed.mixes:
-        out.append(f"{name} has one gain for what is mixed of several coordinates")
+        reasons.append(f"{name} has one gain for what is mixed of several coordinates")
     if norm == "rms" and not same:
-        out.append("RMSNorm does not centre, so rows that carry the mean do not vanish")
+        reasons.append("RMSNorm does not centre, so rows that carry the mean do not vanish")
     if norm == "ln":
         rows, columns = m.write.row_sums(), m.write.column_sums()
-        if not _constant(rows, float(rows[0])) or not _constant(columns, float(rows[0]) * ratio):
-            out.append("LayerNorm sees another mean (uneven copies)")
+        each = float(rows[0])
+        if not _all_are(rows, each) or not _all_are(columns, each * ratio):
+            reasons.append("LayerNorm sees another mean (uneven copies)")
         if not (same or _rows_are_constant(difference)):
-            out.append("LayerNorm does not centre away what `write` adds to `write_normed`")
-    if target == "stream" and (out or not same):
-        out.append(f"{name} writes the stream (post-norm), where only whole ratios are exact")
+            reasons.append("LayerNorm does not centre away what `write` adds to `write_normed`")
+    if target == "stream" and (reasons or not same):
+        reasons.append(f"{name} writes the stream (post-norm), where only whole ratios are exact")
     if target == "branch" and not same:
-        out.append(f"{name} ends a branch, whose mean the stream would need too")
-    return out
+        reasons.append(f"{name} ends a branch, whose mean the stream would need too")
+    return reasons
+
+
+def _all_are(values: FloatArray, target: float) -> bool:
+    return bool(np.abs(values - target).max(initial=0.0) <= NEAR * max(1.0, abs(target)))
 
 
 def _rows_are_constant(kernel: Kernel) -> bool:
@@ -141,9 +153,6 @@ def _rows_are_constant(kernel: Kernel) -> bool:
         return False
     flat = np.abs(kernel.right - kernel.right[:, :1]).max(initial=0.0) <= NEAR
     return bool(flat and not kernel.coef.any() and kernel.dense is None)
-
-
-_NORM_NAMES = {"rms": "RMSNorm", "ln": "LayerNorm"}
 
 
 def prove_norm_scale(facts: Facts, scale: float, others: int) -> Claim:

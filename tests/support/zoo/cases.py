@@ -126,7 +126,7 @@ def measure(small: Path, name: str, out: Path, tiny: zoo.Tiny, model: Any) -> Ce
     with full_precision():
         want = zoo.answer(zoo.load(small, model, tiny.kwargs), given)
         have = zoo.answer(zoo.load(out, model, tiny.kwargs), given)
-    readback = result.plan.maps.get(result.plan.readback or "")
+    readback = result.plan.maps.get(result.plan.hidden_axis or "")
     matrix = torch.from_numpy(readback.read.matrix()) if readback else None
     claim = result.plan.claim
     allowed = tolerance(claim.claim, "float64", claim.eps, claim.passes) or 0.0
