@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from growkit import hub
 from growkit.byte_sizes import in_bytes
@@ -28,11 +28,11 @@ from growkit.families.model import Model, read_model
 from growkit.ops.matrices import matrices
 from growkit.output.record import check_files, read_record, write_record
 from growkit.output.user_files import write_maps, write_page
-from growkit.planning.plan import Plan, build_plan
+from growkit.planning.plan import Estimate, Plan, build_plan
 from growkit.recipe.recipe import Recipe, check_sources, choose_recipe
 from growkit.report.as_json import class_names, verification_json
 from growkit.report.page.page import growth_page
-from growkit.runtime.estimate import Estimate, Options, estimate
+from growkit.runtime.estimate import DEFAULTS, PreparedPlan, WriteOptions, estimate, prepare
 from growkit.runtime.execute import (
     Finished,
     Part,
@@ -50,11 +50,22 @@ if TYPE_CHECKING:
     from growkit.verify.compare import Verification
 
 __all__ = [
-    "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
-    "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
-    "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth", "pull",
-    "push", "read_share", "save_maps", "save_page", "verify_growth",
+    "Estimate", "Finished", "Part", "Result", "Share", "WriteOptions", "check_family",
+    "check_files", "default_out", "estimate", "execute", "execute_share", "family_text", "finish",
+    "grow", "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth",
+    "prepare", "pull", "push", "read_share", "save_maps", "save_page", "verify_growth",
 ]  # fmt: skip
+
+
+class Planning(TypedDict, total=False):
+    """What planning a growth takes beside its source and recipe."""
+
+    sources: Mapping[str, str] | None
+    config: Path | None
+    overrides: Sequence[str]
+    dtype: str | None
+    seed: int | None
+    family: Path | None
 
 
 def plan_growth(
@@ -98,18 +109,18 @@ def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def save_page(plan: Plan, path: str | Path, known: Estimate) -> None:
+def save_page(plan: Plan, path: str | Path, estimate: Estimate) -> None:
     """Write a page of HTML that shows the growth and what it will take.
 
     A file that is there is replaced if it is a page, else OutputError is raised.
     """
     cost = {
-        "files of weights": f"{len(known.shards):,}",
-        "disk needed": in_bytes(known.disk_bytes),
-        "peak memory while it is written": in_bytes(known.peak_bytes),
-        "digest": known.digest,
+        "files of weights": f"{len(estimate.shards):,}",
+        "disk needed": in_bytes(estimate.disk_bytes),
+        "peak memory while it is written": in_bytes(estimate.peak_bytes),
+        "digest": estimate.digest,
     }
-    write_page(Path(path), growth_page(plan, output_bytes=known.output_bytes, cost=cost))
+    write_page(Path(path), growth_page(plan, output_bytes=estimate.output_bytes, cost=cost))
 
 
 def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:
@@ -168,9 +179,19 @@ def grow(
     goal = hub.repo_required(push_to) if push_to is not None else None
     if goal:
         hub.refuse_push(goal)
-    plan = plan_growth(
+    options = WriteOptions(
+        max_shard_size=max_shard_size,
+        max_memory=max_memory,
+        workers=workers,
+        cluster=cluster,
+        overwrite=overwrite,
+        allow_nonfinite=allow_nonfinite,
+    )
+    prepared, target = _prepared(
         source,
         recipe,
+        out,
+        options,
         sources=sources,
         config=config,
         overrides=overrides,
@@ -178,37 +199,50 @@ def grow(
         seed=seed,
         family=family,
     )
-    writing: Options = {
-        "max_shard_size": max_shard_size,
-        "max_memory": max_memory,
-        "workers": workers,
-        "cluster": cluster,
-        "overwrite": overwrite,
-        "allow_nonfinite": allow_nonfinite,
-    }
-    target = _target(plan, source, sources, out, writing)
-    result = execute(plan, target, **writing, progress=progress)
+    result = execute(prepared, target, progress=progress)
     if verify:
         result = _verified(result, source, config)
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
 
 
-def _target(
-    plan: Plan,
+def grow_share(
     source: str | Path,
-    sources: Mapping[str, str] | None,
+    recipe: str | Path | Recipe,
+    share: Share,
+    *,
+    out: str | Path | None = None,
+    options: WriteOptions = DEFAULTS,
+    progress: Progress | None = None,
+    **planning: Unpack[Planning],
+) -> Part:
+    """Write the files of one rank of several, each a process of its own, wherever it runs.
+
+    All ranks are given the same arguments but for `share`, and a filesystem that they share;
+    `finish` makes the result visible. Raises what `grow` raises.
+    """
+    prepared, target = _prepared(source, recipe, out, options, share, **planning)
+    return execute_share(prepared, target, progress=progress)
+
+
+def _prepared(
+    source: str | Path,
+    recipe: str | Path | Recipe,
     out: str | Path | None,
-    writing: Options,
-) -> Path:
-    """OUT. Sources that are on the Hub are here afterwards, unless there is nothing left to do."""
+    options: WriteOptions,
+    share: Share | None = None,
+    **planning: Unpack[Planning],
+) -> tuple[PreparedPlan, Path]:
+    """What is to be written, and OUT. Sources on the Hub are downloaded, unless OUT is done."""
+    plan = plan_growth(source, recipe, **planning)
+    prepared = prepare(plan, options, share)
     target = Path(out) if out is not None else default_out(source, plan.recipe_name)
-    given = {**(sources or {}), plan.recipe.sources[0]: source}
+    given = {**(planning.get("sources") or {}), plan.recipe.sources[0]: source}
     repos = {name: repo for name in plan.sources if (repo := hub.repo_named(given[name]))}
-    if repos and not is_done(plan, target, **writing):
-        size = sum(f.nbytes for f in plan.formulas)
+    if repos and not is_done(prepared, target):
+        size = prepared.estimate.output_bytes
         for name, repo in repos.items():
             hub.download(repo, plan.sources[name], out=target, out_bytes=size)
-    return target
+    return prepared, target
 
 
 def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
@@ -221,40 +255,6 @@ def _verified(result: Result, source: str | Path, config: Path | None) -> Result
             hint="the checkpoint is written; growkit.json holds the measurement",
         )
     return replace(result, report=record)
-
-
-def grow_share(
-    source: str | Path,
-    recipe: str | Path | Recipe,
-    share: Share,
-    *,
-    out: str | Path | None = None,
-    sources: Mapping[str, str] | None = None,
-    config: Path | None = None,
-    overrides: Sequence[str] = (),
-    dtype: str | None = None,
-    seed: int | None = None,
-    family: Path | None = None,
-    progress: Progress | None = None,
-    **options: Unpack[Options],
-) -> Part:
-    """Write the files of one rank of several, each a process of its own, wherever it runs.
-
-    All ranks are given the same arguments but for `share`, and a filesystem that they share;
-    `finish` makes the result visible. Raises what `grow` raises.
-    """
-    plan = plan_growth(
-        source,
-        recipe,
-        sources=sources,
-        config=config,
-        overrides=overrides,
-        dtype=dtype,
-        seed=seed,
-        family=family,
-    )
-    target = _target(plan, source, sources, out, options)
-    return execute_share(plan, target, share, progress=progress, **options)
 
 
 # -- looking -------------------------------------------------------------------------------------

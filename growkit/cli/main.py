@@ -34,6 +34,7 @@ from growkit.cli.options import (
     growth_options,
     json_option,
     quiet_option,
+    write_options,
 )
 from growkit.cli.progress import alive, progress_shown
 
@@ -128,7 +129,8 @@ def grow(
         options["progress"] = progress
         if share:
             del options["verify"], options["push_to"]
-            part = api.grow_share(source, recipe, share, **options)
+            writing = write_options(options)
+            part = api.grow_share(source, recipe, share, options=writing, **options)
             plan, told = part.plan, part.facts()
         else:
             result = api.grow(source, recipe, **options)
@@ -190,27 +192,24 @@ def plan(
       growkit plan small/ --recipe bert_large --tensor pooler.dense.weight
     """
     quiet_downloads(quiet=False)
-    from dataclasses import asdict
-
     from growkit import api
     from growkit.report.as_json import plan_json
     from growkit.report.text import plan_text
     from growkit.report.words import explain, maps_json, shape_text, terms_json
 
-    writing = {key: options.pop(key) for key in ("max_shard_size", "max_memory", "workers")}
+    writing = write_options(options)
     planned = api.plan_growth(source, recipe, **options)
-    known = api.estimate(planned, **writing)
-    cost = asdict(known)
-    text = plan_text(planned, **cost) if tensor is None else explain(planned, tensor)
+    estimate = api.estimate(planned, writing)
+    text = plan_text(planned, estimate) if tensor is None else explain(planned, tensor)
     shapes = {} if maps is None else api.save_maps(planned, maps)
     if html is not None:
-        api.save_page(planned, html, known)
+        api.save_page(planned, html, estimate)
     if not as_json:
         lines = [f"  {name} {shape_text(shape)}" for name, shape in shapes.items()]
         lines = [f"\nmaps in {maps}", *lines] if lines else []
         click.echo("\n".join([text, *lines, *([f"\npage in {html}"] if html else [])]))
         return
-    told = plan_json(planned, **cost) | {"maps": maps_json(planned)}
+    told = plan_json(planned, estimate) | {"maps": maps_json(planned)}
     for formula in planned.formulas:
         told["tensors"][formula.name]["terms"] = formula  # told when it is printed: many are large
     if tensor is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from growkit.byte_sizes import in_bytes
-from growkit.planning.plan import Plan
+from growkit.planning.plan import Estimate, Plan
 from growkit.recipe.recipe import resolved
 from growkit.report.as_json import config_changes, origins, training_hints
 from growkit.report.provenance import origin
@@ -19,18 +19,9 @@ from growkit.report.words import count, wrapped
 # -- the whole plan ------------------------------------------------------------------------------
 
 
-def plan_text(
-    plan: Plan,
-    *,
-    digest: str,
-    output_bytes: int,
-    disk_bytes: int,
-    peak_bytes: int,
-    shards: Sequence[str],
-) -> str:
+def plan_text(plan: Plan, estimate: Estimate) -> str:
     """The plan for people: sizes, config, claim, steps, tensors, cost, recipe."""
     kinds = origins({f.name: {"origin": origin(f).kind} for f in plan.formulas})
-    files = count(len(shards), "file")
     return "\n".join(
         [
             f"{plan.recipe_name}: {plan.family}, {len(plan.formulas)} tensors",
@@ -56,10 +47,12 @@ def plan_text(
             *_section(
                 "cost",
                 [
-                    f"output {in_bytes(output_bytes)} in {files}, {plan.storage.dtype}, "
+                    f"output {in_bytes(estimate.output_bytes)} in "
+                    f"{count(len(estimate.shards), 'file')}, {plan.storage.dtype}, "
                     f"values {plan.storage.claim}",
-                    f"disk needed {in_bytes(disk_bytes)}, peak memory {in_bytes(peak_bytes)}",
-                    f"digest {digest}",
+                    f"disk needed {in_bytes(estimate.disk_bytes)}, "
+                    f"peak memory {in_bytes(estimate.peak_bytes)}",
+                    f"digest {estimate.digest}",
                 ],
             ),
             *_section("hints", training_hints(plan)),

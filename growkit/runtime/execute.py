@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from growkit.checkpoints.rows import SourceRows
 from growkit.checkpoints.types import Stored
@@ -25,7 +25,7 @@ from growkit.output.record import read_record
 from growkit.output.workspace import Workspace, read_result
 from growkit.planning.plan import Plan
 from growkit.runtime import result_files
-from growkit.runtime.estimate import WRITER_BYTES, How, Job, Options, job_of
+from growkit.runtime.estimate import WRITER_BYTES, PreparedPlan
 from growkit.runtime.memory import peak_bytes
 from growkit.runtime.ranks import Share
 from growkit.runtime.task import Written, in_this_process, peak_of, tasks
@@ -88,29 +88,25 @@ class Part:
         }
 
 
-def is_done(plan: Plan, out: str | Path, **options: Unpack[Options]) -> bool:
+def is_done(prepared: PreparedPlan, out: str | Path) -> bool:
     """Whether `out` holds the plan's result. Raises where it may not be written; changes nothing.
 
     For what takes long before the writing can begin, such as a download.
     """
-    how = How(**options)
-    return _workspace(job_of(plan, how), out, how).look()
+    return _workspace(prepared, out).look()
 
 
-def execute(
-    plan: Plan, out: str | Path, *, progress: Progress | None = None, **options: Unpack[Options]
-) -> Result:
+def execute(prepared: PreparedPlan, out: str | Path, *, progress: Progress | None = None) -> Result:
     """Write a plan."""
-    begin, started, how = time.monotonic(), _now(), How(**options)
-    job = job_of(plan, how)
-    with _workspace(job, out, how) as work:
+    begin, started, plan = time.monotonic(), _now(), prepared.plan
+    with _workspace(prepared, out) as work:
         if work.already_done:
             record = read_record(work.out) or {}
             return Result(work.out, record, True, time.monotonic() - begin, plan)
-        written = _write_shards(job, work, how, job.layout.shards, progress)
-        _carry(job, work, how)
+        written = _write_shards(prepared, work, progress)
+        _copy_side_files(prepared, work)
         record = result_files.complete(
-            result_files.known(plan, job.layout, job.estimate.digest),
+            result_files.known(plan, prepared.layout, prepared.estimate.digest),
             work,
             started=started,
             seconds=time.monotonic() - begin,
@@ -120,29 +116,23 @@ def execute(
 
 
 def execute_share(
-    plan: Plan,
-    out: str | Path,
-    share: Share,
-    *,
-    progress: Progress | None = None,
-    **options: Unpack[Options],
+    prepared: PreparedPlan, out: str | Path, *, progress: Progress | None = None
 ) -> Part:
     """Write the files of one rank; `finish` makes a result of those of all ranks."""
-    begin, started, how = time.monotonic(), _now(), How(**options)
-    job = job_of(plan, how, share)
-    shards = share.of(job.layout.shards)
-    with _workspace(job, out, how, share) as work:
+    begin, started, plan = time.monotonic(), _now(), prepared.plan
+    assert prepared.share, "prepared for no rank"
+    with _workspace(prepared, out) as work:
         if not work.already_done:
             if read_result(work.out) is None:
-                _carry(job, work, how)
-            known = result_files.known(plan, job.layout, job.estimate.digest)
+                _copy_side_files(prepared, work)
+            known = result_files.known(plan, prepared.layout, prepared.estimate.digest)
             work.leave({**known, "started": started})
-            _write_shards(job, work, how, shards, progress, shared=True)
+            _write_shards(prepared, work, progress)
         return Part(
             out=work.out,
             plan=plan,
-            share=share,
-            files={shard.name: shard.size for shard in shards},
+            share=prepared.share,
+            files={shard.name: shard.size for shard in prepared.shards},
             missing=() if work.already_done else work.missing(),
             already_done=work.already_done,
             seconds=time.monotonic() - begin,
@@ -195,18 +185,23 @@ def finish(out: str | Path) -> Finished:
         return Finished(work.commit(), record, False, time.monotonic() - begin)
 
 
-def _carry(job: Job, work: Workspace, how: How) -> None:
-    result_files.carry(job.plan, work, budget=job.budget, allow_nonfinite=how.allow_nonfinite)
-
-
-def _workspace(job: Job, out: str | Path, how: How, share: Share | None = None) -> Workspace:
+def _workspace(prepared: PreparedPlan, out: str | Path) -> Workspace:
     return Workspace(
         out,
-        digest=job.estimate.digest,
-        layout=replace(job.layout, total_bytes=job.estimate.disk_bytes),
-        sources=list(job.plan.sources.values()),
-        overwrite=how.overwrite,
-        role="rank" if share else "alone",
+        digest=prepared.estimate.digest,
+        layout=replace(prepared.layout, total_bytes=prepared.estimate.disk_bytes),
+        sources=list(prepared.plan.sources.values()),
+        overwrite=prepared.options.overwrite,
+        role="rank" if prepared.share else "alone",
+    )
+
+
+def _copy_side_files(prepared: PreparedPlan, work: Workspace) -> None:
+    result_files.carry(
+        prepared.plan,
+        work,
+        budget=prepared.block_bytes,
+        allow_nonfinite=prepared.options.allow_nonfinite,
     )
 
 
@@ -218,17 +213,12 @@ def _now() -> str:
 
 
 def _write_shards(
-    job: Job,
-    work: Workspace,
-    how: How,
-    shards: Sequence[Shard],
-    progress: Progress | None,
-    *,
-    shared: bool = False,
+    prepared: PreparedPlan, work: Workspace, progress: Progress | None
 ) -> list[Written]:
-    """Those of these files that are not there yet, by whoever is to write them."""
-    left = [shard for shard in shards if work.marks.finished(shard.name) is None]
-    total = sum(shard.size for shard in shards)
+    """Those of this run's files that are not there yet, by whoever is to write them."""
+    plan, options = prepared.plan, prepared.options
+    left = [shard for shard in prepared.shards if work.marks.finished(shard.name) is None]
+    total = sum(shard.size for shard in prepared.shards)
     before = total - sum(shard.size for shard in left)
 
     def tell(done: int) -> None:
@@ -236,24 +226,24 @@ def _write_shards(
             progress(before + done, total)
 
     tell(0)
-    with SourceRows(job.plan.sources) as rows:
-        _compare_ties(job.plan, rows)
+    with SourceRows(plan.sources) as rows:
+        _compare_ties(plan, rows)
         todo = tasks(
             left,
-            job.plan.sources,
+            plan.sources,
             work.marks,
-            budget=job.budget,
-            allow_nonfinite=how.allow_nonfinite,
-            shared=shared,
+            budget=prepared.block_bytes,
+            allow_nonfinite=options.allow_nonfinite,
+            shared=prepared.share is not None,
         )
-        if how.cluster is not None and todo:
+        if options.cluster is not None and todo:
             from growkit.runtime.dask import on_cluster
 
-            written = on_cluster(todo, how.cluster, tell)
-        elif min(how.workers, len(todo)) > 1:
+            written = on_cluster(todo, options.cluster, tell)
+        elif min(options.workers, len(todo)) > 1:
             from growkit.runtime.processes import in_processes
 
-            written = in_processes(todo, how.workers, tell)
+            written = in_processes(todo, options.workers, tell)
         else:
             written = in_this_process(todo, tell)
         rows.check_unchanged()

@@ -50,8 +50,8 @@ def rank(number: object, world: object, out: Path, line: str = DEPTH) -> subproc
 
 def share(number: int, world: int, out: Path, **options: object) -> api.Part:
     """A rank, in this process."""
-    given = {"max_shard_size": "8kB"} | options
-    return api.grow_share("m", "double_depth", Share(number, world), out=out, **given)
+    writing = api.WriteOptions(**{"max_shard_size": "8kB"} | options)
+    return api.grow_share("m", "double_depth", Share(number, world), out=out, options=writing)
 
 
 @contextmanager
