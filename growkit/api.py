@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from growkit import hub
-from growkit.byte_sizes import in_bytes
+from growkit.byte_sizes import format_size
 from growkit.checkpoints.matrices import read_maps
 from growkit.checkpoints.open import open_checkpoint, read_config
 from growkit.dtypes import ITEM_BYTES
@@ -116,8 +116,8 @@ def save_page(plan: Plan, path: str | Path, estimate: Estimate) -> None:
     """
     cost = {
         "files of weights": f"{len(estimate.shards):,}",
-        "disk needed": in_bytes(estimate.disk_bytes),
-        "peak memory while it is written": in_bytes(estimate.peak_bytes),
+        "disk needed": format_size(estimate.disk_bytes),
+        "peak memory while it is written": format_size(estimate.peak_bytes),
         "digest": estimate.digest,
     }
     write_page(Path(path), growth_page(plan, output_bytes=estimate.output_bytes, cost=cost))

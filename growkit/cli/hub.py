@@ -22,13 +22,13 @@ def quiet_downloads(quiet: bool) -> None:
 
 def pushed_text(told: Mapping[str, Any]) -> str:
     """What a push has done, from its JSON."""
-    from growkit.byte_sizes import in_bytes
+    from growkit.byte_sizes import format_size
     from growkit.report.words import wrapped
 
     done = "pushed" if told["changed"] else "already there"
     first = f"{told['url']}: {done}, {'private' if told['private'] else 'public'}"
     lines = [
-        f"{told['files']} files, {in_bytes(told['bytes'])}, "
+        f"{told['files']} files, {format_size(told['bytes'])}, "
         f"{told['revision']}, commit {told['commit'][:8]}",
     ]
     if told["removed"]:

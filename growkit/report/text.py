@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from growkit.byte_sizes import in_bytes
+from growkit.byte_sizes import format_size
 from growkit.planning.plan import Estimate, Plan
 from growkit.recipe.recipe import resolved
 from growkit.report.as_json import config_changes, origins, training_hints
@@ -47,11 +47,11 @@ def plan_text(plan: Plan, estimate: Estimate) -> str:
             *_section(
                 "cost",
                 [
-                    f"output {in_bytes(estimate.output_bytes)} in "
+                    f"output {format_size(estimate.output_bytes)} in "
                     f"{count(len(estimate.shards), 'file')}, {plan.storage.dtype}, "
                     f"values {plan.storage.claim}",
-                    f"disk needed {in_bytes(estimate.disk_bytes)}, "
-                    f"peak memory {in_bytes(estimate.peak_bytes)}",
+                    f"disk needed {format_size(estimate.disk_bytes)}, "
+                    f"peak memory {format_size(estimate.peak_bytes)}",
                     f"digest {estimate.digest}",
                 ],
             ),
@@ -103,7 +103,7 @@ def result_text(told: Mapping[str, Any]) -> str:
     lines = [
         f"parameters {before:,} → {after:,}",
         ", ".join(f"{n} {kind}" for kind, n in told["origins"].items()),
-        f"peak memory {in_bytes(told['peak_memory_bytes'])}",
+        f"peak memory {format_size(told['peak_memory_bytes'])}",
         claim_text(told["exactness"]["claim"], told["exactness"]["reasons"]),
     ]
     verified = [verification_text(told["verify"])] if told["verify"] else []
@@ -120,7 +120,7 @@ def part_text(told: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"{told['out']}: rank {told['rank']} of {told['world']} has written its "
-            f"{count(len(told['files']), 'file')}, {in_bytes(size)}, in {told['seconds']:.1f} s",
+            f"{count(len(told['files']), 'file')}, {format_size(size)}, in {told['seconds']:.1f} s",
             f"  {count(missing, 'file')} of other ranks to come" if missing else "  all are there",
             "  after the last rank: growkit finish OUT",
         ]

@@ -12,7 +12,6 @@ from support.tiny import build, save
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
 from growkit.api import plan_growth
-from growkit.byte_sizes import in_bytes
 from growkit.errors import UsageError
 from growkit.ops.axis_maps import circular, isometric, pad, repeat, tile, uneven
 from growkit.planning.plan import Estimate, Plan
@@ -65,15 +64,6 @@ def test_first_rows() -> None:
     assert first_rows(noise) == "row 0 = 0.5·old 0 - 0.5·old 1, row 1 = -0.5·old 0 + 0.5·old 1"
     assert first_rows(isometric(2, 2).write) == "row 0 = old 0, row 1 = old 1"
     assert first_rows(Kernel.from_matrix(np.ones((1, 2)))) == "row 0 = dense"
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (437_951_328, "438 MB"), (999_950_000, "1 GB")],
-)
-def test_in_bytes(count: int, text: str) -> None:
-    """Decimal units, three digits."""
-    assert in_bytes(count) == text
 
 
 # -- plans ---------------------------------------------------------------------------------------
