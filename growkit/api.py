@@ -4,7 +4,7 @@
     result = grow("small/", "bert_base")            writes small-bert_base/
     verify_growth("small/", result.out).passed      runs both models
 
-    grow_share("small/", "bert_base", Share(0, 4))  one rank of four, each on its own
+    grow_rank("small/", "bert_base", Rank(0, 4))   one rank of four, each on its own
     finish("small-bert_base")                       when all of them are done
 
 The law: OUT appears whole or not at all, and the same plan gives the same bytes.
@@ -35,25 +35,48 @@ from growkit.report.page.page import growth_page
 from growkit.runtime.estimate import DEFAULTS, PreparedPlan, WriteOptions, estimate, prepare
 from growkit.runtime.execute import (
     Finished,
-    Part,
     Progress,
+    RankResult,
     Result,
     execute,
-    execute_share,
+    execute_rank,
     finish,
     is_done,
 )
-from growkit.runtime.ranks import Share, read_share
+from growkit.runtime.ranks import Rank, read_rank
 
 if TYPE_CHECKING:
     from growkit.verify.check_family import Finding
     from growkit.verify.compare import Verification
 
 __all__ = [
-    "Estimate", "Finished", "Part", "Result", "Share", "WriteOptions", "check_family",
-    "check_files", "default_out", "estimate", "execute", "execute_share", "family_text", "finish",
-    "grow", "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth",
-    "prepare", "pull", "push", "read_share", "save_maps", "save_page", "verify_growth",
+    "Estimate",
+    "Finished",
+    "Rank",
+    "RankResult",
+    "Result",
+    "WriteOptions",
+    "check_family",
+    "check_files",
+    "default_out",
+    "estimate",
+    "execute",
+    "execute_rank",
+    "family_text",
+    "finish",
+    "grow",
+    "grow_rank",
+    "infer_family",
+    "inspect_checkpoint",
+    "list_families",
+    "plan_growth",
+    "prepare",
+    "pull",
+    "push",
+    "read_rank",
+    "save_maps",
+    "save_page",
+    "verify_growth",
 ]  # fmt: skip
 
 
@@ -205,23 +228,23 @@ def grow(
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
 
 
-def grow_share(
+def grow_rank(
     source: str | Path,
     recipe: str | Path | Recipe,
-    share: Share,
+    rank: Rank,
     *,
     out: str | Path | None = None,
     options: WriteOptions = DEFAULTS,
     progress: Progress | None = None,
     **planning: Unpack[Planning],
-) -> Part:
+) -> RankResult:
     """Write the files of one rank of several, each a process of its own, wherever it runs.
 
-    All ranks are given the same arguments but for `share`, and a filesystem that they share;
+    All ranks are given the same arguments but for `rank`, and a filesystem that they share;
     `finish` makes the result visible. Raises what `grow` raises.
     """
-    prepared, target = _prepared(source, recipe, out, options, share, **planning)
-    return execute_share(prepared, target, progress=progress)
+    prepared, target = _prepared(source, recipe, out, options, rank, **planning)
+    return execute_rank(prepared, target, progress=progress)
 
 
 def _prepared(
@@ -229,12 +252,12 @@ def _prepared(
     recipe: str | Path | Recipe,
     out: str | Path | None,
     options: WriteOptions,
-    share: Share | None = None,
+    rank: Rank | None = None,
     **planning: Unpack[Planning],
 ) -> tuple[PreparedPlan, Path]:
     """What is to be written, and OUT. Sources on the Hub are downloaded, unless OUT is done."""
     plan = plan_growth(source, recipe, **planning)
-    prepared = prepare(plan, options, share)
+    prepared = prepare(plan, options, rank)
     target = Path(out) if out is not None else default_out(source, plan.recipe_name)
     given = {**(planning.get("sources") or {}), plan.recipe.sources[0]: source}
     repos = {name: repo for name in plan.sources if (repo := hub.repo_named(given[name]))}

@@ -71,8 +71,8 @@ def alive(quiet: bool, progress: Progress | None = None) -> Iterator[Progress | 
 
 def _off() -> bool:
     """Progress is switched off where huggingface_hub's is."""
-    said = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower()
-    return said in {"1", "on", "yes", "true"}
+    setting = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower()
+    return setting in {"1", "on", "yes", "true"}
 
 
 def _bar() -> Iterator[Progress]:
@@ -123,7 +123,7 @@ def _lines() -> Progress:
         shown = now
         rate = (done - first[1]) / max(now - first[0], 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate else ""
-        share = f"{format_size(done)} of {format_size(total)}, {format_size(rate)}/s{left}"
-        click.echo(f"growing: {share}", err=True)
+        state = f"{format_size(done)} of {format_size(total)}, {format_size(rate)}/s{left}"
+        click.echo(f"growing: {state}", err=True)
 
     return show

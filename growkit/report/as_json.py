@@ -106,7 +106,6 @@ def summary_json(
     out: str,
     already_done: bool,
     seconds: float,
-    pushed: Mapping[str, Any] | None = None,
 ) -> Json:
     """The part of growkit.json that fits on a screen: what `growkit grow --json` prints."""
     kept = ("digest", "recipe", "family", "sizes", "parameters", "exactness", "verify", "hints")
@@ -121,7 +120,6 @@ def summary_json(
         "dropped": report["dropped"],
         "nonfinite": {n: t["nonfinite"] for n, t in report["tensors"].items() if "nonfinite" in t},
         "peak_memory_bytes": report["peak_memory_bytes"],
-        **({"pushed": dict(pushed)} if pushed else {}),
     }
 
 

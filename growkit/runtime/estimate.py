@@ -20,7 +20,7 @@ from growkit.recipe.recipe import resolved
 from growkit.runtime import result_files
 from growkit.runtime.digest import digest
 from growkit.runtime.memory import available_bytes
-from growkit.runtime.ranks import Share
+from growkit.runtime.ranks import Rank
 
 # what the interpreter takes before any weight is read, in bytes, with room for allocators
 BASE_BYTES = 60_000_000
@@ -51,7 +51,7 @@ class PreparedPlan:
 
     plan: Plan
     options: WriteOptions
-    share: Share | None  # of several ranks; None where one run writes all
+    rank: Rank | None  # of several ranks; None where one run writes all
     layout: Layout
     block_bytes: int  # that one block of rows may take
     estimate: Estimate
@@ -59,7 +59,7 @@ class PreparedPlan:
     @property
     def shards(self) -> Sequence[Shard]:
         """The files that this run writes."""
-        return self.share.of(self.layout.shards) if self.share else self.layout.shards
+        return self.rank.part_of(self.layout.shards) if self.rank else self.layout.shards
 
 
 def estimate(plan: Plan, options: WriteOptions = DEFAULTS) -> Estimate:
@@ -67,16 +67,14 @@ def estimate(plan: Plan, options: WriteOptions = DEFAULTS) -> Estimate:
     return prepare(plan, options).estimate
 
 
-def prepare(
-    plan: Plan, options: WriteOptions = DEFAULTS, share: Share | None = None
-) -> PreparedPlan:
+def prepare(plan: Plan, options: WriteOptions = DEFAULTS, rank: Rank | None = None) -> PreparedPlan:
     """Lay the files out and share the memory out. Raises ResourceError if a row does not fit."""
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(options.max_shard_size))
     of_stages = [formula for stage in plan.stages for formula in stage.formulas]
     kinds = one_per_cost([*plan.formulas, *of_stages])
     torch = TORCH_BYTES if any(map(needs_arithmetic, kinds)) else 0
     fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
-    shards = share.of(layout.shards) if share else layout.shards
+    shards = rank.part_of(layout.shards) if rank else layout.shards
     workers = max(1, min(options.workers, len(shards)))
     # the plan, and the process that waits for the workers
     outside = plan_bytes(plan) + (BASE_BYTES if workers > 1 else 0)
@@ -106,7 +104,7 @@ def prepare(
     return PreparedPlan(
         plan,
         options,
-        share,
+        rank,
         layout,
         block_bytes,
         Estimate(

@@ -1,4 +1,4 @@
-"""Writes a plan: every output file, then everything beside them, then one rename.
+"""Writes a plan: every file of weights, then the files beside them, then one rename.
 
 The law: nothing is decided here. Which bytes go where is in the plan and the layout; every file is
 a task, and it does not matter who does it. A killed run is resumed by the same call.
@@ -22,12 +22,13 @@ from growkit.dtypes import ITEM_BYTES
 from growkit.errors import CheckpointError, UsageError, VerifyError
 from growkit.output.layout import Layout, Shard
 from growkit.output.record import read_record
-from growkit.output.workspace import Workspace, read_result
+from growkit.output.workspace import Workspace, read_description
 from growkit.planning.plan import Plan
+from growkit.report.as_json import summary_json
 from growkit.runtime import result_files
 from growkit.runtime.estimate import WRITER_BYTES, PreparedPlan
 from growkit.runtime.memory import peak_bytes
-from growkit.runtime.ranks import Share
+from growkit.runtime.ranks import Rank
 from growkit.runtime.task import Written, in_this_process, peak_of, tasks
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -42,13 +43,14 @@ class Finished:
     already_done: bool
     seconds: float
 
-    def facts(self) -> dict[str, Any]:
-        """What is not in the report."""
-        return {
-            "out": str(self.out),
-            "already_done": self.already_done,
-            "seconds": self.seconds,
-        }
+    def summary(self) -> dict[str, Any]:
+        """What `growkit finish --json` prints."""
+        return summary_json(
+            self.report,
+            out=str(self.out),
+            already_done=self.already_done,
+            seconds=self.seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +60,32 @@ class Result(Finished):
     plan: Plan
     pushed: Mapping[str, Any] | None = None  # what the Hub has of it
 
-    def facts(self) -> dict[str, Any]:
-        """What is not in the report."""
-        return {**Finished.facts(self), "pushed": self.pushed}
+    def summary(self) -> dict[str, Any]:
+        """What `growkit grow --json` prints."""
+        pushed = {"pushed": dict(self.pushed)} if self.pushed else {}
+        return Finished.summary(self) | pushed
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RankResult:
     """What one of several ranks has written."""
 
     out: Path
     plan: Plan
-    share: Share
+    rank: Rank
     files: Mapping[str, int]  # this rank's, with their bytes
     missing: Sequence[str]  # of all ranks, when this one ended
     already_done: bool  # OUT was complete before
     seconds: float
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What `growkit grow --rank --json` prints."""
         return {
             "out": str(self.out),
             "already_done": self.already_done,
             "seconds": round(self.seconds, 3),
-            "rank": self.share.rank,
-            "world": self.share.world,
+            "rank": self.rank.rank,
+            "world": self.rank.world_size,
             "files": dict(self.files),
             "missing": list(self.missing),
         }
@@ -93,7 +96,7 @@ def is_done(prepared: PreparedPlan, out: str | Path) -> bool:
 
     For what takes long before the writing can begin, such as a download.
     """
-    return _workspace(prepared, out).look()
+    return _workspace(prepared, out).is_done()
 
 
 def execute(prepared: PreparedPlan, out: str | Path, *, progress: Progress | None = None) -> Result:
@@ -106,7 +109,7 @@ def execute(prepared: PreparedPlan, out: str | Path, *, progress: Progress | Non
         written = _write_shards(prepared, work, progress)
         _copy_side_files(prepared, work)
         record = result_files.complete(
-            result_files.known(plan, prepared.layout, prepared.estimate.digest),
+            result_files.describe(plan, prepared.layout, prepared.estimate.digest),
             work,
             started=started,
             seconds=time.monotonic() - begin,
@@ -115,23 +118,23 @@ def execute(prepared: PreparedPlan, out: str | Path, *, progress: Progress | Non
         return Result(work.commit(), record, False, time.monotonic() - begin, plan)
 
 
-def execute_share(
+def execute_rank(
     prepared: PreparedPlan, out: str | Path, *, progress: Progress | None = None
-) -> Part:
+) -> RankResult:
     """Write the files of one rank; `finish` makes a result of those of all ranks."""
     begin, started, plan = time.monotonic(), _now(), prepared.plan
-    assert prepared.share, "prepared for no rank"
+    assert prepared.rank, "prepared for no rank"
     with _workspace(prepared, out) as work:
         if not work.already_done:
-            if read_result(work.out) is None:
+            if read_description(work.out) is None:  # this rank is the first
                 _copy_side_files(prepared, work)
-            known = result_files.known(plan, prepared.layout, prepared.estimate.digest)
-            work.leave({**known, "started": started})
+            description = result_files.describe(plan, prepared.layout, prepared.estimate.digest)
+            work.leave_description({**description, "started": started})
             _write_shards(prepared, work, progress)
-        return Part(
+        return RankResult(
             out=work.out,
             plan=plan,
-            share=prepared.share,
+            rank=prepared.rank,
             files={shard.name: shard.size for shard in prepared.shards},
             missing=() if work.already_done else work.missing(),
             already_done=work.already_done,
@@ -145,22 +148,22 @@ def finish(out: str | Path) -> Finished:
     Raises VerifyError, and changes nothing, while files are missing.
     """
     begin = time.monotonic()
-    found = read_result(Path(out))
-    if found is None:
+    description = read_description(Path(out))
+    if description is None:
         record = read_record(Path(out))
         if record is None:
             raise UsageError(
                 f"{out}: no rank has written anything for it",
                 hint="give the OUT of `growkit grow … --rank R --world W`",
             )
-        found = {"record": record, "shards": {}, "overwrite": False}
-    shards = tuple(Shard(name, b"", size, ()) for name, size in found["shards"].items())
+        description = {"record": record, "shards": {}, "overwrite": False}
+    shards = tuple(Shard(name, b"", size, ()) for name, size in description["shards"].items())
     with Workspace(
         out,
-        digest=found["record"]["digest"],
+        digest=description["record"]["digest"],
         layout=Layout(shards, None, sum(s.size for s in shards)),
         sources=(),
-        overwrite=found["overwrite"],
+        overwrite=description["overwrite"],
         role="finish",
     ) as work:
         if work.already_done:
@@ -173,12 +176,14 @@ def finish(out: str | Path) -> Finished:
                 f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
                 hint="run the ranks that were stopped again, then `growkit finish`",
             )
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(found["started"])).total_seconds()
+        seconds = (
+            datetime.now(UTC) - datetime.fromisoformat(description["started"])
+        ).total_seconds()
         marks = [work.marks.finished(shard.name) or {} for shard in shards]
         record = result_files.complete(
-            found,
+            description,
             work,
-            started=found["started"],
+            started=description["started"],
             seconds=seconds,
             peak_bytes=max(mark["extra"]["peak_bytes"] for mark in marks),
         )
@@ -192,12 +197,12 @@ def _workspace(prepared: PreparedPlan, out: str | Path) -> Workspace:
         layout=replace(prepared.layout, total_bytes=prepared.estimate.disk_bytes),
         sources=list(prepared.plan.sources.values()),
         overwrite=prepared.options.overwrite,
-        role="rank" if prepared.share else "alone",
+        role="rank" if prepared.rank else "alone",
     )
 
 
 def _copy_side_files(prepared: PreparedPlan, work: Workspace) -> None:
-    result_files.carry(
+    result_files.copy_side_files(
         prepared.plan,
         work,
         budget=prepared.block_bytes,
@@ -234,7 +239,7 @@ def _write_shards(
             work.marks,
             budget=prepared.block_bytes,
             allow_nonfinite=options.allow_nonfinite,
-            shared=prepared.share is not None,
+            shared=prepared.rank is not None,
         )
         if options.cluster is not None and todo:
             from growkit.runtime.dask import on_cluster

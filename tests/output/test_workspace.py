@@ -132,7 +132,7 @@ def test_out_holds_something_else(tmp_path, spoil, match):
 def test_overwrite_keeps_the_old_one_until_the_end(tmp_path, monkeypatch, exchange):
     """By one exchange, or by two renames where the system has none."""
     if not exchange:
-        monkeypatch.setattr(commit_room, "_exchange", lambda left, right: False)
+        monkeypatch.setattr(commit_room, "_swap_folders", lambda left, right: False)
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious").write_text("x")
