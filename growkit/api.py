@@ -108,14 +108,42 @@ def plan_growth(
     the recipe's names; `overrides` are `PATH=VALUE` as in `--set`. Raises RecipeError, FamilyError,
     CheckpointError or HubError.
     """
-    name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
+    return _planned(
+        source,
+        recipe,
+        sources=sources,
+        config=config,
+        overrides=overrides,
+        dtype=dtype,
+        seed=seed,
+        family=family,
+    )[0]
+
+
+def _planned(
+    source: str | Path,
+    recipe: str | Path | Recipe,
+    *,
+    sources: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+    family: Path | None = None,
+) -> tuple[Plan, dict[str, hub.Repo]]:
+    """The plan, and those of its sources that are on the Hub, by the recipe's names."""
+    recipe_name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
     check_sources(chosen, further)
+    first, *others = chosen.sources
+    places = {first: source} | {name: further[name] for name in others}
+    repos = {name: repo for name, place in places.items() if (repo := hub.repo_named(place))}
     with blamed(family):
-        models = {chosen.sources[0]: _model(source, config, family)}
-        for label in chosen.sources[1:]:
-            models[label] = _model(further[label], None, family)
-        return build_plan(name, chosen, models, read_maps(chosen.files))
+        models = {
+            name: _model(repos.get(name, place), config if name == first else None, family)
+            for name, place in places.items()
+        }
+        return build_plan(recipe_name, chosen, models, read_maps(chosen.files)), repos
 
 
 def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -146,12 +174,11 @@ def save_page(plan: Plan, path: str | Path, estimate: Estimate) -> None:
     write_page(Path(path), growth_page(plan, output_bytes=estimate.output_bytes, cost=cost))
 
 
-def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:
-    repo = hub.repo_named(source)
-    if repo is None:
+def _model(source: str | Path | hub.Repo, config: Path | None, family: Path | None) -> Model:
+    if not isinstance(source, hub.Repo):
         return read_model(open_checkpoint(source, config=config), family)
-    with hub.spoken(repo):
-        return read_model(hub.open_remote(repo, config=config), family)
+    with hub.errors_naming(source):
+        return read_model(hub.open_remote(source, config=config), family)
 
 
 def default_out(source: str | Path, recipe_name: str) -> Path:
@@ -159,11 +186,10 @@ def default_out(source: str | Path, recipe_name: str) -> Path:
 
     >>> default_out("models/small.safetensors", "bert_base")
     PosixPath('small-bert_base')
-    >>> default_out("org/name@v1.0", "bert_base")
+    >>> default_out("org/name", "bert_base")
     PosixPath('name-bert_base')
     """
-    repo = hub.repo_named(source)
-    path = Path(repo.id if repo else source)
+    path = Path(source)
     stem = path.resolve().name if path.is_dir() else path.name.removesuffix(".index.json")
     return Path(f"{stem.removesuffix('.safetensors')}-{recipe_name}")
 
@@ -256,11 +282,12 @@ def _prepared(
     **planning: Unpack[Planning],
 ) -> tuple[PreparedPlan, Path]:
     """What is to be written, and OUT. Sources on the Hub are downloaded, unless OUT is done."""
-    plan = plan_growth(source, recipe, **planning)
+    plan, repos = _planned(source, recipe, **planning)
     prepared = prepare(plan, options, rank)
-    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
-    given = {**(planning.get("sources") or {}), plan.recipe.sources[0]: source}
-    repos = {name: repo for name in plan.sources if (repo := hub.repo_named(given[name]))}
+    if out is None:
+        repo = repos.get(plan.recipe.sources[0])
+        out = default_out(repo.id if repo else source, plan.recipe_name)
+    target = Path(out)
     if repos and not is_done(prepared, target):
         size = prepared.estimate.output_bytes
         for name, repo in repos.items():
@@ -269,12 +296,12 @@ def _prepared(
 
 
 def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
-    found = verify_growth(source, result.out, config=config)
-    record = {**result.report, "verify": verification_json(found)}
+    verification = verify_growth(source, result.out, config=config)
+    record = {**result.report, "verify": verification_json(verification)}
     write_record(result.out, record)
-    if not found.passed:
+    if not verification.passed:
         raise VerifyError(
-            f"{result.out}: {'; '.join(found.failures)}",
+            f"{result.out}: {'; '.join(verification.failures)}",
             hint="the checkpoint is written; growkit.json holds the measurement",
         )
     return replace(result, report=record)
@@ -300,7 +327,7 @@ def verify_growth(
     """
     from growkit.verify.compare import verify as run_both
 
-    small, big = _here(small), _here(big)
+    small, big = _on_disk(small), _on_disk(big)
     record = read_record(Path(big)) if Path(big).is_dir() else None
     return run_both(
         open_checkpoint(small, config=config),
@@ -312,7 +339,8 @@ def verify_growth(
     )
 
 
-def _here(source: str | Path) -> str | Path:
+def _on_disk(source: str | Path) -> str | Path:
+    """A path, or the folder into which a model of the Hub is downloaded."""
     repo = hub.repo_named(source)
     return hub.pull(repo) if repo else source
 
@@ -322,7 +350,7 @@ def inspect_checkpoint(
 ) -> dict[str, Any]:
     """What a checkpoint is: family, axes and what can grow, parameters, dtypes, ties, files."""
     with blamed(family):
-        return _inspection(path, _model(path, config, family))
+        return _inspection(path, _model(hub.repo_named(path) or path, config, family))
 
 
 def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
@@ -378,13 +406,13 @@ def infer_family(config: Path) -> tuple[str, int]:
 
 def list_families() -> list[dict[str, Any]]:
     """The families that ship with growkit: name, model types, what it is about."""
-    found = []
+    families = []
     for name in family_names():
         data = read_yaml(family_text(name), name)
         types = data.get("model_type") or data["architecture"]
         about = data.get("about", "") + (": cannot be grown" if "refused" in data else "")
-        found.append({"name": name, "model_types": types, "about": about})
-    return found
+        families.append({"name": name, "model_types": types, "about": about})
+    return families
 
 
 # -- the Hub -------------------------------------------------------------------------------------
