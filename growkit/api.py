@@ -4,7 +4,7 @@
     result = grow("small/", "bert_base")            writes small-bert_base/
     verify_growth("small/", result.out).passed      runs both models
 
-    grow_share("small/", "bert_base", Share(0, 4))  one rank of four, each on its own
+    grow_rank("small/", "bert_base", Rank(0, 4))   one rank of four, each on its own
     finish("small-bert_base")                       when all of them are done
 
 The law: OUT appears whole or not at all, and the same plan gives the same bytes.
@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from growkit import hub
-from growkit.byte_sizes import in_bytes
+from growkit.byte_sizes import format_size
 from growkit.checkpoints.matrices import read_maps
 from growkit.checkpoints.open import open_checkpoint, read_config
 from growkit.dtypes import ITEM_BYTES
@@ -28,33 +28,67 @@ from growkit.families.model import Model, read_model
 from growkit.ops.matrices import matrices
 from growkit.output.record import check_files, read_record, write_record
 from growkit.output.user_files import write_maps, write_page
-from growkit.planning.plan import Plan, build_plan
+from growkit.planning.plan import Estimate, Plan, build_plan
 from growkit.recipe.recipe import Recipe, check_sources, choose_recipe
 from growkit.report.as_json import class_names, verification_json
 from growkit.report.page.page import growth_page
-from growkit.runtime.estimate import Estimate, Options, estimate
+from growkit.runtime.estimate import DEFAULTS, PreparedPlan, WriteOptions, estimate, prepare
 from growkit.runtime.execute import (
     Finished,
-    Part,
     Progress,
+    RankResult,
     Result,
     execute,
-    execute_share,
+    execute_rank,
     finish,
     is_done,
 )
-from growkit.runtime.ranks import Share, read_share
+from growkit.runtime.ranks import Rank, read_rank
 
 if TYPE_CHECKING:
     from growkit.verify.check_family import Finding
     from growkit.verify.compare import Verification
 
 __all__ = [
-    "Estimate", "Finished", "Options", "Part", "Result", "Share", "check_family", "check_files",
-    "default_out", "estimate", "execute", "execute_share", "family_text", "finish", "grow",
-    "grow_share", "infer_family", "inspect_checkpoint", "list_families", "plan_growth", "pull",
-    "push", "read_share", "save_maps", "save_page", "verify_growth",
+    "Estimate",
+    "Finished",
+    "Rank",
+    "RankResult",
+    "Result",
+    "WriteOptions",
+    "check_family",
+    "check_files",
+    "default_out",
+    "estimate",
+    "execute",
+    "execute_rank",
+    "family_text",
+    "finish",
+    "grow",
+    "grow_rank",
+    "infer_family",
+    "inspect_checkpoint",
+    "list_families",
+    "plan_growth",
+    "prepare",
+    "pull",
+    "push",
+    "read_rank",
+    "save_maps",
+    "save_page",
+    "verify_growth",
 ]  # fmt: skip
+
+
+class Planning(TypedDict, total=False):
+    """What planning a growth takes beside its source and recipe."""
+
+    sources: Mapping[str, str] | None
+    config: Path | None
+    overrides: Sequence[str]
+    dtype: str | None
+    seed: int | None
+    family: Path | None
 
 
 def plan_growth(
@@ -74,14 +108,42 @@ def plan_growth(
     the recipe's names; `overrides` are `PATH=VALUE` as in `--set`. Raises RecipeError, FamilyError,
     CheckpointError or HubError.
     """
-    name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
+    return _planned(
+        source,
+        recipe,
+        sources=sources,
+        config=config,
+        overrides=overrides,
+        dtype=dtype,
+        seed=seed,
+        family=family,
+    )[0]
+
+
+def _planned(
+    source: str | Path,
+    recipe: str | Path | Recipe,
+    *,
+    sources: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    seed: int | None = None,
+    family: Path | None = None,
+) -> tuple[Plan, dict[str, hub.Repo]]:
+    """The plan, and those of its sources that are on the Hub, by the recipe's names."""
+    recipe_name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
     further = dict(sources or {})
     check_sources(chosen, further)
+    first, *others = chosen.sources
+    places = {first: source} | {name: further[name] for name in others}
+    repos = {name: repo for name, place in places.items() if (repo := hub.repo_named(place))}
     with blamed(family):
-        models = {chosen.sources[0]: _model(source, config, family)}
-        for label in chosen.sources[1:]:
-            models[label] = _model(further[label], None, family)
-        return build_plan(name, chosen, models, read_maps(chosen.files))
+        models = {
+            name: _model(repos.get(name, place), config if name == first else None, family)
+            for name, place in places.items()
+        }
+        return build_plan(recipe_name, chosen, models, read_maps(chosen.files)), repos
 
 
 def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -105,26 +167,25 @@ def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def save_page(plan: Plan, path: str | Path, known: Estimate) -> None:
+def save_page(plan: Plan, path: str | Path, estimate: Estimate) -> None:
     """Write a page of HTML that shows the growth and what it will take.
 
     A file that is there is replaced if it is a page, else OutputError is raised.
     """
     cost = {
-        "files of weights": f"{len(known.shards):,}",
-        "disk needed": in_bytes(known.disk_bytes),
-        "peak memory while it is written": in_bytes(known.peak_bytes),
-        "digest": known.digest,
+        "files of weights": f"{len(estimate.shards):,}",
+        "disk needed": format_size(estimate.disk_bytes),
+        "peak memory while it is written": format_size(estimate.peak_bytes),
+        "digest": estimate.digest,
     }
-    write_page(Path(path), growth_page(plan, output_bytes=known.output_bytes, cost=cost))
+    write_page(Path(path), growth_page(plan, output_bytes=estimate.output_bytes, cost=cost))
 
 
-def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:
-    repo = hub.repo_named(source)
-    if repo is None:
+def _model(source: str | Path | hub.Repo, config: Path | None, family: Path | None) -> Model:
+    if not isinstance(source, hub.Repo):
         return read_model(open_checkpoint(source, config=config), family)
-    with hub.spoken(repo):
-        return read_model(hub.open_remote(repo, config=config), family)
+    with hub.errors_naming(source):
+        return read_model(hub.open_remote(source, config=config), family)
 
 
 def default_out(source: str | Path, recipe_name: str) -> Path:
@@ -132,11 +193,10 @@ def default_out(source: str | Path, recipe_name: str) -> Path:
 
     >>> default_out("models/small.safetensors", "bert_base")
     PosixPath('small-bert_base')
-    >>> default_out("org/name@v1.0", "bert_base")
+    >>> default_out("org/name", "bert_base")
     PosixPath('name-bert_base')
     """
-    repo = hub.repo_named(source)
-    path = Path(repo.id if repo else source)
+    path = Path(source)
     stem = path.resolve().name if path.is_dir() else path.name.removesuffix(".index.json")
     return Path(f"{stem.removesuffix('.safetensors')}-{recipe_name}")
 
@@ -175,9 +235,19 @@ def grow(
     goal = hub.repo_required(push_to) if push_to is not None else None
     if goal:
         hub.refuse_push(goal)
-    plan = plan_growth(
+    options = WriteOptions(
+        max_shard_size=max_shard_size,
+        max_memory=max_memory,
+        workers=workers,
+        cluster=cluster,
+        overwrite=overwrite,
+        allow_nonfinite=allow_nonfinite,
+    )
+    prepared, target = _prepared(
         source,
         recipe,
+        out,
+        options,
         sources=sources,
         config=config,
         overrides=overrides,
@@ -185,83 +255,63 @@ def grow(
         seed=seed,
         family=family,
     )
-    writing: Options = {
-        "max_shard_size": max_shard_size,
-        "max_memory": max_memory,
-        "workers": workers,
-        "cluster": cluster,
-        "overwrite": overwrite,
-        "allow_nonfinite": allow_nonfinite,
-    }
-    target = _target(plan, source, sources, out, writing)
-    result = execute(plan, target, **writing, progress=progress)
+    result = execute(prepared, target, progress=progress)
     if verify:
         result = _verified(result, source, config)
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
 
 
-def _target(
-    plan: Plan,
+def grow_rank(
     source: str | Path,
-    sources: Mapping[str, str] | None,
+    recipe: str | Path | Recipe,
+    rank: Rank,
+    *,
+    out: str | Path | None = None,
+    options: WriteOptions = DEFAULTS,
+    progress: Progress | None = None,
+    **planning: Unpack[Planning],
+) -> RankResult:
+    """Write the files of one rank of several, each a process of its own, wherever it runs.
+
+    All ranks are given the same arguments but for `rank`, and a filesystem that they share;
+    `finish` makes the result visible. Raises what `grow` raises.
+    """
+    prepared, target = _prepared(source, recipe, out, options, rank, **planning)
+    return execute_rank(prepared, target, progress=progress)
+
+
+def _prepared(
+    source: str | Path,
+    recipe: str | Path | Recipe,
     out: str | Path | None,
-    writing: Options,
-) -> Path:
-    """OUT. Sources that are on the Hub are here afterwards, unless there is nothing left to do."""
-    target = Path(out) if out is not None else default_out(source, plan.recipe_name)
-    given = {**(sources or {}), plan.recipe.sources[0]: source}
-    repos = {name: repo for name in plan.sources if (repo := hub.repo_named(given[name]))}
-    if repos and not is_done(plan, target, **writing):
-        size = sum(f.nbytes for f in plan.formulas)
+    options: WriteOptions,
+    rank: Rank | None = None,
+    **planning: Unpack[Planning],
+) -> tuple[PreparedPlan, Path]:
+    """What is to be written, and OUT. Sources on the Hub are downloaded, unless OUT is done."""
+    plan, repos = _planned(source, recipe, **planning)
+    prepared = prepare(plan, options, rank)
+    if out is None:
+        repo = repos.get(plan.recipe.sources[0])
+        out = default_out(repo.id if repo else source, plan.recipe_name)
+    target = Path(out)
+    if repos and not is_done(prepared, target):
+        size = prepared.estimate.output_bytes
         for name, repo in repos.items():
             hub.download(repo, plan.sources[name], out=target, out_bytes=size)
-    return target
+    return prepared, target
 
 
 def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
-    found = verify_growth(source, result.out, config=config)
-    record = {**result.report, "verify": verification_json(found)}
+    verification = verify_growth(source, result.out, config=config)
+    record = {**result.report, "verify": verification_json(verification)}
     write_record(result.out, record)
-    if not found.passed:
+    if not verification.passed:
         raise VerifyError(
-            f"{result.out}: {'; '.join(found.failures)}",
+            f"{result.out}: {'; '.join(verification.failures)}",
             hint="the checkpoint is written; growkit.json holds the measurement",
         )
     return replace(result, report=record)
-
-
-def grow_share(
-    source: str | Path,
-    recipe: str | Path | Recipe,
-    share: Share,
-    *,
-    out: str | Path | None = None,
-    sources: Mapping[str, str] | None = None,
-    config: Path | None = None,
-    overrides: Sequence[str] = (),
-    dtype: str | None = None,
-    seed: int | None = None,
-    family: Path | None = None,
-    progress: Progress | None = None,
-    **options: Unpack[Options],
-) -> Part:
-    """Write the files of one rank of several, each a process of its own, wherever it runs.
-
-    All ranks are given the same arguments but for `share`, and a filesystem that they share;
-    `finish` makes the result visible. Raises what `grow` raises.
-    """
-    plan = plan_growth(
-        source,
-        recipe,
-        sources=sources,
-        config=config,
-        overrides=overrides,
-        dtype=dtype,
-        seed=seed,
-        family=family,
-    )
-    target = _target(plan, source, sources, out, options)
-    return execute_share(plan, target, share, progress=progress, **options)
 
 
 # -- looking -------------------------------------------------------------------------------------
@@ -284,7 +334,7 @@ def verify_growth(
     """
     from growkit.verify.compare import verify as run_both
 
-    small, big = _here(small), _here(big)
+    small, big = _on_disk(small), _on_disk(big)
     record = read_record(Path(big)) if Path(big).is_dir() else None
     return run_both(
         open_checkpoint(small, config=config),
@@ -296,7 +346,8 @@ def verify_growth(
     )
 
 
-def _here(source: str | Path) -> str | Path:
+def _on_disk(source: str | Path) -> str | Path:
+    """A path, or the folder into which a model of the Hub is downloaded."""
     repo = hub.repo_named(source)
     return hub.pull(repo) if repo else source
 
@@ -306,7 +357,7 @@ def inspect_checkpoint(
 ) -> dict[str, Any]:
     """What a checkpoint is: family, axes and what can grow, parameters, dtypes, ties, files."""
     with blamed(family):
-        return _inspection(path, _model(path, config, family))
+        return _inspection(path, _model(hub.repo_named(path) or path, config, family))
 
 
 def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
@@ -362,13 +413,13 @@ def infer_family(config: Path) -> tuple[str, int]:
 
 def list_families() -> list[dict[str, Any]]:
     """The families that ship with growkit: name, model types, what it is about."""
-    found = []
+    families = []
     for name in family_names():
         data = read_yaml(family_text(name), name)
         types = data.get("model_type") or data["architecture"]
         about = data.get("about", "") + (": cannot be grown" if "refused" in data else "")
-        found.append({"name": name, "model_types": types, "about": about})
-    return found
+        families.append({"name": name, "model_types": types, "about": about})
+    return families
 
 
 # -- the Hub -------------------------------------------------------------------------------------

@@ -31,26 +31,14 @@ def parse_size(size: int | str) -> int:
     return number
 
 
-def format_size(count: int) -> str:
-    """Bytes as people read them, in decimal units.
+def format_size(count: float) -> str:
+    """Bytes as people read them: three digits, in decimal units, as disks are sold.
 
-    >>> format_size(999), format_size(1234567), format_size(5 * 10**9)
-    ('999 B', '1.23 MB', '5.00 GB')
+    >>> format_size(999), format_size(437_951_328), format_size(5 * 10**9)
+    ('999 B', '438 MB', '5 GB')
     """
-    if count < 1000:
-        return f"{count} B"
-    power = min((len(str(count)) - 1) // 3, 5)
-    return f"{count / 1000**power:.2f} {' kMGTP'[power]}B"
-
-
-def in_bytes(count: float) -> str:
-    """Bytes in decimal units, as disks are sold.
-
-    >>> in_bytes(437_951_328)
-    '438 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
         if count < 999.5:
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{count:.3g} EB"

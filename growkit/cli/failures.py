@@ -1,4 +1,4 @@
-"""The door of the command line: every failure leaves as a sentence, a hint and an exit code.
+"""How the command line fails: with a sentence, a hint and an exit code.
 
 The law: one sentence and the next action on stderr, a traceback only with GROWKIT_DEBUG=1; with
 --json, stdout still holds exactly one JSON object.
@@ -47,8 +47,8 @@ class _Terminated(BaseException):
     """SIGTERM arrived."""
 
 
-class Door(click.Group):
-    """The group of commands; every failure leaves through it."""
+class ReportingGroup(click.Group):
+    """A group of commands; whatever fails in one of them is reported here."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember whether the answer has to be JSON, even if the rest cannot be parsed."""
@@ -129,8 +129,8 @@ def _fail(
     if hint:
         click.echo(f"hint: {hint}", err=True)
     if ctx.meta["growkit.json"]:
-        told = failure(message, hint, exit_code)
-        print_json(told if retryable is None else {**told, "retryable": retryable})
+        answer = failure(message, hint, exit_code)
+        print_json(answer if retryable is None else {**answer, "retryable": retryable})
     ctx.exit(exit_code)
 
 

@@ -56,13 +56,13 @@ def _show(name: str, as_json: bool) -> None:
         text = api.family_text(name)
         print_json({"name": name, "text": text}) if as_json else click.echo(text, nl=False)
         return
-    known = api.list_families()
+    listed = api.list_families()
     if as_json:
-        print_json({"families": known})
+        print_json({"families": listed})
         return
     from growkit.report.text import table_text
 
-    click.echo(table_text({f["name"]: f["about"] for f in known}))
+    click.echo(table_text({f["name"]: f["about"] for f in listed}))
 
 
 def _check(file: Path, config: Path, as_json: bool) -> None:
@@ -74,14 +74,14 @@ def _check(file: Path, config: Path, as_json: bool) -> None:
     failed = failure(sentence, "`growkit families NAME` prints a file that does", FAMILY_ERROR)
     if as_json:
         rows = [{"what": f.what, "passed": f.passed, "words": f.words} for f in findings]
-        told = {"family": str(file), "passed": not wrong, "findings": rows}
-        print_json({**told, **failed} if wrong else told)
+        verdict = {"family": str(file), "passed": not wrong, "findings": rows}
+        print_json({**verdict, **failed} if wrong else verdict)
     else:
         from growkit.report.words import wrapped
 
         for f in findings:
-            verdict = "ok" if f.passed else "WRONG"
-            click.echo("\n".join(wrapped(f"{verdict:<6}{f.what}: {f.words}", "", hang=6)))
+            mark = "ok" if f.passed else "WRONG"
+            click.echo("\n".join(wrapped(f"{mark:<6}{f.what}: {f.words}", "", hang=6)))
     if wrong:
         click.echo(f"error: {failed['error']}\nhint: {failed['hint']}", err=True)
         click.get_current_context().exit(FAMILY_ERROR)

@@ -20,24 +20,24 @@ def quiet_downloads(quiet: bool) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def pushed_text(told: Mapping[str, Any]) -> str:
+def pushed_text(pushed: Mapping[str, Any]) -> str:
     """What a push has done, from its JSON."""
-    from growkit.byte_sizes import in_bytes
+    from growkit.byte_sizes import format_size
     from growkit.report.words import wrapped
 
-    done = "pushed" if told["changed"] else "already there"
-    first = f"{told['url']}: {done}, {'private' if told['private'] else 'public'}"
+    done = "pushed" if pushed["changed"] else "already there"
+    first = f"{pushed['url']}: {done}, {'private' if pushed['private'] else 'public'}"
     lines = [
-        f"{told['files']} files, {in_bytes(told['bytes'])}, "
-        f"{told['revision']}, commit {told['commit'][:8]}",
+        f"{pushed['files']} files, {format_size(pushed['bytes'])}, "
+        f"{pushed['revision']}, commit {pushed['commit'][:8]}",
     ]
-    if told["removed"]:
-        lines.append(f"removed what an earlier push had: {', '.join(told['removed'])}")
-    if told["card_kept"]:
+    if pushed["removed"]:
+        lines.append(f"removed what an earlier push had: {', '.join(pushed['removed'])}")
+    if pushed["card_kept"]:
         lines.append("README.md is as it was: a person wrote or changed it")
-    if told["pull_request"]:
-        lines.append(f"pull request: {told['pull_request']}")
-    if told["checked"]:
+    if pushed["pull_request"]:
+        lines.append(f"pull request: {pushed['pull_request']}")
+    if pushed["checked"]:
         lines.append("read back: names, sizes and hashes agree")
     return "\n".join([first, *(row for line in lines for row in wrapped(line, "  "))])
 
@@ -77,13 +77,13 @@ def push(
 
     from growkit import api
 
-    done = asdict(
+    pushed = asdict(
         api.push(folder, repo, revision=revision, public=public, create_pr=create_pr, check=check)
     )
     if as_json:
-        print_json(done)
+        print_json(pushed)
     else:
-        click.echo(done["url"] if quiet else pushed_text(done))
+        click.echo(pushed["url"] if quiet else pushed_text(pushed))
 
 
 @click.command(short_help="Download a model from the Hub.")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from growkit.cli.completion import complete_files, dtype_names, offered, recipe_names
+
+if TYPE_CHECKING:
+    from growkit.runtime.estimate import WriteOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -67,3 +70,13 @@ growth_options = _options(
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Processes; each writes one file at a time."),
 )  # fmt: skip
+
+
+def write_options(options: dict[str, Any]) -> WriteOptions:
+    """Those of a command's options that say how a plan is written, taken out of the others."""
+    from dataclasses import fields
+
+    from growkit.runtime.estimate import WriteOptions
+
+    names = [field.name for field in fields(WriteOptions) if field.name in options]
+    return WriteOptions(**{name: options.pop(name) for name in names})

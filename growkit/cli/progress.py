@@ -71,8 +71,8 @@ def alive(quiet: bool, progress: Progress | None = None) -> Iterator[Progress | 
 
 def _off() -> bool:
     """Progress is switched off where huggingface_hub's is."""
-    said = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower()
-    return said in {"1", "on", "yes", "true"}
+    setting = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower()
+    return setting in {"1", "on", "yes", "true"}
 
 
 def _bar() -> Iterator[Progress]:
@@ -108,7 +108,7 @@ def _bar() -> Iterator[Progress]:
 def _lines() -> Progress:
     import time
 
-    from growkit.byte_sizes import in_bytes
+    from growkit.byte_sizes import format_size
 
     first: list[float] = []  # time and bytes of the first call
     shown = time.monotonic()
@@ -123,7 +123,7 @@ def _lines() -> Progress:
         shown = now
         rate = (done - first[1]) / max(now - first[0], 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate else ""
-        share = f"{in_bytes(done)} of {in_bytes(total)}, {in_bytes(rate)}/s{left}"
-        click.echo(f"growing: {share}", err=True)
+        state = f"{format_size(done)} of {format_size(total)}, {format_size(rate)}/s{left}"
+        click.echo(f"growing: {state}", err=True)
 
     return show

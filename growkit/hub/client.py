@@ -90,12 +90,12 @@ def ask(repo: Repo, question: Callable[[], Answer]) -> Answer:
         except GrowkitError:
             raise
         except Exception as error:
-            told = _told(repo, error)
-            if told is None:
+            explained = _explained(repo, error)
+            if explained is None:
                 raise
             long = time.monotonic() - begin > PATIENCE
-            if wait is None or long or not getattr(told, "retryable", False):
-                raise told from error
+            if wait is None or long or not getattr(explained, "retryable", False):
+                raise explained from error
         time.sleep(wait)
     raise AssertionError("unreachable")
 
@@ -103,7 +103,7 @@ def ask(repo: Repo, question: Callable[[], Answer]) -> Answer:
 # -- failures ------------------------------------------------------------------------------------
 
 
-def _told(repo: Repo, error: BaseException) -> GrowkitError | None:
+def _explained(repo: Repo, error: BaseException) -> GrowkitError | None:
     """A failure of huggingface_hub in growkit's words; None where it is not one."""
     from huggingface_hub import errors
 
@@ -114,7 +114,7 @@ def _told(repo: Repo, error: BaseException) -> GrowkitError | None:
             hint="unset HF_HUB_OFFLINE, or fetch it with `growkit pull` where there is a network",
         )
     login = "set HF_TOKEN, or run `hf auth login`"
-    said = (  # what is gated counts as not found, too
+    kinds = (  # what is gated counts as not found, too
         (
             errors.GatedRepoError,
             "gated: its owner asks you to accept terms first",
@@ -131,33 +131,33 @@ def _told(repo: Repo, error: BaseException) -> GrowkitError | None:
             f"its branches and tags are on {page(repo)}/tree/main",
         ),
     )
-    for kind, what, hint in said:
+    for kind, what, hint in kinds:
         if isinstance(error, kind):
             return HubError(f"{repo}: {what}", hint=hint)
     if isinstance(error, errors.HfHubHTTPError):
         return _refused(repo, error.response.status_code, error.server_message)
     if isinstance(error, errors.LocalEntryNotFoundError | errors.DryRunError):
-        return _told(repo, error.__cause__) if error.__cause__ else _broken(repo, error)
+        return _explained(repo, error.__cause__) if error.__cause__ else _broken(repo, error)
     if isinstance(error, OSError) and (error.errno in _FULL or (error.errno and error.filename)):
         return _disk(error)
     # hf_xet raises RuntimeErrors and ConnectionErrors for whatever its servers do, with the status
     # in the text; the LFS upload raises a RuntimeError because of the one that tells more
     if isinstance(error, transport | OSError | errors.XetDownloadError | RuntimeError):
         if isinstance(error.__cause__, errors.HfHubHTTPError):
-            return _told(repo, error.__cause__)
+            return _explained(repo, error.__cause__)
         status = _XET_STATUS.search(str(error))
         return _refused(repo, int(status[1]), None) if status else _broken(repo, error)
     return None
 
 
-def _refused(repo: Repo, status: int, said: str | None) -> HubError:
+def _refused(repo: Repo, status: int, server_message: str | None) -> HubError:
     if status in _STATUS:
         what, hint, retryable = _STATUS[status]
     elif status >= 500:
         what, hint, retryable = f"answers with an error of its own ({status})", _LATER, True
     else:
         what, hint, retryable = f"refuses the request ({status})", "check name and content", False
-    words = redact(" ".join((said or "").split()))[:200]
+    words = redact(" ".join((server_message or "").split()))[:200]
     return HubError(
         f"{repo}: {host()} {what}" + (f": {words}" if words else ""),
         hint=hint,
@@ -180,8 +180,8 @@ def _disk(error: OSError) -> GrowkitError:
     try:
         with writing(Path(error.filename or constants.HF_HUB_CACHE)):
             raise error
-    except GrowkitError as told:
-        return told
+    except GrowkitError as explained:
+        return explained
 
 
 # -- what must stay secret -----------------------------------------------------------------------
@@ -207,8 +207,8 @@ def _secrets() -> list[str]:
     except ValueError:
         login = ""
     parts = [part for part in login.split(":") if part]
-    known = {s.strip() for s in (*named, *parts, *map(unquote, parts), _stored_token())}
-    return sorted((s for s in known if len(s) > 3), key=len, reverse=True)
+    secrets = {s.strip() for s in (*named, *parts, *map(unquote, parts), _stored_token())}
+    return sorted((s for s in secrets if len(s) > 3), key=len, reverse=True)
 
 
 def _stored_token() -> str:

@@ -71,7 +71,7 @@ def _open(repo: Repo, config: Path | None) -> tuple[Checkpoint, Mapping[str, Far
 
 
 @contextmanager
-def spoken(repo: Repo) -> Iterator[None]:
+def errors_naming(repo: Repo) -> Iterator[None]:
     """Inside, errors name the model as the user did, and not its place in the cache."""
     try:
         yield
@@ -80,8 +80,8 @@ def spoken(repo: Repo) -> Iterator[None]:
 
         cached = Path(constants.HF_HUB_CACHE) / f"models--{repo.id.replace('/', '--')}"
         for place in (cached.absolute(), cached.resolve()):
-            start, found, end = error.message.partition(f"{place}/snapshots/")
-            if found:
+            start, inside, end = error.message.partition(f"{place}/snapshots/")
+            if inside:
                 error.message = f"{start}{repo}{end[40:]}"
         raise
 
@@ -104,17 +104,17 @@ def _listing(client: HfApi, repo: Repo, info: ModelInfo) -> dict[str, Far]:
 
 def reader(client: HfApi, repo: Repo, commit: str, name: str, size: int) -> Callable[[int], bytes]:
     """A function that gives the first bytes of a file on the Hub, and asks for none twice."""
-    held = bytearray()
+    start = bytearray()
 
     def more(stop: int) -> bytes:
-        return _range(client, repo, commit, name, len(held), stop)
+        return _range(client, repo, commit, name, len(start), stop)
 
     def first(count: int) -> bytes:
         wanted = min(count, size)
-        while len(held) < wanted:
-            stop = min(size, max(wanted, len(held) + CHUNK))
-            held.extend(ask(repo, partial(more, stop)))
-        return bytes(held[:count])
+        while len(start) < wanted:
+            stop = min(size, max(wanted, len(start) + CHUNK))
+            start.extend(ask(repo, partial(more, stop)))
+        return bytes(start[:count])
 
     return first
 
@@ -171,12 +171,12 @@ def pull(repo: Repo, into: Path | None = None) -> Path:
     wrote about a growth.
     """
     if into is not None and into.exists():
-        here = into.is_dir() and any(into.iterdir())
-        if not into.is_dir() or (here and not (into / ".cache" / "huggingface").is_dir()):
+        filled = into.is_dir() and any(into.iterdir())
+        if not into.is_dir() or (filled and not (into / ".cache" / "huggingface").is_dir()):
             raise OutputError(
                 f"{into}: exists and holds something else", hint="give another -o, or leave it out"
             )
-    with spoken(repo):
+    with errors_naming(repo):
         checkpoint, files = _open(repo, None)
     folder = Path(checkpoint.path)
     if is_offline() and into is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from growkit import __version__
 from growkit.errors import CheckpointError, UsageError, VerifyError
 from growkit.hub.client import TIMEOUT, api, ask, page
-from growkit.hub.remote import README, RECORD, There, look, refuse, refuse_without_token
+from growkit.hub.remote import README, RECORD, Remote, look, refuse, refuse_without_token
 from growkit.hub.repo import Repo
 from growkit.os_errors import reading
 from growkit.output.record import first_missing, read_record
@@ -49,9 +49,9 @@ def refuse_push(repo: Repo, *, public: bool = False, create_pr: bool = False) ->
     """Raise before the work where a push could not be made: no token, another visibility, …"""
     client = api()
     refuse_without_token(client, repo)
-    there = ask(repo, lambda: look(client, repo))
-    if there is not None:
-        refuse(repo, there, public=public, create_pr=create_pr)
+    remote = ask(repo, lambda: look(client, repo))
+    if remote is not None:
+        refuse(repo, remote, public=public, create_pr=create_pr)
 
 
 def push(
@@ -74,14 +74,14 @@ def push(
     refuse_without_token(client, repo)
 
     def attempt() -> tuple[Pushed, Mapping[str, Content]]:
-        there = _ready(client, repo, public=public, create_pr=create_pr)
-        return _commit(client, repo, there, files, f"growkit {__version__}: {recipe}", create_pr)
+        remote = _ready(client, repo, public=public, create_pr=create_pr)
+        return _commit(client, repo, remote, files, f"growkit {__version__}: {recipe}", create_pr)
 
-    done, sent = ask(repo, attempt)
+    pushed, sent = ask(repo, attempt)
     if not check:
-        return done
-    _read_back(client, repo, done.commit, sent)
-    return replace(done, checked=True)
+        return pushed
+    _read_back(client, repo, pushed.commit, sent)
+    return replace(pushed, checked=True)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -100,21 +100,26 @@ def _files(folder: Path) -> dict[str, Path]:
     return {n: p for n, p in names.items() if not any(x.startswith(".") for x in n.split("/"))}
 
 
-def _ready(client: HfApi, repo: Repo, *, public: bool, create_pr: bool) -> There:
+def _ready(client: HfApi, repo: Repo, *, public: bool, create_pr: bool) -> Remote:
     """The repository as it is, made if it was not there."""
-    there = look(client, repo)
-    if there is None:
+    remote = look(client, repo)
+    if remote is None:
         client.create_repo(repo.id, private=not public, exist_ok=True)
         if repo.revision:
             client.create_branch(repo.id, branch=repo.revision, exist_ok=True)
-        there = look(client, repo)
-        assert there is not None, f"{repo}: was just made"
-    refuse(repo, there, public=public, create_pr=create_pr)
-    return there
+        remote = look(client, repo)
+        assert remote is not None, f"{repo}: was just made"
+    refuse(repo, remote, public=public, create_pr=create_pr)
+    return remote
 
 
 def _commit(
-    client: HfApi, repo: Repo, there: There, files: Mapping[str, Path], title: str, create_pr: bool
+    client: HfApi,
+    repo: Repo,
+    remote: Remote,
+    files: Mapping[str, Path],
+    title: str,
+    create_pr: bool,
 ) -> tuple[Pushed, Mapping[str, Content]]:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -123,35 +128,37 @@ def _commit(
         sent[README] = model_card.addressed(
             files[README].read_text(encoding="utf-8"), repo.id
         ).encode()
-    edited = there.edited_card
+    edited = remote.edited_card
     kept = edited is not None and edited.encode() != sent.get(README)
     if kept:
         sent.pop(README, None)
-    removed = tuple(sorted((there.ours & there.files.keys()) - sent.keys() - {README, RECORD}))
+    removed = tuple(
+        sorted((remote.pushed_files & remote.files.keys()) - sent.keys() - {README, RECORD})
+    )
     add = [
         CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in sent.items()
     ]
-    made = client.create_commit(
+    commit = client.create_commit(
         repo.id,
         [*add, *map(CommitOperationDelete, removed)],
         commit_message=title,
         revision=repo.revision,
         create_pr=create_pr,
-        parent_commit=there.commit or None,
+        parent_commit=remote.commit or None,
     )
     pushed = Pushed(
         repo=repo.id,
-        revision=made.pr_revision or repo.revision or "main",
+        revision=commit.pr_revision or repo.revision or "main",
         url=page(repo),
-        commit=made.oid,
-        private=there.private,
-        changed=made.oid != there.commit,
+        commit=commit.oid,
+        private=remote.private,
+        changed=commit.oid != remote.commit,
         files=len(sent),
         bytes=sum(_size(content) for content in sent.values()),
         removed=removed,
         card_kept=kept,
-        pull_request=f"{page(repo)}/discussions/{made.pr_num}" if made.pr_num else None,
+        pull_request=f"{page(repo)}/discussions/{commit.pr_num}" if commit.pr_num else None,
         checked=False,
     )
     return pushed, sent
@@ -166,16 +173,16 @@ def _read_back(client: HfApi, repo: Repo, commit: str, sent: Mapping[str, Conten
         repo,
         lambda: client.model_info(repo.id, revision=commit, files_metadata=True, timeout=TIMEOUT),
     )
-    found: dict[str, Any] = {file.rfilename: file for file in info.siblings or ()}
+    listed: dict[str, Any] = {file.rfilename: file for file in info.siblings or ()}
     problems = []
     for name, content in sent.items():
-        there = found.get(name)
-        if there is None:
+        file = listed.get(name)
+        if file is None:
             problems.append(f"{name} is missing")
-        elif there.size != _size(content):
-            problems.append(f"{name}: found {there.size} bytes, expected {_size(content)}")
-        elif _hash(content, git=there.lfs is None) != (
-            there.lfs.sha256 if there.lfs else there.blob_id
+        elif file.size != _size(content):
+            problems.append(f"{name}: found {file.size} bytes, expected {_size(content)}")
+        elif _hash(content, git=file.lfs is None) != (
+            file.lfs.sha256 if file.lfs else file.blob_id
         ):
             problems.append(f"{name}: its hash is another")
     if problems:

@@ -26,7 +26,7 @@ README, RECORD = "README.md", "growkit.json"
 
 
 @dataclass(frozen=True, slots=True)
-class There:
+class Remote:
     """One revision of a repository that exists."""
 
     private: bool
@@ -34,7 +34,7 @@ class There:
     files: Mapping[str, Callable[[], bytes]]  # by name, a way to read the whole file
 
     @property
-    def ours(self) -> frozenset[str]:
+    def pushed_files(self) -> frozenset[str]:
         """Files that an earlier push of growkit says it wrote."""
         if RECORD not in self.files:
             return frozenset()
@@ -59,7 +59,7 @@ class There:
         return None if model_card.is_ours(text) else text
 
 
-def look(client: HfApi, repo: Repo) -> There | None:
+def look(client: HfApi, repo: Repo) -> Remote | None:
     """What is there; None where there is no such repository, or no such branch in it."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -82,12 +82,12 @@ def look(client: HfApi, repo: Repo) -> There | None:
         return lambda: first(size)
 
     files = {f.rfilename: whole(f.rfilename, f.size or 0) for f in info.siblings or ()}
-    return There(bool(info.private), commit, files)
+    return Remote(bool(info.private), commit, files)
 
 
-def refuse(repo: Repo, there: There, *, public: bool, create_pr: bool) -> None:
+def refuse(repo: Repo, remote: Remote, *, public: bool, create_pr: bool) -> None:
     """Raise where a push would publish, hide or replace what it should not."""
-    if public == there.private and not create_pr:
+    if public == remote.private and not create_pr:
         now, asked = ("private", "--public was") if public else ("public", "--public was not")
         raise UsageError(
             f"{repo}: exists and is {now}, and {asked} given",
@@ -95,7 +95,7 @@ def refuse(repo: Repo, there: There, *, public: bool, create_pr: bool) -> None:
             if public
             else "give --public if everybody may see the model",
         )
-    if not create_pr and (foreign := there.weights - there.ours):
+    if not create_pr and (foreign := remote.weights - remote.pushed_files):
         raise OutputError(
             f"{repo}: holds {min(foreign)}, which growkit did not push",
             hint="give another name, --revision for a branch of its own, or --create-pr",

@@ -34,19 +34,19 @@ def repo_named(source: str | Path) -> Repo | None:
     """
     if not isinstance(source, str) or source.endswith((".safetensors", ".json")):
         return None
-    found = _NAME.fullmatch(source)
-    if not found or Path(found[1]).exists() or Path(source).exists():
+    match = _NAME.fullmatch(source)
+    if not match or Path(match[1]).exists() or Path(source).exists():
         return None
-    return Repo(f"{found[1]}/{found[2]}", found[3])
+    return Repo(f"{match[1]}/{match[2]}", match[3])
 
 
 def repo_required(text: str, *, revision: bool = False) -> Repo:
     """The model on the Hub that a user must have meant. Raises UsageError."""
-    found = _NAME.fullmatch(text)
-    if not found or (found[3] and not revision):
+    match = _NAME.fullmatch(text)
+    if not match or (match[3] and not revision):
         form = "org/name[@revision]" if revision else "org/name"
         raise UsageError(
             f"{text}: not the name of a model on the Hub",
             hint=f"expected {form}" + ("" if revision else "; a branch is given by --revision"),
         )
-    return Repo(f"{found[1]}/{found[2]}", found[3])
+    return Repo(f"{match[1]}/{match[2]}", match[3])

@@ -1,9 +1,9 @@
-"""Which files of a result are complete, whoever wrote them: done-marks in OUT.partial.
+"""Which files of a result are complete, whoever wrote them: done-marks and locks in OUT.partial.
 
-A mark counts only for the very file that it was made for, and only for its plan's digest. Files in
-the making have names of their own, so that two processes that write the same file, which nobody
-wants but a cluster can bring about, do not disturb each other: either rename puts a whole file in
-place, with the same bytes.
+The law: a mark counts only for the very file that it was made for, and only for its plan's digest.
+Files in the making have names of their own, so that two processes that write the same file, which
+nobody wants but a cluster can bring about, do not disturb each other: either rename puts a whole
+file in place, with the same bytes. A lock keeps two of our own from trying.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Marks:
             stat = (self.folder / name).stat()
         except (OSError, ValueError):
             return None
-        wanted = {"digest": self.digest, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        if isinstance(mark, dict) and {k: mark.get(k) for k in wanted} == wanted:
+        expected = {"digest": self.digest, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        if isinstance(mark, dict) and {k: mark.get(k) for k in expected} == expected:
             return mark
         return None
 
@@ -118,6 +118,8 @@ class Marks:
     def _mark(self, name: str) -> Path:
         return self.partial / f"{name}.done"
 
+
+# -- locks ---------------------------------------------------------------------------------------
 
 # some network filesystems have no locks; done-marks and atomic renames keep the bytes right there
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}

@@ -96,26 +96,25 @@ def check_files(out: str | Path) -> list[str]:
     record = read_record(folder)
     if record is None:
         return [f"{RECORD}: missing or not valid JSON"]
-    found = [*_seal_problems(folder), *_size_problems(folder, record)]
-    damaged = {problem.partition(":")[0] for problem in found}
-    found += [p for p in _file_problems(folder, record) if p.partition(":")[0] not in damaged]
+    problems = [*_seal_problems(folder), *_size_problems(folder, record)]
+    damaged = {problem.partition(":")[0] for problem in problems}
+    problems += [p for p in _file_problems(folder, record) if p.partition(":")[0] not in damaged]
     listed = record.get("tensors")
     if not isinstance(listed, dict) or not all(isinstance(t, dict) for t in listed.values()):
-        return [*found, f"{RECORD}: lists no tensors"]
-    here = {path.name for path in folder.glob(f"*{WEIGHTS}")}
+        return [*problems, f"{RECORD}: lists no tensors"]
+    present = {path.name for path in folder.glob(f"*{WEIGHTS}")}
     files = record.get("files")
-    for name in sorted(here | {str(t.get("file")) for t in listed.values()}):
-        if name in here:
-            found += _tensor_problems(folder / name, listed)
+    for name in sorted(present | {str(t.get("file")) for t in listed.values()}):
+        if name in present:
+            problems += _tensor_problems(folder / name, listed)
         elif not isinstance(files, dict) or name not in files:
-            found.append(f"{name}: missing")
-    return found
+            problems.append(f"{name}: missing")
+    return problems
 
 
 def _seal_problems(out: Path) -> Iterator[str]:
     raw = (out / RECORD).read_bytes()
-    said = _SEAL.findall(raw)
-    if len(said) != 1:
+    if len(_SEAL.findall(raw)) != 1:
         yield f"{RECORD}: has no checksum of its own"
     elif seal(raw) != raw:
         yield f"{RECORD}: changed since it was written"
@@ -129,14 +128,14 @@ def _size_problems(out: Path, record: Json) -> Iterator[str]:
     for name, size in files.items():
         try:
             path = locate(out, name)
-            found = path.stat().st_size if path.is_file() else None
+            actual = path.stat().st_size if path.is_file() else None
         except (GrowkitError, OSError) as error:
             yield f"{name}: {error}"
             continue
-        if found is None:
+        if actual is None:
             yield f"{name}: missing"
-        elif found != size:
-            yield f"{name}: found {found} bytes, expected {size}"
+        elif actual != size:
+            yield f"{name}: found {actual} bytes, expected {size}"
 
 
 def _file_problems(out: Path, record: Json) -> Iterator[str]:
@@ -148,27 +147,27 @@ def _file_problems(out: Path, record: Json) -> Iterator[str]:
     for name in files if isinstance(files, dict) else ():
         try:
             with reading(out / name):
-                found = _file_crc32(locate(out, name), name)
+                checksum = _file_crc32(locate(out, name), name)
         except GrowkitError as error:
             yield f"{name}: {error.message}"
             continue
-        if found != listed.get(name):
-            yield f"{name}: checksum {found}, expected {listed.get(name, 'none')}"
+        if checksum != listed.get(name):
+            yield f"{name}: checksum {checksum}, expected {listed.get(name, 'none')}"
 
 
 def _tensor_problems(path: Path, listed: Mapping[str, Json]) -> list[str]:
-    wanted = {name: t.get("crc32") for name, t in listed.items() if t.get("file") == path.name}
+    expected = {name: t.get("crc32") for name, t in listed.items() if t.get("file") == path.name}
     try:
         _, tensors, _ = read_header(path, path.name)
         with reading(path), path.open("rb") as file:
-            found = {name: _tensor_crc32(file, info) for name, info in tensors.items()}
+            actual = {name: _tensor_crc32(file, info) for name, info in tensors.items()}
     except CheckpointError as error:
         return [error.message]
     return [
-        f"{path.name}: {name}: checksum {found.get(name, 'missing')}, "
-        f"expected {wanted.get(name, f'no such tensor by {RECORD}')}"
-        for name in [*wanted, *(name for name in found if name not in wanted)]
-        if found.get(name) != wanted.get(name)
+        f"{path.name}: {name}: checksum {actual.get(name, 'missing')}, "
+        f"expected {expected.get(name, f'no such tensor by {RECORD}')}"
+        for name in [*expected, *(name for name in actual if name not in expected)]
+        if actual.get(name) != expected.get(name)
     ]
 
 

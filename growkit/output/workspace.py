@@ -1,15 +1,16 @@
-"""OUT, and the sibling `OUT.partial/` that it is made in.
+"""Where a result is made: OUT, and the sibling `OUT.partial/` that becomes it by one rename.
 
     OUT.partial/
       growkit.lock        locked while somebody writes; holds the digest of the plan
       <shard>.done        the shard is complete: digest, size, checksums
       <shard>.lock        locked by the rank that writes the shard
       <shard>.….tmp       a shard in the making
-      result.json         what `growkit finish` adds to the shards of ranks
+      result.json         the description of the result, which ranks leave to `growkit finish`
       model/              what becomes OUT, by one rename
 
-The control files lie outside of `model/`, so at no moment does OUT hold anything but a whole
-result, or is finished work forgotten. One process works alone; ranks share the folder.
+The law: at no moment does OUT hold anything but a whole result, and no finished file is forgotten,
+however a run ends; so the control files lie outside of `model/`. What can be refused is refused
+before anything is written. One process works alone; ranks share the folder.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from growkit.output.shard_writer import sync_folder
 
 MARGIN = 16 << 20  # bytes; for config, report and the folders themselves
 _LOCK = "growkit.lock"
-_RESULT = "result.json"
+_DESCRIPTION = "result.json"
 Role = Literal["alone", "rank", "finish"]
 
 
@@ -77,12 +78,14 @@ class Workspace:
         self._overwrite = overwrite
         self._role = role
         self._lock_fd = -1
-        self._made: list[Path] = []  # folders above OUT that were not there, the lowest first
+        self._new_folders: list[
+            Path
+        ] = []  # folders above OUT that were not there, the lowest first
 
     def __enter__(self) -> Self:
         """Refuse whatever can be refused, then lock; nothing is written before that."""
         with writing(self.out):
-            self.already_done = self.look()
+            self.already_done = self.is_done()
             if self.already_done and (self._role == "rank" or not self._is_partial()):
                 return self
             if not self.already_done:
@@ -94,7 +97,7 @@ class Workspace:
                     return self
                 if self._old.exists() and not self.out.exists():
                     self._old.rename(self.out)  # a run was killed between two renames
-                self.already_done = self._look_at_out()  # somebody may just have finished it
+                self.already_done = self._holds_result()  # somebody may just have finished it
                 if self.already_done:
                     self._discard()
                 else:
@@ -111,11 +114,11 @@ class Workspace:
                 self._discard()
             self._unlock()
 
-    def look(self) -> bool:
+    def is_done(self) -> bool:
         """Whether OUT holds this result; raises where it may not be written. Changes nothing."""
         with writing(self.out):
             self._refuse_sources()
-            return self._look_at_out()
+            return self._holds_result()
 
     # -- while working ---------------------------------------------------------------------------
 
@@ -123,12 +126,12 @@ class Workspace:
         """The shards that nobody has finished."""
         return [s.name for s in self._layout.shards if self.marks.finished(s.name) is None]
 
-    def leave(self, result: Mapping[str, Any]) -> None:
+    def leave_description(self, description: Mapping[str, Any]) -> None:
         """Leave to `finish` what it needs to know; who may overwrite OUT speaks for all."""
-        before = read_result(self.out)
+        before = read_description(self.out)
         if before is None or (self._overwrite and not before["overwrite"]):
-            text = json.dumps({**result, "overwrite": self._overwrite}, ensure_ascii=False)
-            self.marks.put(self.partial / _RESULT, io.BytesIO(text.encode()))
+            text = json.dumps({**description, "overwrite": self._overwrite}, ensure_ascii=False)
+            self.marks.put(self.partial / _DESCRIPTION, io.BytesIO(text.encode()))
 
     def add(self, name: str, content: str | bytes) -> None:
         """Write a file of the result."""
@@ -173,15 +176,16 @@ class Workspace:
         with writing(self.out):
             for folder in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
                 sync_folder(folder)
-            self._swap()
+            self._replace_out()
             sync_folder(self.out.parent)
         self._discard()
         self._unlock()
         return self.out
 
-    def _swap(self) -> None:
+    def _replace_out(self) -> None:
+        """Give the finished folder its name; with --overwrite, in place of what has it."""
         if self._overwrite and self.out.exists():
-            if _exchange(self.folder, self.out):
+            if _swap_folders(self.folder, self.out):
                 return
             self.out.rename(self._old)
             try:
@@ -209,19 +213,19 @@ class Workspace:
         for checkpoint in self._sources:
             source = Path(checkpoint.path).resolve()
             files = [(folder_of(checkpoint) / f.name).resolve() for f in checkpoint.files]
-            for ours in (self.out, self.partial):
-                if source.is_dir() and ours.is_relative_to(source):
-                    relation = "is" if ours == source else "is inside"
-                elif any(path.is_relative_to(ours) for path in (source, *files)):
-                    relation = "is" if ours == source else "contains"
+            for output in (self.out, self.partial):
+                if source.is_dir() and output.is_relative_to(source):
+                    relation = "is" if output == source else "is inside"
+                elif any(path.is_relative_to(output) for path in (source, *files)):
+                    relation = "is" if output == source else "contains"
                 else:
                     continue
                 raise UsageError(
-                    f"{ours}: the output {relation} the source {checkpoint.path}",
+                    f"{output}: the output {relation} the source {checkpoint.path}",
                     hint="give an -o outside of the source: sources are never written to",
                 )
 
-    def _look_at_out(self) -> bool:
+    def _holds_result(self) -> bool:
         """Whether OUT already holds this result; raises where it may not be replaced."""
         out = self.out
         if not out.exists() and not out.is_symlink():
@@ -278,8 +282,8 @@ class Workspace:
         """Whether the partial folder exists; raises where the name is taken by something else."""
         if not self.partial.exists() and not self.partial.is_symlink():
             return False
-        ours = self.partial.is_dir() and not self.partial.is_symlink()
-        if not ours or (any(self.partial.iterdir()) and not (self.partial / _LOCK).exists()):
+        is_folder = self.partial.is_dir() and not self.partial.is_symlink()
+        if not is_folder or (any(self.partial.iterdir()) and not (self.partial / _LOCK).exists()):
             raise OutputError(
                 f"{self.partial}: exists and was not made by growkit",
                 hint="move it away, or give another -o",
@@ -290,7 +294,7 @@ class Workspace:
         """Hold the lock file of the partial folder; ranks hold it together."""
         while self._lock_fd < 0:
             self._is_partial()
-            self._made += [p for p in self.partial.parents if not p.exists()]
+            self._new_folders += [p for p in self.partial.parents if not p.exists()]
             self.partial.mkdir(parents=True, exist_ok=True)
             try:
                 fd = take_lock(self.partial / _LOCK, shared=self._role == "rank")
@@ -310,10 +314,10 @@ class Workspace:
 
     def _join(self) -> None:
         """Work beside other ranks; what is there must be of the same plan, and nothing goes."""
-        found = os.pread(self._lock_fd, 1024, 0)
-        if not found:  # the first ranks all write the same
+        digest = os.pread(self._lock_fd, 1024, 0)
+        if not digest:  # the first ranks all write the same
             self._sign()
-        elif found != self.marks.digest.encode():
+        elif digest != self.marks.digest.encode():
             raise OutputError(
                 f"{self.partial}: unfinished work of another recipe, source or version",
                 hint="give all ranks the same command; to start anew, remove that folder",
@@ -350,19 +354,20 @@ class Workspace:
         try:
             self._clear()
             (self.partial / _LOCK).unlink()
-            for folder in (self.partial, *self._made):  # of these, those that are empty
+            for folder in (self.partial, *self._new_folders):  # of these, those that are empty
                 folder.rmdir()
         except OSError:
             pass
 
 
-def read_result(out: Path) -> dict[str, Any] | None:
+def read_description(out: Path) -> dict[str, Any] | None:
     """What ranks have left to `finish`, if there is something."""
     try:
-        found = json.loads((_partial(Path(os.path.realpath(out))) / _RESULT).read_bytes())
+        path = _partial(Path(os.path.realpath(out))) / _DESCRIPTION
+        description = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return description if isinstance(description, dict) else None
 
 
 def _partial(out: Path) -> Path:
@@ -386,10 +391,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _exchange(left: Path, right: Path) -> bool:
+def _swap_folders(left: Path, right: Path) -> bool:
     """Swap two folders in one step; False where the system or the filesystem cannot."""
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is None:
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
         return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(function(here, os.fsencode(left), here, os.fsencode(right), exchange) == 0)
+    folder, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(folder, os.fsencode(left), folder, os.fsencode(right), exchange) == 0)

@@ -254,3 +254,14 @@ def _rounded(formulas: Iterable[Formula]) -> bool:
             ):
                 return True
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What writing a plan will take, known before anything is written (`growkit.runtime`)."""
+
+    output_bytes: int  # of the tensors
+    disk_bytes: int  # of all files of weights, headers included
+    peak_bytes: int  # of memory
+    shards: tuple[str, ...]  # files of the model's weights
+    digest: str

@@ -11,14 +11,14 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import yaml
 
 from growkit.algebra.kernel import Kernel
-from growkit.planning.plan import Plan
+from growkit.planning.plan import Estimate, Plan
 from growkit.planning.proof.claim import APPROXIMATE
 from growkit.recipe.recipe import resolved
 from growkit.report.provenance import further_copies, origin, provenance, provenance_json
@@ -79,26 +79,18 @@ def report_json(
     }
 
 
-def plan_json(
-    plan: Plan,
-    *,
-    digest: str,
-    output_bytes: int,
-    disk_bytes: int,
-    peak_bytes: int,
-    shards: Sequence[str],
-) -> Json:
+def plan_json(plan: Plan, estimate: Estimate) -> Json:
     """The plan for programs: what `growkit plan --json` prints."""
     return {
-        "digest": digest,
+        "digest": estimate.digest,
         **_head(plan),
         "config": config_changes(plan),
         "descent": {axis: provenance_json(found) for axis, found in provenance(plan).items()},
         "exactness": _exactness(plan),
-        "output_bytes": output_bytes,
-        "disk_bytes": disk_bytes,
-        "peak_memory_bytes": peak_bytes,
-        "shards": list(shards),
+        "output_bytes": estimate.output_bytes,
+        "disk_bytes": estimate.disk_bytes,
+        "peak_memory_bytes": estimate.peak_bytes,
+        "shards": list(estimate.shards),
         "tensors": _tensors(plan),
         "new_tensors": new_tensors(plan),
         "zeroed_tensors": list(plan.zeroed),
@@ -114,7 +106,6 @@ def summary_json(
     out: str,
     already_done: bool,
     seconds: float,
-    pushed: Mapping[str, Any] | None = None,
 ) -> Json:
     """The part of growkit.json that fits on a screen: what `growkit grow --json` prints."""
     kept = ("digest", "recipe", "family", "sizes", "parameters", "exactness", "verify", "hints")
@@ -129,7 +120,6 @@ def summary_json(
         "dropped": report["dropped"],
         "nonfinite": {n: t["nonfinite"] for n, t in report["tensors"].items() if "nonfinite" in t},
         "peak_memory_bytes": report["peak_memory_bytes"],
-        **({"pushed": dict(pushed)} if pushed else {}),
     }
 
 

@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from growkit.byte_sizes import in_bytes
-from growkit.planning.plan import Plan
+from growkit.byte_sizes import format_size
+from growkit.planning.plan import Estimate, Plan
 from growkit.recipe.recipe import resolved
 from growkit.report.as_json import config_changes, origins, training_hints
 from growkit.report.provenance import origin
@@ -19,18 +19,9 @@ from growkit.report.words import count, wrapped
 # -- the whole plan ------------------------------------------------------------------------------
 
 
-def plan_text(
-    plan: Plan,
-    *,
-    digest: str,
-    output_bytes: int,
-    disk_bytes: int,
-    peak_bytes: int,
-    shards: Sequence[str],
-) -> str:
+def plan_text(plan: Plan, estimate: Estimate) -> str:
     """The plan for people: sizes, config, claim, steps, tensors, cost, recipe."""
     kinds = origins({f.name: {"origin": origin(f).kind} for f in plan.formulas})
-    files = count(len(shards), "file")
     return "\n".join(
         [
             f"{plan.recipe_name}: {plan.family}, {len(plan.formulas)} tensors",
@@ -56,10 +47,12 @@ def plan_text(
             *_section(
                 "cost",
                 [
-                    f"output {in_bytes(output_bytes)} in {files}, {plan.storage.dtype}, "
+                    f"output {format_size(estimate.output_bytes)} in "
+                    f"{count(len(estimate.shards), 'file')}, {plan.storage.dtype}, "
                     f"values {plan.storage.claim}",
-                    f"disk needed {in_bytes(disk_bytes)}, peak memory {in_bytes(peak_bytes)}",
-                    f"digest {digest}",
+                    f"disk needed {format_size(estimate.disk_bytes)}, "
+                    f"peak memory {format_size(estimate.peak_bytes)}",
+                    f"digest {estimate.digest}",
                 ],
             ),
             *_section("hints", training_hints(plan)),
@@ -103,40 +96,41 @@ def _change(key: str, before: Any, after: Any) -> str:
     return f"{key}: {brief(before)} → {brief(after)}"
 
 
-def result_text(told: Mapping[str, Any]) -> str:
+def result_text(summary: Mapping[str, Any]) -> str:
     """A finished growth, from its summary."""
-    done = "already done" if told["already_done"] else f"written in {told['seconds']:.1f} s"
-    before, after = told["parameters"]["before"], told["parameters"]["after"]
+    done = "already done" if summary["already_done"] else f"written in {summary['seconds']:.1f} s"
+    before, after = summary["parameters"]["before"], summary["parameters"]["after"]
     lines = [
         f"parameters {before:,} → {after:,}",
-        ", ".join(f"{n} {kind}" for kind, n in told["origins"].items()),
-        f"peak memory {in_bytes(told['peak_memory_bytes'])}",
-        claim_text(told["exactness"]["claim"], told["exactness"]["reasons"]),
+        ", ".join(f"{n} {kind}" for kind, n in summary["origins"].items()),
+        f"peak memory {format_size(summary['peak_memory_bytes'])}",
+        claim_text(summary["exactness"]["claim"], summary["exactness"]["reasons"]),
     ]
-    verified = [verification_text(told["verify"])] if told["verify"] else []
+    verified = [verification_text(summary["verify"])] if summary["verify"] else []
     return "\n".join(
-        [f"{told['out']}: {done}", *(row for x in lines for row in wrapped(x, "  ")), *verified]
+        [f"{summary['out']}: {done}", *(row for x in lines for row in wrapped(x, "  ")), *verified]
     )
 
 
-def part_text(told: Mapping[str, Any]) -> str:
+def rank_text(summary: Mapping[str, Any]) -> str:
     """What one of several ranks has done, from its JSON."""
-    if told["already_done"]:
-        return f"{told['out']}: already done"
-    size, missing = sum(told["files"].values()), len(told["missing"])
+    if summary["already_done"]:
+        return f"{summary['out']}: already done"
+    files, missing = summary["files"], len(summary["missing"])
     return "\n".join(
         [
-            f"{told['out']}: rank {told['rank']} of {told['world']} has written its "
-            f"{count(len(told['files']), 'file')}, {in_bytes(size)}, in {told['seconds']:.1f} s",
+            f"{summary['out']}: rank {summary['rank']} of {summary['world']} has written its "
+            f"{count(len(files), 'file')}, {format_size(sum(files.values()))}, "
+            f"in {summary['seconds']:.1f} s",
             f"  {count(missing, 'file')} of other ranks to come" if missing else "  all are there",
             "  after the last rank: growkit finish OUT",
         ]
     )
 
 
-def verification_text(told: Mapping[str, Any]) -> str:
+def verification_text(verification: Mapping[str, Any]) -> str:
     """What `verify` measured, claimed and found, from its JSON."""
-    m, lines = told["measurement"], []
+    m, lines = verification["measurement"], []
     if m["error"] is not None:
         lines.append(
             f"{m['kind']} of {m['inputs']}: largest relative difference {m['error']:.2e}, "
@@ -144,36 +138,36 @@ def verification_text(told: Mapping[str, Any]) -> str:
         )
     if m["kl"] is not None:
         lines.append(f"KL {m['kl']:.2e} nats, same first choice {m['top1']:.1%}")
-    if told["claim"] is not None:
-        limit = told["tolerance"]
+    if verification["claim"] is not None:
+        limit = verification["tolerance"]
         allows = "any difference" if limit is None else f"{limit:.2e}"
-        lines.append(f'claim "{told["claim"]}" allows {allows}')
-        lines += [f"  {reason}" for reason in told["reasons"]]
-    lines += [f"note: {note}" for note in told["notes"]]
-    lines += [f"failed: {failure}" for failure in told["failures"]]
-    lines.append("passed" if told["passed"] else "FAILED")
+        lines.append(f'claim "{verification["claim"]}" allows {allows}')
+        lines += [f"  {reason}" for reason in verification["reasons"]]
+    lines += [f"note: {note}" for note in verification["notes"]]
+    lines += [f"failed: {failure}" for failure in verification["failures"]]
+    lines.append("passed" if verification["passed"] else "FAILED")
     return "\n".join(row for line in lines for row in wrapped(line, ""))
 
 
-def inspection_text(told: Mapping[str, Any]) -> str:
+def inspection_text(summary: Mapping[str, Any]) -> str:
     """What a checkpoint is and what of it can grow, from the JSON of `inspect`."""
-    dtypes = ", ".join(f"{n} {dtype}" for dtype, n in told["dtypes"].items())
+    dtypes = ", ".join(f"{n} {dtype}" for dtype, n in summary["dtypes"].items())
     facts = {
-        "family": f"{told['family']}: {told['about']}",
-        "classes": ", ".join(told["classes"]) or "not said by config.json",
-        "parameters": f"{told['parameters']:,}",
-        "tensors": f"{told['tensors']} ({dtypes})",
-        "head": "tied to the embedding" if told["tied"] else "not tied",
-        "files": ", ".join(told["files"]),
-        "carried": ", ".join(told["side_files"]),
-        "dropped": "; ".join(told["dropped"]),
+        "family": f"{summary['family']}: {summary['about']}",
+        "classes": ", ".join(summary["classes"]) or "not said by config.json",
+        "parameters": f"{summary['parameters']:,}",
+        "tensors": f"{summary['tensors']} ({dtypes})",
+        "head": "tied to the embedding" if summary["tied"] else "not tied",
+        "files": ", ".join(summary["files"]),
+        "carried": ", ".join(summary["side_files"]),
+        "dropped": "; ".join(summary["dropped"]),
     }
-    lines = [told["path"], ""]
+    lines = [summary["path"], ""]
     for name, fact in facts.items():
         lines += wrapped(f"{name:<12}{fact}", "", hang=12) if fact else []
-    width = max(12, *(len(axis) + 1 for axis in told["axes"]))
+    width = max(12, *(len(axis) + 1 for axis in summary["axes"]))
     lines += ["", f"{'axis':<{width}}{'size':>12}  grows"]
-    for axis, entry in told["axes"].items():
+    for axis, entry in summary["axes"].items():
         grows = ", ".join(filter(None, ["yes" if entry["can_grow"] else "no", entry["why"]]))
         line = f"{axis:<{width}}{entry['size']:>12,}  {grows}"
         lines += wrapped(line, "", hang=width + 14)

@@ -31,22 +31,22 @@ _NOISE = attrgetter(*(f.name for f in fields(Noise) if f.name != "signal"))
 def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
     """sha256 of recipe, formulas, layout (`headers`), format version and source files."""
     sha = hashlib.sha256()
-    known: dict[Kernel | None, str] = {None: ""}
-    lists: dict[Kernels, str] = {}  # many tensors share their kernels
+    kernel_texts: dict[Kernel | None, str] = {None: ""}
+    list_texts: dict[Kernels, str] = {}  # many tensors share their kernels
 
     def of_kernel(kernel: Kernel | None) -> str:
-        if kernel not in known:
+        if kernel not in kernel_texts:
             assert kernel is not None
             inner = hashlib.sha256(repr(kernel.shape).encode())
             for array in (kernel.index, kernel.coef, kernel.left, kernel.right, kernel.dense):
                 inner.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-            known[kernel] = inner.hexdigest()
-        return known[kernel]
+            kernel_texts[kernel] = inner.hexdigest()
+        return kernel_texts[kernel]
 
     def of_kernels(kernels: Kernels) -> str:
-        if kernels not in lists:
-            lists[kernels] = repr([of_kernel(k) for k in kernels])
-        return lists[kernels]
+        if kernels not in list_texts:
+            list_texts[kernels] = repr([of_kernel(k) for k in kernels])
+        return list_texts[kernels]
 
     def of_term(term: Term, before: Mapping[int, str]) -> str:
         """Its text; `before` are the texts of terms before it, which noise may have for a signal"""
@@ -54,8 +54,8 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
         if isinstance(source, Noise):
             signal = [before.get(id(t)) or of_term(t, before) for t in source.signal]
             return f"({_NOISE(source)!r}, {signal!r}, {last}"
-        known_by = _STORED(source) if isinstance(source, Stored) else source.shape
-        return f"({known_by!r}, {last}"
+        identified_by = _STORED(source) if isinstance(source, Stored) else source.shape
+        return f"({identified_by!r}, {last}"
 
     identity = {
         n: [_identity(f) for f in (*c.files, *(f for s in c.stages for f in s.stored.files))]
@@ -69,12 +69,12 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
     ):
         sha.update(text.encode() + b"\0")
     for formula in plan.formulas:
-        told = [repr((formula.name, formula.shape, formula.dtype))]
+        parts = [repr((formula.name, formula.shape, formula.dtype))]
         texts: dict[int, str] = {}
         for term in formula.terms:
             texts[id(term)] = of_term(term, texts)
-            told.append(texts[id(term)])
-        sha.update("".join(told).encode())
+            parts.append(texts[id(term)])
+        sha.update("".join(parts).encode())
     for header in headers:
         sha.update(header)
     return sha.hexdigest()

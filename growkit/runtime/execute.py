@@ -1,4 +1,4 @@
-"""Writes a plan: every output file, then everything beside them, then one rename.
+"""Writes a plan: every file of weights, then the files beside them, then one rename.
 
 The law: nothing is decided here. Which bytes go where is in the plan and the layout; every file is
 a task, and it does not matter who does it. A killed run is resumed by the same call.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from growkit.checkpoints.rows import SourceRows
 from growkit.checkpoints.types import Stored
@@ -22,12 +22,13 @@ from growkit.dtypes import ITEM_BYTES
 from growkit.errors import CheckpointError, UsageError, VerifyError
 from growkit.output.layout import Layout, Shard
 from growkit.output.record import read_record
-from growkit.output.workspace import Workspace, read_result
+from growkit.output.workspace import Workspace, read_description
 from growkit.planning.plan import Plan
+from growkit.report.as_json import summary_json
 from growkit.runtime import result_files
-from growkit.runtime.estimate import WRITER_BYTES, How, Job, Options, job_of
+from growkit.runtime.estimate import WRITER_BYTES, PreparedPlan
 from growkit.runtime.memory import peak_bytes
-from growkit.runtime.ranks import Share
+from growkit.runtime.ranks import Rank
 from growkit.runtime.task import Written, in_this_process, peak_of, tasks
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -42,13 +43,14 @@ class Finished:
     already_done: bool
     seconds: float
 
-    def facts(self) -> dict[str, Any]:
-        """What is not in the report."""
-        return {
-            "out": str(self.out),
-            "already_done": self.already_done,
-            "seconds": self.seconds,
-        }
+    def summary(self) -> dict[str, Any]:
+        """What `growkit finish --json` prints."""
+        return summary_json(
+            self.report,
+            out=str(self.out),
+            already_done=self.already_done,
+            seconds=self.seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,59 +60,56 @@ class Result(Finished):
     plan: Plan
     pushed: Mapping[str, Any] | None = None  # what the Hub has of it
 
-    def facts(self) -> dict[str, Any]:
-        """What is not in the report."""
-        return {**Finished.facts(self), "pushed": self.pushed}
+    def summary(self) -> dict[str, Any]:
+        """What `growkit grow --json` prints."""
+        pushed = {"pushed": dict(self.pushed)} if self.pushed else {}
+        return Finished.summary(self) | pushed
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RankResult:
     """What one of several ranks has written."""
 
     out: Path
     plan: Plan
-    share: Share
+    rank: Rank
     files: Mapping[str, int]  # this rank's, with their bytes
     missing: Sequence[str]  # of all ranks, when this one ended
     already_done: bool  # OUT was complete before
     seconds: float
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What `growkit grow --rank --json` prints."""
         return {
             "out": str(self.out),
             "already_done": self.already_done,
             "seconds": round(self.seconds, 3),
-            "rank": self.share.rank,
-            "world": self.share.world,
+            "rank": self.rank.rank,
+            "world": self.rank.world_size,
             "files": dict(self.files),
             "missing": list(self.missing),
         }
 
 
-def is_done(plan: Plan, out: str | Path, **options: Unpack[Options]) -> bool:
+def is_done(prepared: PreparedPlan, out: str | Path) -> bool:
     """Whether `out` holds the plan's result. Raises where it may not be written; changes nothing.
 
     For what takes long before the writing can begin, such as a download.
     """
-    how = How(**options)
-    return _workspace(job_of(plan, how), out, how).look()
+    return _workspace(prepared, out).is_done()
 
 
-def execute(
-    plan: Plan, out: str | Path, *, progress: Progress | None = None, **options: Unpack[Options]
-) -> Result:
+def execute(prepared: PreparedPlan, out: str | Path, *, progress: Progress | None = None) -> Result:
     """Write a plan."""
-    begin, started, how = time.monotonic(), _now(), How(**options)
-    job = job_of(plan, how)
-    with _workspace(job, out, how) as work:
+    begin, started, plan = time.monotonic(), _now(), prepared.plan
+    with _workspace(prepared, out) as work:
         if work.already_done:
             record = read_record(work.out) or {}
             return Result(work.out, record, True, time.monotonic() - begin, plan)
-        written = _write_shards(job, work, how, job.layout.shards, progress)
-        _carry(job, work, how)
+        written = _write_shards(prepared, work, progress)
+        _copy_side_files(prepared, work)
         record = result_files.complete(
-            result_files.known(plan, job.layout, job.estimate.digest),
+            result_files.describe(plan, prepared.layout, prepared.estimate.digest),
             work,
             started=started,
             seconds=time.monotonic() - begin,
@@ -119,30 +118,24 @@ def execute(
         return Result(work.commit(), record, False, time.monotonic() - begin, plan)
 
 
-def execute_share(
-    plan: Plan,
-    out: str | Path,
-    share: Share,
-    *,
-    progress: Progress | None = None,
-    **options: Unpack[Options],
-) -> Part:
+def execute_rank(
+    prepared: PreparedPlan, out: str | Path, *, progress: Progress | None = None
+) -> RankResult:
     """Write the files of one rank; `finish` makes a result of those of all ranks."""
-    begin, started, how = time.monotonic(), _now(), How(**options)
-    job = job_of(plan, how, share)
-    shards = share.of(job.layout.shards)
-    with _workspace(job, out, how, share) as work:
+    begin, started, plan = time.monotonic(), _now(), prepared.plan
+    assert prepared.rank, "prepared for no rank"
+    with _workspace(prepared, out) as work:
         if not work.already_done:
-            if read_result(work.out) is None:
-                _carry(job, work, how)
-            known = result_files.known(plan, job.layout, job.estimate.digest)
-            work.leave({**known, "started": started})
-            _write_shards(job, work, how, shards, progress, shared=True)
-        return Part(
+            if read_description(work.out) is None:  # this rank is the first
+                _copy_side_files(prepared, work)
+            description = result_files.describe(plan, prepared.layout, prepared.estimate.digest)
+            work.leave_description({**description, "started": started})
+            _write_shards(prepared, work, progress)
+        return RankResult(
             out=work.out,
             plan=plan,
-            share=share,
-            files={shard.name: shard.size for shard in shards},
+            rank=prepared.rank,
+            files={shard.name: shard.size for shard in prepared.shards},
             missing=() if work.already_done else work.missing(),
             already_done=work.already_done,
             seconds=time.monotonic() - begin,
@@ -155,22 +148,22 @@ def finish(out: str | Path) -> Finished:
     Raises VerifyError, and changes nothing, while files are missing.
     """
     begin = time.monotonic()
-    found = read_result(Path(out))
-    if found is None:
+    description = read_description(Path(out))
+    if description is None:
         record = read_record(Path(out))
         if record is None:
             raise UsageError(
                 f"{out}: no rank has written anything for it",
                 hint="give the OUT of `growkit grow … --rank R --world W`",
             )
-        found = {"record": record, "shards": {}, "overwrite": False}
-    shards = tuple(Shard(name, b"", size, ()) for name, size in found["shards"].items())
+        description = {"record": record, "shards": {}, "overwrite": False}
+    shards = tuple(Shard(name, b"", size, ()) for name, size in description["shards"].items())
     with Workspace(
         out,
-        digest=found["record"]["digest"],
+        digest=description["record"]["digest"],
         layout=Layout(shards, None, sum(s.size for s in shards)),
         sources=(),
-        overwrite=found["overwrite"],
+        overwrite=description["overwrite"],
         role="finish",
     ) as work:
         if work.already_done:
@@ -183,30 +176,37 @@ def finish(out: str | Path) -> Finished:
                 f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
                 hint="run the ranks that were stopped again, then `growkit finish`",
             )
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(found["started"])).total_seconds()
+        seconds = (
+            datetime.now(UTC) - datetime.fromisoformat(description["started"])
+        ).total_seconds()
         marks = [work.marks.finished(shard.name) or {} for shard in shards]
         record = result_files.complete(
-            found,
+            description,
             work,
-            started=found["started"],
+            started=description["started"],
             seconds=seconds,
             peak_bytes=max(mark["extra"]["peak_bytes"] for mark in marks),
         )
         return Finished(work.commit(), record, False, time.monotonic() - begin)
 
 
-def _carry(job: Job, work: Workspace, how: How) -> None:
-    result_files.carry(job.plan, work, budget=job.budget, allow_nonfinite=how.allow_nonfinite)
-
-
-def _workspace(job: Job, out: str | Path, how: How, share: Share | None = None) -> Workspace:
+def _workspace(prepared: PreparedPlan, out: str | Path) -> Workspace:
     return Workspace(
         out,
-        digest=job.estimate.digest,
-        layout=replace(job.layout, total_bytes=job.estimate.disk_bytes),
-        sources=list(job.plan.sources.values()),
-        overwrite=how.overwrite,
-        role="rank" if share else "alone",
+        digest=prepared.estimate.digest,
+        layout=replace(prepared.layout, total_bytes=prepared.estimate.disk_bytes),
+        sources=list(prepared.plan.sources.values()),
+        overwrite=prepared.options.overwrite,
+        role="rank" if prepared.rank else "alone",
+    )
+
+
+def _copy_side_files(prepared: PreparedPlan, work: Workspace) -> None:
+    result_files.copy_side_files(
+        prepared.plan,
+        work,
+        budget=prepared.block_bytes,
+        allow_nonfinite=prepared.options.allow_nonfinite,
     )
 
 
@@ -218,17 +218,12 @@ def _now() -> str:
 
 
 def _write_shards(
-    job: Job,
-    work: Workspace,
-    how: How,
-    shards: Sequence[Shard],
-    progress: Progress | None,
-    *,
-    shared: bool = False,
+    prepared: PreparedPlan, work: Workspace, progress: Progress | None
 ) -> list[Written]:
-    """Those of these files that are not there yet, by whoever is to write them."""
-    left = [shard for shard in shards if work.marks.finished(shard.name) is None]
-    total = sum(shard.size for shard in shards)
+    """Those of this run's files that are not there yet, by whoever is to write them."""
+    plan, options = prepared.plan, prepared.options
+    left = [shard for shard in prepared.shards if work.marks.finished(shard.name) is None]
+    total = sum(shard.size for shard in prepared.shards)
     before = total - sum(shard.size for shard in left)
 
     def tell(done: int) -> None:
@@ -236,24 +231,24 @@ def _write_shards(
             progress(before + done, total)
 
     tell(0)
-    with SourceRows(job.plan.sources) as rows:
-        _compare_ties(job.plan, rows)
+    with SourceRows(plan.sources) as rows:
+        _compare_ties(plan, rows)
         todo = tasks(
             left,
-            job.plan.sources,
+            plan.sources,
             work.marks,
-            budget=job.budget,
-            allow_nonfinite=how.allow_nonfinite,
-            shared=shared,
+            budget=prepared.block_bytes,
+            allow_nonfinite=options.allow_nonfinite,
+            shared=prepared.rank is not None,
         )
-        if how.cluster is not None and todo:
+        if options.cluster is not None and todo:
             from growkit.runtime.dask import on_cluster
 
-            written = on_cluster(todo, how.cluster, tell)
-        elif min(how.workers, len(todo)) > 1:
+            written = on_cluster(todo, options.cluster, tell)
+        elif min(options.workers, len(todo)) > 1:
             from growkit.runtime.processes import in_processes
 
-            written = in_processes(todo, how.workers, tell)
+            written = in_processes(todo, options.workers, tell)
         else:
             written = in_this_process(todo, tell)
         rows.check_unchanged()

@@ -1,6 +1,6 @@
 """Everything beside the weights: config, index, recipe, report, pictures, card, tokenizer, stages.
 
-Most of it is known before a weight is written. The law: what `known` gives is plain data, so that
+Most of it is known before a weight is written. The law: a description is plain data, so that
 another process can complete the result without the plan or the sources; growkit.json comes last.
 """
 
@@ -26,7 +26,7 @@ from growkit.report.page.svg import growth_picture
 from growkit.runtime.task import Task, write_file
 
 
-def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
+def describe(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
     """All that can be said of a result before its weights are there."""
     shards = layout.shards
     record = report_json(
@@ -61,72 +61,74 @@ def known(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
 
 
 def complete(
-    beside: Mapping[str, Any],
+    description: Mapping[str, Any],
     work: Workspace,
     *,
     started: str,
     seconds: float,
     peak_bytes: int,
 ) -> dict[str, Any]:
-    """Add what is known, and growkit.json with what was measured; all shards are there by now."""
-    record: dict[str, Any] = beside["record"]
-    for shard in beside["shards"]:
+    """Add what `describe` gave, and growkit.json with what was measured; it is returned.
+
+    All shards are there by now.
+    """
+    record: dict[str, Any] = description["record"]
+    for shard in description["shards"]:
         mark = work.marks.finished(shard)
         assert mark is not None, f"{shard}: described before it was complete"
         for name, crc in mark["crc32"].items():
             record["tensors"][name]["crc32"] = crc
         for name, count in mark["extra"]["nonfinite"].items():
             record["tensors"][name]["nonfinite"] = count
-    for name, text in beside["texts"].items():
+    for name, text in description["texts"].items():
         work.add(name, text)
-    listed = work.sizes().items()  # but for README.md, which is for people to edit
-    record["files"] = {n: size for n, size in listed if n not in ("README.md", "growkit.json")}
+    unlisted = ("README.md", "growkit.json")  # the former is for people to edit
+    record["files"] = {n: size for n, size in work.sizes().items() if n not in unlisted}
     record["checksums"] = checksums(work.folder, record["files"])
     record["timings"] = {"started": started, "seconds": round(seconds, 3)}
     record["peak_memory_bytes"] = peak_bytes
-    work.add("README.md", beside["card"])
+    work.add("README.md", description["card"])
     work.add("growkit.json", seal(json_text(record).encode()))
     return record
 
 
 def stage_files(plan: Plan) -> dict[str, Shard]:
     """The files of weights that stages behind the model grow, by their names in OUT."""
-    files = {}
-    for follower in plan.stages:
-        if follower.formulas:
-            size = sum(f.nbytes for f in follower.formulas)
-            (shard,) = lay_out(follower.formulas, max_shard_bytes=size).shards
-            name = f"{follower.stage.folder}/{shard.name}"
-            files[name] = replace(shard, name=name)
-    return files
+    shards = {}
+    for grown in plan.stages:
+        if grown.formulas:
+            size = sum(formula.nbytes for formula in grown.formulas)
+            (shard,) = lay_out(grown.formulas, max_shard_bytes=size).shards
+            name = f"{grown.stage.folder}/{shard.name}"
+            shards[name] = replace(shard, name=name)
+    return shards
 
 
-def carry(plan: Plan, work: Workspace, *, budget: int, allow_nonfinite: bool) -> None:
+def copy_side_files(plan: Plan, work: Workspace, *, budget: int, allow_nonfinite: bool) -> None:
     """Tokenizer and the like, byte for byte; what holds a grown size is edited, or grown itself."""
-    first = next(iter(plan.sources.values()))
-    files, followers = stage_files(plan), {f.stage.folder: f for f in plan.stages}
-    unlisted = {name.rpartition("/")[0] for name in first.side_files} - {
-        stage.folder for stage in first.stages
-    }
+    source = next(iter(plan.sources.values()))
+    shards, grown = stage_files(plan), {stage.stage.folder: stage for stage in plan.stages}
+    folders = {name.rpartition("/")[0] for name in source.side_files}
+    unlisted = folders - {stage.folder for stage in source.stages}
     before, after = (sizes.get("hidden") for sizes in (plan.sizes_before, plan.sizes_after))
 
     def edit(folder: str, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        if folder in followers:
-            return {**value, **followers[folder].sizes}
+        if folder in grown:
+            return {**value, **grown[folder].sizes}
         if folder in unlisted and before and after:
             return {**value, **resized(value, before, after)}
         return value
 
-    for name in first.side_files:
+    for name in source.side_files:
         folder, _, file = name.rpartition("/")
-        if name in files:
-            sources = {folder: followers[folder].stage.stored}
+        if name in shards:
+            stored = {folder: grown[folder].stage.stored}
             write_file(
-                Task(files[name], sources, work.marks, budget, allow_nonfinite, shared=False)
+                Task(shards[name], stored, work.marks, budget, allow_nonfinite, shared=False)
             )
         elif file == "config.json":
-            work.copy_side_file(first, name, partial(edit, folder))
+            work.copy_side_file(source, name, partial(edit, folder))
         else:
-            work.copy_side_file(first, name)
+            work.copy_side_file(source, name)

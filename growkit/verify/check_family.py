@@ -20,6 +20,7 @@ from growkit.families.load import build_family, find_family
 from growkit.families.model import Model, read_model
 from growkit.planning.plan import Plan, build_plan
 from growkit.recipe.recipe import parse_recipe
+from growkit.runtime.estimate import WriteOptions, prepare
 from growkit.runtime.execute import execute
 from growkit.verify.compare import ROUNDING, compare, tolerance
 from growkit.verify.symmetries import gauge_plan, gauges
@@ -78,7 +79,7 @@ class _Bench:
     def measure(self, plan: Plan) -> float:
         """The largest relative difference of the outputs."""
         out = self.folder / "big"
-        execute(plan, out, overwrite=True)
+        execute(prepare(plan, WriteOptions(overwrite=True)), out)
         axis = plan.maps.get(plan.hidden_axis or "")
         read = axis.read if axis else None
         measured = compare(open_checkpoint(self.small), open_checkpoint(out), readback=read)

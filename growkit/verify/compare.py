@@ -4,12 +4,14 @@ Both models run in float64 on the same inputs; what they compute is compared, an
 held against what `growkit.json` claims. The law: the arithmetic of the measurement is always finer
 than the claim.
 
-    precision    float64 where modules ask for float32
-    model        one model, built or loaded, and run
-    inputs       what it takes, drawn at random
-    specimen     a tiny model with random weights
-    outline      names and shapes of the model that a config makes
-    here         two models compared, and the verdict
+    precision      float64 where modules ask for float32
+    load           one model, built or loaded, and run
+    inputs         what it takes, drawn at random
+    tiny           a tiny model with random weights
+    symmetries     axes in other coordinates, where a model must compute the same
+    check_family   a family file against a tiny model
+    draft_family   a family file drafted from a config
+    compare        two models compared, and the verdict
 
 No file is opened here except by transformers and tokenizers, and nothing is printed.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,36 +92,43 @@ def compare(
         if text is not None:
             lines, notes = text_tokens(first, text)
             batches += with_ids(first, lines, torch.Generator().manual_seed(seed))
-        y = outputs(first, batches)
-        if not _finite(y):
+        small_outputs = outputs(first, batches)
+        if not _finite(small_outputs):
             raise VerifyError(
                 f"{small.path}: its own outputs are not finite{_lacks(first.missing)}",
                 hint="check this checkpoint: there is nothing to compare the other with",
             )
         first = Loaded(first.path, None, first.missing, first.unexpected)
         second = load(big)
-        z = outputs(second, batches)
-    if HIDDEN in z and readback is not None and readback.new == z[HIDDEN].shape[1]:
-        z[HIDDEN] = torch.from_numpy(readback.transpose().apply(z[HIDDEN].T.numpy()).T)
-    pairs = _pairs(y, z, notes)
+        big_outputs = outputs(second, batches)
+    hidden = big_outputs.get(HIDDEN)
+    if hidden is not None and readback is not None and readback.new == hidden.shape[1]:
+        big_outputs[HIDDEN] = torch.from_numpy(readback.transpose().apply(hidden.T.numpy()).T)
+    pairs = _pairs(small_outputs, big_outputs, notes)
     error = rms = kl = top1 = None
-    if pairs and _finite(z):
+    if pairs and _finite(big_outputs):
         error = max(_ratio((b - a).abs().max(), a.abs().max()) for a, b in pairs.values())
         rms = max(_ratio((b - a).norm(), a.norm()) for a, b in pairs.values())
         choices = [(a, b) for n, (a, b) in pairs.items() if "logits" in n and a.shape[1] > 1]
         kl, top1 = _predictions(choices) if choices else (None, None)
     return Measurement(
-        kind="hidden" if HIDDEN in y else "logits" if any("logits" in k for k in y) else "outputs",
+        kind=_kind(small_outputs),
         error=error,
         rms=rms,
         kl=kl,
         top1=top1,
         tokens=sum(v.numel() for batch in batches for k, v in batch.items() if "ids" in k),
         inputs=described(batches),
-        finite=_finite(z),
+        finite=_finite(big_outputs),
         strays=_strays(first, second),
         notes=tuple(notes),
     )
+
+
+def _kind(names: Collection[str]) -> str:
+    if HIDDEN in names:
+        return "hidden"
+    return "logits" if any("logits" in name for name in names) else "outputs"
 
 
 def _finite(values: Mapping[str, torch.Tensor]) -> bool:
@@ -127,12 +136,12 @@ def _finite(values: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _pairs(
-    y: Mapping[str, torch.Tensor], z: Mapping[str, torch.Tensor], notes: list[str]
+    small: Mapping[str, torch.Tensor], big: Mapping[str, torch.Tensor], notes: list[str]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """What can be compared, as (small, big); what cannot goes to `notes`."""
     pairs = {}
-    for name, a in y.items():
-        b = z.get(name)
+    for name, a in small.items():
+        b = big.get(name)
         if b is None:
             notes.append(f"not compared: {name}, which only SMALL gives")
             continue
@@ -163,15 +172,15 @@ def _ratio(difference: torch.Tensor, size: torch.Tensor) -> float:
 
 def _strays(small: Loaded, big: Loaded) -> tuple[str, ...]:
     """What BIG lacks or has over, unless SMALL does in some layer: then the class is to blame."""
-    found = []
-    for what, names, known in (
+    strays = []
+    for what, of_big, of_small in (
         ("lacks", big.missing, small.missing),
         ("has no place for", big.unexpected, small.unexpected),
     ):
-        forms = {re.sub(r"\d+", "#", name) for name in known}
-        new = sorted(name for name in names if re.sub(r"\d+", "#", name) not in forms)
-        found += [f"the model {what} {_few(new)}"] if new else []
-    return tuple(found)
+        forms = {re.sub(r"\d+", "#", name) for name in of_small}
+        new = sorted(name for name in of_big if re.sub(r"\d+", "#", name) not in forms)
+        strays += [f"the model {what} {_few(new)}"] if new else []
+    return tuple(strays)
 
 
 def _lacks(missing: frozenset[str]) -> str:
@@ -230,23 +239,23 @@ def verify(
     claim, allowed, readback = (None, None, None) if growth is None else _read(growth)
     m = compare(small, big, readback=readback, text=text)
     limits = {"--max-drift": max_drift, f'claim "{claim and claim.claim}"': allowed}
-    found = [] if m.finite else ["outputs are not finite"]
-    found += m.strays
+    problems = [] if m.finite else ["outputs are not finite"]
+    problems += m.strays
     for name, limit in limits.items():
         if limit is None:
             continue
         if m.error is None:
-            found.append(f"{name}: not confirmed, nothing could be compared")
+            problems.append(f"{name}: not confirmed, nothing could be compared")
         elif m.error > limit:
-            found.append(f"{name}: {m.kind} differ by {m.error:.2e}, allowed {limit:.2e}")
+            problems.append(f"{name}: {m.kind} differ by {m.error:.2e}, allowed {limit:.2e}")
     judged = claim is not None or max_drift is not None
     return Verification(
         measurement=m,
         claim=None if claim is None else claim.claim,
         reasons=() if claim is None else claim.reasons,
         tolerance=allowed,
-        failures=(*file_problems, *(found if judged else ())),
-        notes=(*m.notes, *(() if judged else found)),
+        failures=(*file_problems, *(problems if judged else ())),
+        notes=(*m.notes, *(() if judged else problems)),
     )
 
 
@@ -261,11 +270,13 @@ def _kernel(old: int, *, matrix: str = "", index: Any = (), coef: Any = ()) -> K
 def _read(growth: Mapping[str, Any]) -> tuple[Claim, float | None, Kernel | None]:
     """The claim of a growkit.json, the error it allows, and the map for reading back."""
     try:
-        said = growth["exactness"]
-        claim = Claim(said["claim"], tuple(said["reasons"]), said["eps"], said["passes"])
+        exactness = growth["exactness"]
+        claim = Claim(
+            exactness["claim"], tuple(exactness["reasons"]), exactness["eps"], exactness["passes"]
+        )
         if claim.claim not in (EXACT, EPS, APPROXIMATE):
             raise ValueError(f'"{claim.claim}" is no claim')
-        allowed = tolerance(claim.claim, said["storage"]["dtype"], claim.eps, claim.passes)
+        allowed = tolerance(claim.claim, exactness["storage"]["dtype"], claim.eps, claim.passes)
         axis = growth["readback"]
         stored = None if axis is None else growth["maps"][axis]
         readback = stored and _kernel(stored["old"], **stored["read"])

@@ -46,20 +46,20 @@ def with_ids(
 ) -> list[Inputs]:
     """For each sequence all that the class takes; a decoder gets the encoder's ids, reversed."""
     model, takes = loaded.model, _takes(loaded.model)
-    out: list[Inputs] = []
-    for one in ids:
-        given = {IMAGES: _image(model), SPECTROGRAMS: _spectrogram(model)}
-        made: dict[str, torch.Tensor] = {
+    shapes = {IMAGES: _image(model), SPECTROGRAMS: _spectrogram(model)}
+    batches: list[Inputs] = []
+    for sequence in ids:
+        batch: dict[str, torch.Tensor] = {
             name: torch.randn(shape, generator=generator, dtype=torch.float64)
-            for name, shape in given.items()
+            for name, shape in shapes.items()
             if name in takes and shape
         }
-        if one is not None and IDS in takes:
-            made[IDS] = one
-        if one is not None and DECODER_IDS in takes and model.config.is_encoder_decoder:
-            made[DECODER_IDS] = one.flip(1)
-        out.append(made)
-    return out
+        if sequence is not None and IDS in takes:
+            batch[IDS] = sequence
+        if sequence is not None and DECODER_IDS in takes and model.config.is_encoder_decoder:
+            batch[DECODER_IDS] = sequence.flip(1)
+        batches.append(batch)
+    return batches
 
 
 def described(batches: Sequence[Inputs]) -> str:

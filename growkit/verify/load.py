@@ -162,8 +162,8 @@ def longest(model: Any) -> int:
     padded = [m for m in tables if getattr(m, "padding_idx", None) is not None]
     room: list[int] = [m.num_embeddings - m.padding_idx - 1 for m in padded]
     names = ("max_position_embeddings", "max_target_positions", "max_seq_len")
-    said = [int(getattr(config, name, None) or LENGTHS[-1]) for name in names]
-    return min(LENGTHS[-1], *said, *room)
+    limits = [int(getattr(config, name, None) or LENGTHS[-1]) for name in names]
+    return min(LENGTHS[-1], *limits, *room)
 
 
 def outputs(

@@ -245,7 +245,8 @@ def test_every_route_writes_the_same_stages(tmp_path: Path) -> None:
     one = api.grow(small, wanted, out=tmp_path / "one").out
     many = tmp_path / "many"
     for rank in (1, 0):
-        api.grow_share(small, wanted, api.Share(rank, 2), out=many, max_shard_size="8kB")
+        pieces = api.WriteOptions(max_shard_size="8kB")
+        api.grow_rank(small, wanted, api.Rank(rank, 2), out=many, options=pieces)
     api.finish(many)
     alone = api.grow(small / "model.safetensors", wanted, out=tmp_path / "alone").out
     workers = api.grow(small, wanted, out=tmp_path / "w", workers=2, max_shard_size="8kB").out

@@ -186,11 +186,11 @@ def in_columns(name: str, folder: Path, recipes: tuple[str, ...]) -> None:
     """What `inspect` and `plan` show of a model keeps to 80 columns, for recipes that fit it."""
     small = zoo.save(zoo.build(zoo.models()[name]), folder / "small")
     assert too_wide(inspection_text(api.inspect_checkpoint(small))) == []
-    cost = {"output_bytes": 10**12, "disk_bytes": 10**12, "peak_bytes": 10**9}
+    estimate = api.Estimate(10**12, 10**12, 10**9, ("a",) * 100, "d" * 64)
     for recipe in recipes:
         with suppress(GrowkitError):
             plan = api.plan_growth(small, recipe)
-            text = plan_text(plan, digest="d" * 64, shards=["a"] * 100, **cost)
+            text = plan_text(plan, estimate)
             assert too_wide(text) == []
             longest = max(plan.formulas, key=lambda f: (len(f.terms), len(f.name)))
             assert too_wide(explain(plan, longest.name)) == []

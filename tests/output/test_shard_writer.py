@@ -121,7 +121,7 @@ def test_no_room_for_the_file(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
         with (
-            pytest.raises(ResourceError, match=r"File too large: needs 4.20 MB, .* free") as caught,
+            pytest.raises(ResourceError, match=r"File too large: needs 4.2 MB, .* free") as caught,
             ShardWriter(tmp_path, shard),
         ):
             pass

@@ -132,7 +132,7 @@ def test_out_holds_something_else(tmp_path, spoil, match):
 def test_overwrite_keeps_the_old_one_until_the_end(tmp_path, monkeypatch, exchange):
     """By one exchange, or by two renames where the system has none."""
     if not exchange:
-        monkeypatch.setattr(commit_room, "_exchange", lambda left, right: False)
+        monkeypatch.setattr(commit_room, "_swap_folders", lambda left, right: False)
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious").write_text("x")
@@ -289,9 +289,9 @@ def test_out_beside_a_single_file(source):
 def test_disk_too_small(tmp_path):
     """Said before anything is written, in numbers."""
     huge: Layout = lay_out([Formula("w", (1 << 50,), "F32")], max_shard_bytes=1 << 60)
-    with pytest.raises(ResourceError, match=r"needs 4.50 PB of disk, .* free") as caught:
+    with pytest.raises(ResourceError, match=r"needs 4.5 PB of disk, .* free") as caught:
         workspace(tmp_path / "a" / "out", layout=huge).__enter__()
-    assert "free 4.50 PB" in caught.value.hint
+    assert "free 4.5 PB" in caught.value.hint
     assert not [*tmp_path.iterdir()]
 
 

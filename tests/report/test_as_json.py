@@ -18,7 +18,7 @@ from growkit.api import plan_growth
 from growkit.checkpoints.types import Stored
 from growkit.ops.axis_maps import pad, tile
 from growkit.planning.formula import Formula, Noise, Ones, Term
-from growkit.planning.plan import Plan
+from growkit.planning.plan import Estimate, Plan
 from growkit.report.as_json import (
     config_changes,
     hub_id,
@@ -201,8 +201,7 @@ def test_summary_fits_on_a_screen(plan: Plan) -> None:
 
 def test_plan_json(plan: Plan) -> None:
     """Config changes, cost and resolved recipe are in it, and it is plain JSON."""
-    cost = {"output_bytes": 1, "disk_bytes": 2, "peak_bytes": 3}
-    told = plan_json(plan, digest="d", shards=["model.safetensors"], **cost)
+    told = plan_json(plan, Estimate(1, 2, 3, ("model.safetensors",), "d"))
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert told["config"]["n_embd"] == [12, 24]
     assert told["resolved"]["steps"][0]["op"] == "width"

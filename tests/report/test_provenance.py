@@ -15,7 +15,7 @@ from growkit import api
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
 from growkit.ops.axis_maps import pad, repeat, tile, uneven
-from growkit.planning.plan import Plan
+from growkit.planning.plan import Estimate, Plan
 from growkit.report.as_json import plan_json
 from growkit.report.provenance import (
     KINDS,
@@ -27,9 +27,7 @@ from growkit.report.provenance import (
     unit_provenance,
 )
 
-COST: dict[str, Any] = {
-    "digest": "", "output_bytes": 0, "disk_bytes": 0, "peak_bytes": 0, "shards": (),
-}  # fmt: skip
+NOTHING = Estimate(output_bytes=0, disk_bytes=0, peak_bytes=0, shards=(), digest="")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +168,7 @@ def test_every_axis_adds_up(name: str, plans: dict[str, Plan]) -> None:
 
 def test_plans_tell_it_as_json(plans: dict[str, Plan]) -> None:
     """`plan --json` has it as `descent`."""
-    told = plan_json(plans["stacked"], **COST)["descent"]
+    told = plan_json(plans["stacked"], NOTHING)["descent"]
     assert told.keys() == provenance(plans["stacked"]).keys()
     assert told["layers"] == {
         "before": {"small": 4},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,13 @@ from support.tiny import build, save
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
 from growkit.api import plan_growth
-from growkit.byte_sizes import in_bytes
 from growkit.errors import UsageError
 from growkit.ops.axis_maps import circular, isometric, pad, repeat, tile, uneven
-from growkit.planning.plan import Plan
+from growkit.planning.plan import Estimate, Plan
 from growkit.report.text import plan_text, verification_text
 from growkit.report.words import explain, first_rows, in_words
 
-COST = {"output_bytes": 437_951_328, "disk_bytes": 437_955_000, "peak_bytes": 310_000_000}
+ESTIMATE = Estimate(437_951_328, 437_955_000, 310_000_000, ("model.safetensors",), "d" * 64)
 HEADS = AxisMap.identity(3).kron(tile(4, 8))
 
 
@@ -66,15 +66,6 @@ def test_first_rows() -> None:
     assert first_rows(Kernel.from_matrix(np.ones((1, 2)))) == "row 0 = dense"
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (437_951_328, "438 MB"), (999_950_000, "1 GB")],
-)
-def test_in_bytes(count: int, text: str) -> None:
-    """Decimal units, three digits."""
-    assert in_bytes(count) == text
-
-
 # -- plans ---------------------------------------------------------------------------------------
 
 
@@ -101,7 +92,7 @@ def plan(small: Path) -> Plan:
 
 def test_plan_text(plan: Plan) -> None:
     """Sizes, config, claim with reasons, steps, tensors, cost, hints, recipe; in 80 columns."""
-    text = plan_text(plan, digest="d" * 64, shards=["model.safetensors"], **COST)
+    text = plan_text(plan, ESTIMATE)
     assert max(map(len, text.splitlines())) <= 80
     for line in (
         "  hidden                         8              12   × 1.5",
@@ -120,7 +111,7 @@ def test_plan_text(plan: Plan) -> None:
 
 def test_plan_text_of_shards(plan: Plan) -> None:
     """Several files are counted."""
-    text = plan_text(plan, digest="d", shards=["a", "b"], **COST)
+    text = plan_text(plan, replace(ESTIMATE, shards=("a", "b")))
     assert "438 MB in 2 files" in text
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from support.tiny import build, save
 from growkit import api
 from growkit.engine.working_memory import working_bytes
 from growkit.errors import ResourceError
-from growkit.runtime.estimate import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
+from growkit.runtime.estimate import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, WriteOptions, plan_bytes
 
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors, and no torch
 
@@ -130,16 +131,19 @@ def test_progress_counts_bytes_of_all_workers(home: Path, tmp_path: Path) -> Non
 def test_memory_is_shared(home: Path) -> None:
     """What one process may have is divided; refused with numbers before anything is written."""
     plan = api.plan_growth(home / "m", "double_width")
-    many = {"max_shard_size": "1", "max_memory": "700MB"}
-    with pytest.raises(ResourceError, match=r"700.00 MB for 3 workers: .* 31\d.\d\d MB each") as no:
-        api.estimate(plan, workers=3, **many)
+    many = WriteOptions(workers=3, max_shard_size="1", max_memory="700MB")
+    with pytest.raises(ResourceError, match=r"700 MB for 3 workers: .* 31\d MB each") as no:
+        api.estimate(plan, many)
     hint = no.value.hint
     assert hint.endswith("is enough, or use fewer --workers")
     enough = hint.split()[1]
-    assert api.estimate(plan, workers=3, max_shard_size="1", max_memory=enough)
-    one, two = (api.estimate(plan, workers=n, max_shard_size="1").peak_bytes for n in (1, 2))
+    assert api.estimate(plan, replace(many, max_memory=enough))
+    one, two = (
+        api.estimate(plan, WriteOptions(workers=n, max_shard_size="1")).peak_bytes for n in (1, 2)
+    )
     assert two == 2 * one + BASE_BYTES - plan_bytes(plan), "there is one plan, not two"
-    assert api.estimate(plan, workers=8, max_memory="700MB"), "one file is written by one worker"
+    most = WriteOptions(workers=8, max_memory="700MB")
+    assert api.estimate(plan, most), "one file is written by one worker"
 
 
 # -- workers that die ----------------------------------------------------------------------------

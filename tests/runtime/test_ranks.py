@@ -17,7 +17,7 @@ from support.tiny import build, save
 
 from growkit import api
 from growkit.errors import OutputError, UsageError, VerifyError
-from growkit.runtime.ranks import Share
+from growkit.runtime.ranks import Rank
 
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors
 FEW = "--recipe double_depth --max-shard-size 8kB"  # 11 files
@@ -48,10 +48,10 @@ def rank(number: object, world: object, out: Path, line: str = DEPTH) -> subproc
     return start("grow", "m", *line.split(), "--rank", number, "--world", world, "-o", out)
 
 
-def share(number: int, world: int, out: Path, **options: object) -> api.Part:
+def share(number: int, world: int, out: Path, **options: object) -> api.RankResult:
     """A rank, in this process."""
-    given = {"max_shard_size": "8kB"} | options
-    return api.grow_share("m", "double_depth", Share(number, world), out=out, **given)
+    writing = api.WriteOptions(**{"max_shard_size": "8kB"} | options)
+    return api.grow_rank("m", "double_depth", Rank(number, world), out=out, options=writing)
 
 
 @contextmanager

@@ -33,7 +33,8 @@ def read(name: str, folder: Path) -> tuple[object, Model]:
 
 def change(model: object, name: str, plan: Plan, folder: Path) -> float:
     """How far the outputs move, relative to the largest."""
-    out = api.execute(plan, folder / "big", overwrite=True).out
+    prepared = api.prepare(plan, api.WriteOptions(overwrite=True))
+    out = api.execute(prepared, folder / "big").out
     axis = plan.maps.get(plan.hidden_axis or "")
     matrix = torch.from_numpy(axis.read.matrix()) if axis else None
     kwargs, given = zoo.models()[name].kwargs, zoo.inputs(model)

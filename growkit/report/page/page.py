@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from growkit.byte_sizes import in_bytes
+from growkit.byte_sizes import format_size
 from growkit.planning.plan import Plan
 from growkit.report.page import sections
 from growkit.report.page.drawing import bars, comes_from, span, stack
@@ -74,14 +74,14 @@ def growth_page(plan: Plan, *, output_bytes: int, cost: Mapping[str, str] | None
 
 def _header(plan: Plan, found: Found, output_bytes: int) -> Markup:
     before, after = plan.parameters_before, plan.parameters_after
-    was = [in_bytes(sum(f.size for f in source.files)) for source in plan.sources.values()]
+    was = [format_size(sum(f.size for f in source.files)) for source in plan.sources.values()]
     parameters = ("parameters", f"{short(before)} → {short(after)}", ratio(before, after))
     if len(plan.sources) > 1:
         parameters = ("parameters", short(after), f"{short(before)} in {plan.main}")
     facts = [
         parameters,
         *((axis, change(d)[0], counts(d)) for axis, d in stacks(plan, found).items()),
-        ("weights on disk", f"{' + '.join(was)} → {in_bytes(output_bytes)}", plan.storage.dtype),
+        ("weights on disk", f"{' + '.join(was)} → {format_size(output_bytes)}", plan.storage.dtype),
         ("same function?", f"{SIGNS[plan.claim.claim]} {plan.claim.claim}", ""),
     ]
     cards = [

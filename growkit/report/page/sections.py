@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from growkit.byte_sizes import in_bytes
+from growkit.byte_sizes import format_size
 from growkit.families.family import numbered
 from growkit.ops import Operator
 from growkit.planning.formula import Noise
@@ -156,11 +156,11 @@ def cost(plan: Plan, output_bytes: int, further: Mapping[str, str]) -> Markup:
     names = named(plan)
     facts: dict[str, str] = {}
     for name, source in plan.sources.items():
-        size = in_bytes(sum(file.size for file in source.files))
+        size = format_size(sum(file.size for file in source.files))
         known = "" if names[name] == name else f"{names[name]}, "
         facts[f"source {name}"] = f"{known}{size} in {count(len(source.files), 'file')}"
     facts |= {
-        "result": f"{in_bytes(output_bytes)}, {plan.storage.dtype}",
+        "result": f"{format_size(output_bytes)}, {plan.storage.dtype}",
         "parameters before": f"{plan.parameters_before:,}",
         "parameters after": f"{plan.parameters_after:,}",
         "seed of all noise": str(plan.recipe.seed),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from growkit.errors import UsageError
-from growkit.runtime.ranks import Share, read_share
+from growkit.runtime.ranks import Rank, read_rank
 
 ARRAY = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
 ARRAY += ("SLURM_ARRAY_TASK_COUNT",)
@@ -30,7 +30,7 @@ def srun(rank: object, world: object) -> dict[str, str]:
 def test_shares_are_a_partition(world: int) -> None:
     """Disjoint, all files together, and none more than one file larger than another."""
     files = [*"abcdefg"]
-    shares = [Share(rank, world).of(files) for rank in range(world)]
+    shares = [Rank(rank, world).part_of(files) for rank in range(world)]
     assert sorted(name for share in shares for name in share) == files
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -38,8 +38,8 @@ def test_shares_are_a_partition(world: int) -> None:
 @pytest.mark.parametrize("environment", [{}, torchrun(3, 8), array(1, 0, 3, 4)])
 def test_by_hand(environment: dict[str, str]) -> None:
     """What the command says counts; the environment is not even looked at."""
-    assert read_share(None, None, environment) is None
-    assert read_share("2", 3, environment) == Share(2, 3)
+    assert read_rank(None, None, environment) is None
+    assert read_rank("2", 3, environment) == Rank(2, 3)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_by_hand(environment: dict[str, str]) -> None:
 )
 def test_auto(environment: dict[str, str], share: tuple[int, int]) -> None:
     """torchrun, srun and arrays, alone and inside each other where one of them has one task."""
-    assert read_share("auto", None, environment) == Share(*share)
+    assert read_rank("auto", None, environment) == Rank(*share)
 
 
 @pytest.mark.parametrize(
@@ -97,5 +97,5 @@ def test_doubt_is_refused(
 ) -> None:
     """What is absent, wrong or contradictory, with what to do instead."""
     with pytest.raises(UsageError, match=match) as caught:
-        read_share(rank, world, environment)
+        read_rank(rank, world, environment)
     assert caught.value.hint
