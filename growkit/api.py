@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from growkit import hub
-from growkit.byte_sizes import in_bytes
 from growkit.checkpoints.matrices import read_maps
 from growkit.checkpoints.open import open_checkpoint, read_config
 from growkit.dtypes import ITEM_BYTES
@@ -99,17 +98,12 @@ def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def save_page(plan: Plan, path: str | Path, known: Estimate) -> None:
-    """Write a page of HTML that shows the growth and what it will take.
+    """Write a page of HTML that shows the growth.
 
     A file that is there is replaced if it is a page, else OutputError is raised.
     """
-    cost = {
-        "files of weights": f"{len(known.shards):,}",
-        "disk needed": in_bytes(known.disk_bytes),
-        "peak memory while it is written": in_bytes(known.peak_bytes),
-        "digest": known.digest,
-    }
-    write_page(Path(path), growth_page(plan, output_bytes=known.output_bytes, cost=cost))
+    page = growth_page(plan, output_bytes=known.output_bytes, written=False)
+    write_page(Path(path), page)
 
 
 def _model(source: str | Path, config: Path | None, family: Path | None) -> Model:
