@@ -79,7 +79,8 @@ def comes_from(run: Run, sources: int) -> str:
         case "copied":
             return f"{many} of {places}"
         case "silent":
-            return f"silent, {many} of {places}" if places else "silent"
+            copies = places if len(run.places) > 1 else f"{many} of {places}"
+            return f"silent, {copies}" if places else "silent"
         case "scaled":
             return f"{places}, times a factor"
         case "mixed":

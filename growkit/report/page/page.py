@@ -92,12 +92,14 @@ def growth_page(plan: Plan, *, output_bytes: int, written: bool = True) -> str:
 def _header(plan: Plan, by_axis: ByAxis, output_bytes: int) -> Markup:
     before, after = plan.parameters_before, plan.parameters_after
     sizes = [in_bytes(sum(f.size for f in source.files)) for source in plan.sources.values()]
-    exact = f"{before:,} → {after:,} {ratio(before, after)}"
-    parameters = ("parameters", f"{short(before)} → {short(after)}", exact)
-    if len(plan.sources) > 1:
-        parameters = ("parameters", short(after), f"{after:,}; {before:,} in {plan.main}")
+    several = len(plan.sources) > 1
+    numbers = [after] if several else [before, after]
+    brief, exact = (" → ".join(map(form, numbers)) for form in (short, "{:,}".format))
+    more = [exact] if exact != brief else []
+    times = ratio(before, after).replace(" ", "\u00a0")  # a line does not break in it
+    more.append(f"{before:,} in {plan.main}" if several else times)
     facts = [
-        parameters,
+        ("parameters", brief, " ".join(more)),
         *((axis, change(d)[0], counts(d)) for axis, d in stacks(plan, by_axis).items()),
         ("weights on disk", f"{' + '.join(sizes)} → {in_bytes(output_bytes)}", plan.storage.dtype),
         ("same function?", f"{SIGNS[plan.claim.claim]} {plan.claim.claim}", ""),

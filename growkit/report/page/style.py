@@ -129,7 +129,8 @@ ol.steps {{ list-style: none; padding: 0; margin: 14px 0 0; }}
 .badge {{ border: 1.5px solid currentColor; border-radius: 99px; padding: 0 11px;
   font-size: .86rem; font-weight: 600; color: var(--good); }}
 .badge.near {{ color: var(--near); }}
-ul {{ padding-left: 20px; }} li {{ margin: 3px 0; }}
+ul {{ padding-left: 20px; }} li {{ margin: 3px 0; }} section > ul:last-child {{ margin-bottom: 0; }}
+a {{ color: var(--old); }}
 details {{ margin-top: 14px; }} summary {{ cursor: pointer; font-weight: 600; }}
 footer {{ color: var(--soft); font-size: .88rem; padding-bottom: 48px; }}
 @media (max-width: 560px) {{
