@@ -341,7 +341,7 @@ def check_family(file: Path, config: Path) -> list[Finding]:
 
 def infer_family(config: Path) -> tuple[str, int]:
     """A drafted family file for a config, and how many of its lines need a look."""
-    from growkit.verify.draft_family import infer_family as draft_family
+    from growkit.verify.draft_family import draft_family
 
     draft = draft_family(read_config(config))
     return draft.text, draft.doubts

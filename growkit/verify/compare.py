@@ -4,12 +4,14 @@ Both models run in float64 on the same inputs; what they compute is compared, an
 held against what `growkit.json` claims. The law: the arithmetic of the measurement is always finer
 than the claim.
 
-    precision    float64 where modules ask for float32
-    model        one model, built or loaded, and run
-    inputs       what it takes, drawn at random
-    specimen     a tiny model with random weights
-    outline      names and shapes of the model that a config makes
-    here         two models compared, and the verdict
+    precision       float64 where modules ask for float32
+    load            one model, built or loaded, and run
+    inputs          what it takes, drawn at random
+    compare         two models compared, and the verdict
+    tiny            a tiny random model of any config
+    symmetries      other coordinates, the same function
+    check_family    is a family file right
+    draft_family    a first draft of one
 
 No file is opened here except by transformers and tokenizers, and nothing is printed.
 """

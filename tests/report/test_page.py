@@ -26,7 +26,7 @@ from growkit.report.page.markup import Markup, element, escaped
 from growkit.report.page.page import BESIDE, growth_page
 from growkit.report.page.svg import growth_svg
 from growkit.report.provenance import provenance
-from growkit.verify.symmetries import gauge_plan, gauges
+from growkit.verify.symmetries import symmetries, symmetry_plan
 
 NAMES = [*pictured.STEPS, "large", "hostile"]
 VOID = {"meta", "link"}  # elements that HTML leaves open
@@ -201,8 +201,8 @@ def test_sources_are_told_apart(plans: dict[str, Plan]) -> None:
 def test_other_coordinates(tmp_path: Path) -> None:
     """The plan that checks a family file has maps, and no step: its result holds a page as well."""
     model = read_model(open_checkpoint(small(tmp_path / "small")))
-    for maps in gauges(model).values():
-        plan = gauge_plan(model, maps)
+    for maps in symmetries(model).values():
+        plan = symmetry_plan(model, maps)
         assert 'data-axis="hidden"' in page_of(plan)
         ElementTree.fromstring(growth_svg(plan))
 
