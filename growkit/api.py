@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from growkit import hub
-from growkit.byte_sizes import format_size
 from growkit.checkpoints.matrices import read_maps
 from growkit.checkpoints.open import open_checkpoint, read_config
 from growkit.dtypes import ITEM_BYTES
@@ -168,17 +167,12 @@ def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def save_page(plan: Plan, path: str | Path, estimate: Estimate) -> None:
-    """Write a page of HTML that shows the growth and what it will take.
+    """Write a page of HTML that shows the growth.
 
     A file that is there is replaced if it is a page, else OutputError is raised.
     """
-    cost = {
-        "files of weights": f"{len(estimate.shards):,}",
-        "disk needed": format_size(estimate.disk_bytes),
-        "peak memory while it is written": format_size(estimate.peak_bytes),
-        "digest": estimate.digest,
-    }
-    write_page(Path(path), growth_page(plan, output_bytes=estimate.output_bytes, cost=cost))
+    page = growth_page(plan, output_bytes=estimate.output_bytes, written=False)
+    write_page(Path(path), page)
 
 
 def _model(source: str | Path | hub.Repo, config: Path | None, family: Path | None) -> Model:
@@ -405,7 +399,7 @@ def check_family(file: Path, config: Path) -> list[Finding]:
 
 def infer_family(config: Path) -> tuple[str, int]:
     """A drafted family file for a config, and how many of its lines need a look."""
-    from growkit.verify.draft_family import infer_family as draft_family
+    from growkit.verify.draft_family import draft_family
 
     draft = draft_family(read_config(config))
     return draft.text, draft.doubts

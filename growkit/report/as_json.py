@@ -1,4 +1,4 @@
-"""What happened, and what it means for the trainer: growkit.json, the plan as JSON.
+"""What programs read: growkit.json, and what commands print with --json; and hints for trainers.
 
 The law: everything here is read off the plan, nothing is decided; it opens no file and prints
 nothing. What a tensor is made of is said in four words: *copied* (every value is one source value),

@@ -19,14 +19,14 @@ HERE = "path/to/this/folder"
 _SEAL = re.compile(r"<!-- growkit made this card and replaces it until it is edited: (\w+) -->\n")
 
 
-def model_card(plan: Plan, report: Json, *, picture: str | None = None) -> str:
+def model_card(plan: Plan, report: Json, *, image: str | None = None) -> str:
     """README.md of the result: YAML front matter for the Hub, then what a person asks first.
 
-    `picture` is the name of a file of the result that shows the growth.
+    `image` is the name of a file of the result that shows the growth.
     """
     parts = [_front(plan), _title(plan, report)]
-    if picture:
-        parts.append(f"![How it was grown]({picture})")
+    if image:
+        parts.append(f"![How it was grown]({image})")
     parts += [_sizes(plan), _claim(report), _loading(plan), _training(report)]
     return sealed("\n\n".join(parts) + "\n")
 
@@ -47,8 +47,8 @@ def is_ours(card: str) -> bool:
     >>> is_ours(sealed("# A model")), is_ours(sealed("# A model").replace("A", "My")), is_ours("")
     (True, False, False)
     """
-    found = _SEAL.search(card)
-    return found is not None and sealed(card[: found.start() - 1]) == card
+    seal = _SEAL.search(card)
+    return seal is not None and sealed(card[: seal.start() - 1]) == card
 
 
 def addressed(card: str, repo: str) -> str:

@@ -1,4 +1,4 @@
-"""A plan in words, for a terminal of 80 columns.
+"""What commands print for people, on a terminal of 80 columns: plans, results, measurements.
 
 The law: every number shown is read off the plan. Nothing is decided here and nothing printed.
 """
@@ -183,6 +183,3 @@ def table_text(rows: Mapping[str, str]) -> str:
         for line in wrapped(f"{name:<{width}}{about}", "", hang=width)
     ]
     return "\n".join(lines)
-
-
-# -- one tensor ----------------------------------------------------------------------------------

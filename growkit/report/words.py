@@ -1,4 +1,6 @@
-"""Formulas and maps in words: what one tensor is made of, and what a kernel does.
+"""Formulas and maps in words, for whoever asks what one tensor is made of or what a map does.
+
+`plan --tensor` prints them as lines, `plan --json` and the page have them as phrases.
 
 The law: words are exact where they can be; what has no short word is told as sizes.
 """
@@ -72,8 +74,8 @@ def terms_json(formula: Formula) -> list[dict[str, Any]]:
 
     def dim(number: int, kernel: Kernel | None) -> dict[str, str]:
         expression, role = formula.dims[number] if formula.dims else ("", "")
-        found = {"axes": str(expression), "role": ROLES.get(role, "kept")}
-        return found | {"map": in_words(kernel)}
+        role_word = ROLES.get(role, "kept")
+        return {"axes": str(expression), "role": role_word, "map": in_words(kernel)}
 
     return [
         {

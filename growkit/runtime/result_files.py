@@ -1,4 +1,4 @@
-"""Everything beside the weights: config, index, recipe, report, pictures, card, tokenizer, stages.
+"""Everything beside the weights: config, index, recipe, report, page, card, tokenizer, stages.
 
 Most of it is known before a weight is written. The law: a description is plain data, so that
 another process can complete the result without the plan or the sources; growkit.json comes last.
@@ -20,9 +20,9 @@ from growkit.planning.sentence_transformers import resized
 from growkit.recipe.recipe import resolved
 from growkit.report.as_json import report_json
 from growkit.report.model_card import model_card
-from growkit.report.page import PAGE, PICTURE
+from growkit.report.page import PAGE, SVG
 from growkit.report.page.page import growth_page
-from growkit.report.page.svg import growth_picture
+from growkit.report.page.svg import growth_svg
 from growkit.runtime.task import Task, write_file
 
 
@@ -48,14 +48,14 @@ def describe(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
         "recipe.yaml": resolved(plan.recipe),
         "config.json": json_text(plan.config),
         PAGE: growth_page(plan, output_bytes=layout.total_bytes),
-        PICTURE: growth_picture(plan),
+        SVG: growth_svg(plan),
     }
     if layout.index:
         texts[INDEX] = json_text(layout.index)
     return {
         "record": record,
         "texts": texts,
-        "card": model_card(plan, record, picture=PICTURE),
+        "card": model_card(plan, record, image=SVG),
         "shards": {shard.name: shard.size for shard in shards},
     }
 

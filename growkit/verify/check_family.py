@@ -1,4 +1,4 @@
-"""Is a family file right? A tiny random model is made, read through it, turned and grown.
+"""Is a family file right? A tiny random model is made, read through it, permuted and grown.
 
 Three questions, each of which finds what the one before cannot: does the file describe the tensors
 on disk; does the function stay when the coordinates of one axis change everywhere; does growth keep
@@ -7,11 +7,11 @@ what the plan claims. The law: what is asked is answered by running the model.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from growkit.checkpoints.open import open_checkpoint
@@ -23,14 +23,16 @@ from growkit.recipe.recipe import parse_recipe
 from growkit.runtime.estimate import WriteOptions, prepare
 from growkit.runtime.execute import execute
 from growkit.verify.compare import ROUNDING, compare, tolerance
-from growkit.verify.symmetries import gauge_plan, gauges
-from growkit.verify.tiny import tiny_config, write_specimen
+from growkit.verify.symmetries import symmetries, symmetry_plan
+from growkit.verify.tiny import save_random_model, tiny_config
 
 SAME = ROUNDING["float64"]  # relative
 DIFFERS = 1e-4  # relative: a growth that is not exact visibly is not
 WIDER: Mapping[str, Any] = {"op": "width", "to": {"axes": "2x"}}
 UNEVEN: Mapping[str, Any] = {"op": "width", "to": {"axes": "3/2x"}}
 LEMON: Mapping[str, Any] = {**UNEVEN, "how": {"hidden": "lemon"}}
+
+Measure = Callable[[Plan], float]  # the largest relative difference that a plan makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,51 +50,42 @@ def check_family(config: Mapping[str, Any], family_file: Path | None = None) -> 
     Raises FamilyError if the file cannot be read, VerifyError if transformers cannot build a model.
     """
     family = build_family(find_family(config, family_file), config, set(), str(family_file or ""))
-    with scratch() as folder:
-        small = folder / "small"
-        write_specimen(tiny_config(family, config), small)
+    with TemporaryDirectory(prefix="growkit-") as folder:
+        small = Path(folder) / "small"
+        save_random_model(tiny_config(family, config), small)
         try:
             model = read_model(open_checkpoint(small), family_file)
         except (CheckpointError, FamilyError) as error:
             return [Finding("tensors", False, error.message)]
-        count = len(model.entries) + len(model.dropped)
-        findings = [Finding("tensors", True, f"{count} described, none missing")]
-        findings += check_loaded(model, small)
-    return findings
+        described = len(model.entries) + len(model.dropped)
+        tensors = Finding("tensors", True, f"{described} described, none missing")
+        return [tensors, *check_loaded(model, small)]
 
 
 def check_loaded(model: Model, small: Path) -> Iterator[Finding]:
-    """Gauges and growths of a model that is saved at `small`."""
-    with scratch() as folder:
-        measure = _Bench(small, folder).measure
-        yield from _gauged(model, measure)
+    """Symmetries and growths of a model that is saved at `small`."""
+    with TemporaryDirectory(prefix="growkit-") as folder:
+        measure = partial(_difference, small, Path(folder) / "big")
+        yield from _symmetric(model, measure)
         yield from _grown(model, measure)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    """Writes a plan and says how far the result is from the small model."""
-
-    small: Path
-    folder: Path
-
-    def measure(self, plan: Plan) -> float:
-        """The largest relative difference of the outputs."""
-        out = self.folder / "big"
-        execute(prepare(plan, WriteOptions(overwrite=True)), out)
-        axis = plan.maps.get(plan.hidden_axis or "")
-        read = axis.read if axis else None
-        measured = compare(open_checkpoint(self.small), open_checkpoint(out), readback=read)
-        if measured.strays:
-            raise CheckpointError("; ".join(measured.strays))
-        return float("inf") if measured.error is None else measured.error
+def _difference(small: Path, big: Path, plan: Plan) -> float:
+    """Write a plan's result to `big`: the largest relative difference of its outputs."""
+    execute(prepare(plan, WriteOptions(overwrite=True)), big)
+    axis = plan.maps.get(plan.hidden_axis or "")
+    read = axis.read if axis else None
+    measured = compare(open_checkpoint(small), open_checkpoint(big), readback=read)
+    if measured.strays:
+        raise CheckpointError("; ".join(measured.strays))
+    return float("inf") if measured.error is None else measured.error
 
 
-def _gauged(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
+def _symmetric(model: Model, measure: Measure) -> Iterator[Finding]:
     """Each axis in other coordinates."""
-    for axis, maps in gauges(model).items():
+    for axis, maps in symmetries(model).items():
         try:
-            error = measure(gauge_plan(model, maps))
+            error = measure(symmetry_plan(model, maps))
         except GrowkitError as broken:
             yield Finding(f"axis {axis}", False, broken.message)
             continue
@@ -100,7 +93,7 @@ def _gauged(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]
         yield Finding(f"axis {axis}", error <= SAME, words)
 
 
-def _grown(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
+def _grown(model: Model, measure: Measure) -> Iterator[Finding]:
     """Growths, and whether each is what the plan claims."""
     layers = [a for a in model.family.of_kind("layers") if a in model.sizes]
     deeper = {"op": "depth", "to": dict.fromkeys(layers, "2x")}
@@ -131,10 +124,3 @@ def _grown(model: Model, measure: Callable[[Plan], float]) -> Iterator[Finding]:
         holds = error > DIFFERS if limit is None else error <= limit
         words = f"claimed {claim}, outputs differ by {error:.0e}"
         yield Finding(f"growth: {name}", holds, words)
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """An empty folder, removed at the end whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="growkit-") as folder:
-        yield Path(folder)

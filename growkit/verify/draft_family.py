@@ -62,6 +62,52 @@ PART = {  # what the last words of a module's name say it makes
 KEY_NORM = re.compile(r"(^|[._])k(ey)?_?(layer)?norm", re.I)
 
 
+# -- the model on the meta device ------------------------------------------------------------------
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class MetaModel:
+    """What a config builds: shapes under the names on disk, and the classes of modules."""
+
+    shapes: Shapes
+    classes: Mapping[str, str]  # module → class name
+    embedding: str  # the module of the token table, and that of the output head, or empty
+    head: str
+
+
+def meta_model(config: Mapping[str, Any]) -> MetaModel:
+    """Build a config's model on the meta device: it has shapes and no values.
+
+    Raises FamilyError if transformers cannot build it.
+    """
+    with silence():
+        try:
+            with torch.device("meta"):
+                model = build(config)
+            state = revert_weight_conversion(model, model.state_dict())
+        except Exception as error:  # transformers raises all kinds; each is about this config
+            raise FamilyError(
+                f"transformers cannot build a model of this config: {reason(error)}",
+                hint="infer needs a model that transformers itself knows",
+            ) from error
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    names = {id(module): name for name, module in model.named_modules()}
+    table = names.get(id(token_table(model)), "")
+    output: Any = model.get_output_embeddings() if table else None
+    head = names.get(id(output), "")
+    if head and f"{head}.weight" not in shapes:  # it has another name on disk
+        shape = tuple(output.weight.shape)
+        alike = (n for n, s in shapes.items() if s == shape and n != f"{table}.weight")
+        head = next(alike, "").removesuffix(".weight")
+    classes = {name: type(module).__name__ for name, module in model.named_modules()}
+    return MetaModel(shapes, classes, table, head)
+
+
+# -- the draft -------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A drafted family file, and how many of its lines need a look."""
@@ -70,15 +116,14 @@ class Draft:
     doubts: int
 
 
-def infer_family(config: Mapping[str, Any]) -> Draft:
+def draft_family(config: Mapping[str, Any]) -> Draft:
     """Draft a family file for a config. Raises FamilyError if transformers cannot build its model.
 
     Needs transformers with the class that the config names; nothing is downloaded.
     """
-
     axes = _axes(config)
     base = _with_sizes(config, axes)
-    built = outline(base)
+    model = meta_model(base)
     changed = {}
     for key in axes:
         value = int(base[key])
@@ -86,30 +131,30 @@ def infer_family(config: Mapping[str, Any]) -> Draft:
             other = copy.deepcopy(base)
             other[key] = value + more
             try:
-                again = outline(other)
+                changed_model = meta_model(other)
             except FamilyError:
                 continue
-            if again.shapes != built.shapes:
-                changed[key] = (value + more, again.shapes)
+            if changed_model.shapes != model.shapes:
+                changed[key] = (value + more, changed_model.shapes)
                 break
-    return _write(config, base, axes, built, changed)
+    return _write(config, base, axes, model, changed)
 
 
 def _axes(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Config key → (axis, kind) for the keys that this field has names for."""
-    out: dict[str, tuple[str, str]] = {}
+    axes: dict[str, tuple[str, str]] = {}
     for key, value in config.items():
         if isinstance(value, int) and not isinstance(value, bool):
             for pattern, axis, kind in KEYS:
                 if re.fullmatch(pattern, key):
-                    out[key] = (axis or key, kind)
+                    axes[key] = (axis or key, kind)
                     break
-    return out
+    return axes
 
 
 def _with_sizes(config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """The config with small sizes that all differ."""
-    out = copy.deepcopy(dict(config))
+    sized = copy.deepcopy(dict(config))
     neurons = iter(NEURONS * 4)
     counts = {config[k] for k, (_, kind) in axes.items() if kind == "layers"}
     for key, (axis, kind) in axes.items():
@@ -123,13 +168,13 @@ def _with_sizes(config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]]) 
             size = SIZES["kv_heads"] if grouped else SIZES["heads"]
         elif kind == "latent":
             size = SIZES.get(axis) or next(neurons)
-        out[key] = size or config[key]
+        sized[key] = size or config[key]
     for key, value in config.items():
         if key.endswith("_token_id") and isinstance(value, int | list):
-            out[key] = 1
+            sized[key] = 1
         elif isinstance(value, list) and len(value) in counts:
-            out[key] = value[:2]
-    return out
+            sized[key] = value[:2]
+    return sized
 
 
 # -- from shapes to dims ---------------------------------------------------------------------------
@@ -140,14 +185,14 @@ def _candidates(axes: Mapping[str, tuple[str, str]]) -> list[str]:
     names = [axis for axis, kind in axes.values() if kind != "head_dim"]
     heads = [axis for axis, kind in axes.values() if kind == "heads"] or ["heads"]
     kv = next((axis for axis, kind in axes.values() if kind == "kv_heads"), "")
-    out = [n for n in names if n not in ("layers",)] + ["q"]
-    for one in heads:
-        out += [f"{one}.q", f"{one}.q|{kv or one}.k|{kv or one}.v"]
-    out += [f"{kv}.k"] if kv else []
+    expressions = [n for n in names if n not in ("layers",)] + ["q"]
+    for axis in heads:
+        expressions += [f"{axis}.q", f"{axis}.q|{kv or axis}.k|{kv or axis}.v"]
+    expressions += [f"{kv}.k"] if kv else []
     streams = [a for a, kind in axes.values() if kind in ("stream", "neurons")]
-    out += [f"{n}.{axis}" for axis in streams for n in (2, 3, 4)]
-    out += [f"2|{a}" for a, kind in axes.values() if kind == "table"]
-    return out
+    expressions += [f"{n}.{axis}" for axis in streams for n in (2, 3, 4)]
+    expressions += [f"2|{a}" for a, kind in axes.values() if kind == "table"]
+    return expressions
 
 
 def _fits(text: str, observed: Sequence[tuple[Mapping[str, int], int]]) -> bool:
@@ -161,9 +206,9 @@ def _fits(text: str, observed: Sequence[tuple[Mapping[str, int], int]]) -> bool:
 def _head_sizes(config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]]) -> dict[str, int]:
     """Axis sizes of a config; heads share the stream where no key says their size."""
     sizes = {axis: int(config[key]) for key, (axis, kind) in axes.items() if kind != "head_dim"}
-    said = [int(config[key]) for key, (_, kind) in axes.items() if kind == "head_dim"]
+    sizes_of_heads = [int(config[key]) for key, (_, kind) in axes.items() if kind == "head_dim"]
     heads = next((sizes[a] for a, kind in axes.values() if kind == "heads"), 0)
-    inner = said[0] if said else sizes.get("hidden", 0) // heads if heads else 0
+    inner = sizes_of_heads[0] if sizes_of_heads else sizes.get("hidden", 0) // heads if heads else 0
     return sizes | dict.fromkeys(("q", "k", "v"), inner)
 
 
@@ -183,14 +228,14 @@ def _describe(
     hint = next((part for part, words in PART.items() if words.search(module)), "")
     inside = bool(ATTENTION.search(module))
     products = [c for c in fitting if "." in c and not c[0].isdigit()]
-    made = hint in ("q", "k", "v", "qkv")
-    if products and inside and (place == 0 if made else hint == "o" and place == 1):
+    projects = hint in ("q", "k", "v", "qkv")
+    if products and inside and (place == 0 if projects else hint == "o" and place == 1):
         chosen = next((c for c in products if ("|" in c) is (hint == "qkv")), products[0])
         return _part(chosen, hint), hint != "qkv"  # shapes do not show how parts are interleaved
-    known = len(fitting) == 1 or not inside or bool(hint)  # only attention has inner products
+    sure = len(fitting) == 1 or not inside or bool(hint)  # only attention has inner products
     if KEY_NORM.search(module) and fitting[0].endswith("q"):
-        return fitting[0][:-1] + "k", known
-    return _part(fitting[0], hint), known and "|" not in fitting[0]
+        return fitting[0][:-1] + "k", sure
+    return _part(fitting[0], hint), sure and "|" not in fitting[0]
 
 
 def _part(text: str, hint: str) -> str:
@@ -207,13 +252,13 @@ def _write(
     config: Mapping[str, Any],
     base: Mapping[str, Any],
     axes: Mapping[str, tuple[str, str]],
-    built: Outline,
+    model: MetaModel,
     changed: Mapping[str, tuple[int, Shapes]],
 ) -> Draft:
     lines = []
     candidates = _candidates(axes)
-    for module, members in _modules(built.shapes, axes).items():
-        kind, sure = _line(module, members, base, axes, built, changed, candidates)
+    for module, members in _modules(model.shapes, axes).items():
+        kind, sure = _line(module, members, base, axes, model, changed, candidates)
         pattern = _numbered(module, axes)
         lines.append(f"  {pattern}: {kind}" + ("" if sure else "    # ?"))
     text = "\n".join(lines)
@@ -222,15 +267,15 @@ def _write(
         lines = text.replace(multiple[1], "mlp").split("\n")
         axes = {**axes, "": ("mlp", "neurons")}
         lines.append(f"derived: {{mlp: {multiple[1]}}}")
-    text = "\n".join([*_head(config, axes, built), "modules:", *dict.fromkeys(lines), ""])
+    text = "\n".join([*_head(config, axes, model), "modules:", *dict.fromkeys(lines), ""])
     return Draft(text, text.count("# ?"))
 
 
 def _numbered(module: str, axes: Mapping[str, tuple[str, str]]) -> str:
     """A module's name with the axes that its numbers count: a stack's layers, then experts."""
     stacks = [axis for axis, kind in axes.values() if kind == "layers"]
-    own = [a for a in stacks if a.partition("_")[0] in module.split(".")]
-    slots = [*(own or [a for a in stacks if "_" not in a] or stacks)[:1]]
+    named = [a for a in stacks if a.partition("_")[0] in module.split(".")]
+    slots = [*(named or [a for a in stacks if "_" not in a] or stacks)[:1]]
     slots += ["experts"] if ("experts", "experts") in axes.values() else []
     for slot in slots:
         module = re.sub(r"(?<=\.)\d+(?=\.|$)", f"{{{slot}}}", module, count=1)
@@ -239,15 +284,15 @@ def _numbered(module: str, axes: Mapping[str, tuple[str, str]]) -> str:
 
 def _modules(shapes: Shapes, axes: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
     """Module of layer 0 (and expert 0), and modules outside layers → {suffix: tensor}."""
-    out: dict[str, dict[str, str]] = {}
+    modules: dict[str, dict[str, str]] = {}
     counted = 1 + (("experts", "experts") in axes.values())
     for name in shapes:
         if all(n == "0" for n in re.findall(r"(?<=\.)\d+(?=\.|$)", name)[:counted]):
             module, dot, suffix = name.rpartition(".")
             if suffix not in ("weight", "bias"):
                 module, dot, suffix = name, "", ""
-            out.setdefault(module, {})[dot + suffix] = name
-    return out
+            modules.setdefault(module, {})[dot + suffix] = name
+    return modules
 
 
 def _line(
@@ -255,13 +300,13 @@ def _line(
     members: Mapping[str, str],
     base: Mapping[str, Any],
     axes: Mapping[str, tuple[str, str]],
-    built: Outline,
+    model: MetaModel,
     changed: Mapping[str, tuple[int, Shapes]],
     candidates: Sequence[str],
 ) -> tuple[str, bool]:
     """What a module is, as a family file says it."""
     name = members.get(".weight", next(iter(members.values())))
-    shape, dims, sure = built.shapes[name], [], True
+    shape, dims, sure = model.shapes[name], [], True
     for place in range(len(shape)):
         observed = [(_head_sizes(base, axes), shape[place])]
         for key, (value, shapes) in changed.items():
@@ -269,14 +314,14 @@ def _line(
                 other = {**base, key: value}
                 observed.append((_head_sizes(other, axes), shapes[name][place]))
         linear = len(shape) == 2
-        transposed = built.kinds.get(module) == "Conv1D"
+        transposed = model.classes.get(module) == "Conv1D"
         role = (1 - place if transposed else place) if linear else 0
-        text, known = _describe(name, role, observed, candidates)
+        text, certain = _describe(name, role, observed, candidates)
         dims.append(text)
-        sure &= known
-    class_name = built.kinds.get(module, "").lower()
+        sure &= certain
+    class_name = model.classes.get(module, "").lower()
     if len(dims) == 2 and ".weight" in members:
-        if "embedding" in class_name or module == built.embedding:
+        if "embedding" in class_name or module == model.embedding:
             return f"emb {dims[0]} {dims[1]}", sure
         return (f"lint {dims[1]} {dims[0]}" if transposed else f"lin {dims[0]} {dims[1]}"), sure
     if len(dims) == 1 and ".weight" in members:
@@ -286,7 +331,7 @@ def _line(
 
 
 def _head(
-    config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]], built: Outline
+    config: Mapping[str, Any], axes: Mapping[str, tuple[str, str]], model: MetaModel
 ) -> Iterator[str]:
     """Everything above the modules."""
     kind = config.get("model_type", "unknown")
@@ -323,54 +368,16 @@ def _head(
     if any("rope" in k or "rotary" in k for k in config):
         theta = "[rope_parameters.rope_theta, rope_theta]"
         yield f"rope: {{pairs: halves, theta: {theta}}}    # ? or adjacent pairs"
-    if built.head:
+    if model.head:
         yield "head:    # ? scale_at: the norm that feeds the head"
-        yield f"  weight: {built.head}.weight"
-        yield f"  tied: {built.embedding}.weight"
-        yield f"  scale_at: {_last_norm(built)}"
+        yield f"  weight: {model.head}.weight"
+        yield f"  tied: {model.embedding}.weight"
+        yield f"  scale_at: {_last_norm(model)}"
         yield f"  classes: [{(config.get('architectures') or ['CausalLM'])[0]}]"
         yield f"  default: {str(bool(config.get('tie_word_embeddings'))).lower()}"
 
 
-def _last_norm(built: Outline) -> str:
+def _last_norm(model: MetaModel) -> str:
     """The last norm outside the layers."""
-    norms = [n for n in _modules(built.shapes, {}) if "norm" in built.kinds.get(n, "").lower()]
+    norms = [n for n in _modules(model.shapes, {}) if "norm" in model.classes.get(n, "").lower()]
     return next((n for n in reversed(norms) if not re.search(r"\.\d+\.", n)), "null")
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """Shapes under the names on disk, and what modules are."""
-
-    shapes: Shapes
-    kinds: Mapping[str, str]  # module → class name
-    embedding: str  # the module of the token table, and that of the output head, or empty
-    head: str
-
-
-def outline(config: Mapping[str, Any]) -> Outline:
-    """What a config builds. Raises FamilyError if transformers cannot build it."""
-    with silence():
-        try:
-            with torch.device("meta"):
-                model = build(config)
-            state = revert_weight_conversion(model, model.state_dict())
-        except Exception as error:  # transformers raises all kinds; each is about this config
-            raise FamilyError(
-                f"transformers cannot build a model of this config: {reason(error)}",
-                hint="infer needs a model that transformers itself knows",
-            ) from error
-    shapes = {k: tuple(v.shape) for k, v in state.items()}
-    names = {id(module): name for name, module in model.named_modules()}
-    table = names.get(id(token_table(model)), "")
-    out: Any = model.get_output_embeddings() if table else None
-    head = names.get(id(out), "")
-    if head and f"{head}.weight" not in shapes:  # it has another name on disk
-        shape = tuple(out.weight.shape)
-        named = (n for n, s in shapes.items() if s == shape and n != f"{table}.weight")
-        head = next(named, "").removesuffix(".weight")
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-    return Outline(shapes, kinds, table, head)

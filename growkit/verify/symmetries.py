@@ -1,9 +1,10 @@
 """Other coordinates on one axis, the same function: what proves a family file.
 
-Shapes do not prove it, because several axes may have one size. A gauge is a change of coordinates
-that the model cannot see if every tensor is labelled right: a permutation of one axis everywhere, a
-random invertible matrix on the values of heads, a change of sign on rotary pairs of queries and
-keys. The law: what a model could see although it is labelled right is not among the gauges.
+Shapes do not prove it, because several axes may have one size. A symmetry is a change of
+coordinates that the model cannot see if every tensor is labelled right: a permutation of one axis
+everywhere (Git Re-Basin, arXiv 2209.04836), a random invertible matrix on the values of heads, a
+change of sign on rotary pairs of queries and keys. The law: what a model could see although it is
+labelled right is not among the symmetries.
 """
 
 from __future__ import annotations
@@ -24,52 +25,54 @@ from growkit.planning.plan import Plan, plan_of
 Maps = dict[str, AxisMap]
 
 
-def gauges(model: Model) -> dict[str, Maps]:
-    """Every gauge of a model: what is changed → the maps that change it."""
+def symmetries(model: Model) -> dict[str, Maps]:
+    """Every symmetry of a model: what is changed → the maps that change it."""
     family, sizes = model.family, model.sizes
-    out: dict[str, Maps] = {}
-    on_tensors = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
+    changes: dict[str, Maps] = {}
+    axes = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
     for axis, kind in family.axes.items():
-        if axis not in on_tensors:  # a config may give sizes that no tensor of this model has
+        if axis not in axes:  # a config may give sizes that no tensor of this model has
             continue
         if kind in ("stream", "latent") or (kind == "neurons" and axis not in family.like):
             order = _permutation(sizes[axis])
             likes = {a: order for a, leader in family.like.items() if leader == axis and a in sizes}
-            out[axis] = {axis: order, **likes}
+            changes[axis] = {axis: order, **likes}
         elif kind == "experts" and len([c for c in family.of_kind("choices") if c in sizes]) < 2:
-            out[axis] = {axis: _permutation(sizes[axis])}  # groups of experts are not permuted
+            changes[axis] = {axis: _permutation(sizes[axis])}  # groups of experts are not permuted
     for attention in family.attentions:
-        out |= _head_gauges(family, attention, sizes)
+        changes |= _head_symmetries(family, attention, sizes)
         clamp = family.scores.get("clamp")
         if clamp and get(model.config, clamp):  # what is clamped may only change places
-            out[attention.value] = {attention.value: _permutation(sizes[attention.value])}
-    return {what: maps for what, maps in out.items() if maps.keys() & on_tensors}
+            changes[attention.value] = {attention.value: _permutation(sizes[attention.value])}
+    return {what: maps for what, maps in changes.items() if maps.keys() & axes}
 
 
-def _head_gauges(family: Family, attention: Attention, sizes: Mapping[str, int]) -> dict[str, Maps]:
+def _head_symmetries(
+    family: Family, attention: Attention, sizes: Mapping[str, int]
+) -> dict[str, Maps]:
     heads, kv, query, key, value = (
         attention.heads, attention.kv_heads, attention.query, attention.key, attention.value
     )  # fmt: skip
-    out: dict[str, Maps] = {}
+    changes: dict[str, Maps] = {}
     patterns = family.patterns.values()
     if not family.alibi and kv in sizes:
         group = AxisMap.identity(sizes[heads] // sizes[kv])
         order = _permutation(sizes[kv])
-        out[kv] = {kv: order, heads: order.kron(group)}
+        changes[kv] = {kv: order, heads: order.kron(group)}
         inside = AxisMap.identity(sizes[kv]).kron(_permutation(group.new))
-        out |= {heads: {heads: inside}} if group.new > 1 else {}
+        changes |= {heads: {heads: inside}} if group.new > 1 else {}
     elif not family.alibi and heads in sizes:
-        out[heads] = {heads: _permutation(sizes[heads])}
+        changes[heads] = {heads: _permutation(sizes[heads])}
     if query and query in sizes:
         signs = _signs(family, sizes[query])
-        flipped = AxisMap.of(Kernel.gather(np.arange(sizes[query]), signs, old=sizes[query]))
-        change = flipped if family.rope else _permutation(sizes[query])
+        signed = AxisMap.of(Kernel.gather(np.arange(sizes[query]), signs, old=sizes[query]))
+        change = signed if family.rope else _permutation(sizes[query])
         centred = any(p.norm == "ln" and p.over and query in p.over.axes for p in patterns)
         if not (family.rope and centred):  # a mean does not keep its value under changes of sign
-            out[query] = {query: change, key: change}
+            changes[query] = {query: change, key: change}
     if value and value in sizes:
-        out[value] = {value: _mixing(sizes[value])}
-    return out
+        changes[value] = {value: _mixing(sizes[value])}
+    return changes
 
 
 def _permutation(size: int) -> AxisMap:
@@ -99,6 +102,6 @@ def _mixing(size: int) -> AxisMap:
     return AxisMap.of(Kernel.from_matrix(matrix), Kernel.from_matrix(np.linalg.inv(matrix).T))
 
 
-def gauge_plan(model: Model, maps: Maps) -> Plan:
+def symmetry_plan(model: Model, maps: Maps) -> Plan:
     """The same model in other coordinates."""
-    return plan_of("gauge", model, [Growth(maps=maps)])
+    return plan_of("symmetry", model, [Growth(maps=maps)])

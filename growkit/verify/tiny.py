@@ -1,7 +1,8 @@
-"""From a config of any size to that of a tiny model of the same kind, for checking families.
+"""A tiny random model of the same kind as that of a config of any size, for checking families.
 
-The law: all that is not a size stays, and axes get sizes that differ wherever the family allows it,
-so that no axis can pass for another.
+First the config is made tiny, then its model is built, drawn at random and saved. The law: all that
+is not a size stays; axes get sizes that differ wherever the family allows it, so that no axis can
+pass for another; and no parameter keeps a value that hides what it does.
 """
 
 from __future__ import annotations
@@ -25,29 +26,30 @@ from growkit.verify.load import build, reason, silence
 HEADS, KV_HEADS = 6, 2
 HEAD_DIM = 16  # a quarter of it still makes rotary pairs, before and after ·3/2
 FREE = 54  # a multiple of HEADS, as some configs ask
-LAYERS, EXPERTS, CHOSEN, ROWS = 4, 8, 2, 97
+LAYERS, EXPERTS, CHOSEN, ROWS = 4, 8, 2, 97  # at most; ROWS of a table
 ODD = (34, 38, 46, 58, 62, 74)  # sizes for neurons and inner streams: even, so that 3/2 is whole
+
+# -- the config ----------------------------------------------------------------------------------
 
 
 def tiny_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a tiny model that differs from the given one in sizes alone."""
-    given = solve_sizes(family, config, {})
-    sizes = _sizes(family, given)
-    out = resize_config(family, config, sizes)
+    sizes = _tiny_sizes(family, solve_sizes(family, config, {}))
+    tiny = resize_config(family, config, sizes)
     layers = {
         axis: tuple(Layer.copy(i) for i in range(sizes[axis]))
         for axis in family.of_kind("layers")
         if axis in sizes
     }
-    out = remap_layers(family, out, layers)
+    tiny = remap_layers(family, tiny, layers)
     for key in ("dtype", "torch_dtype"):
-        if key in out:
-            out[key] = "float64"
-    _lower_token_ids(out)
-    return out
+        if key in tiny:
+            tiny[key] = "float64"
+    _lower_token_ids(tiny)
+    return tiny
 
 
-def _sizes(family: Family, given: Mapping[str, int]) -> dict[str, int]:
+def _tiny_sizes(family: Family, given: Mapping[str, int]) -> dict[str, int]:
     """Small sizes for the axes whose size the config says."""
     sizes: dict[str, int] = {}
     odd, rows = iter(ODD * 4), ROWS
@@ -82,10 +84,10 @@ def _sizes(family: Family, given: Mapping[str, int]) -> dict[str, int]:
 def _couple(family: Family, sizes: dict[str, int]) -> None:
     """Where one config key says several sizes, products of heads say the rest."""
     for expressions in family.config.values():
-        known = [e for e in expressions if e.axes <= sizes.keys()]
-        products = [e for e in known if e.kind != "axis"]
-        value = (products or known)[0].size(sizes) if known else 0
-        for expression in known:
+        solved = [e for e in expressions if e.axes <= sizes.keys()]
+        products = [e for e in solved if e.kind != "axis"]
+        value = (products or solved)[0].size(sizes) if solved else 0
+        for expression in solved:
             if expression.kind == "axis":
                 sizes[expression.name] = value
     for axis, expression in family.derived.items():
@@ -102,7 +104,10 @@ def _lower_token_ids(config: dict[str, Any]) -> None:
             config[key] = min(value, 1) if isinstance(value, int) else 1
 
 
-def write_specimen(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> None:
+# -- the model -----------------------------------------------------------------------------------
+
+
+def save_random_model(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> None:
     """Build the model of a config in float64, draw its parameters, and save it to `folder`.
 
     Raises VerifyError if transformers cannot build it.
@@ -126,21 +131,22 @@ def randomise(model: Any, seed: int) -> None:
     So is the bias of a router, which is a buffer because it is learned without a gradient.
     """
     generator = torch.Generator().manual_seed(seed)
-    done: set[int] = set()  # a tied parameter is reached twice, as an embedding first
+    drawn: set[int] = set()  # a tied parameter is reached twice, as an embedding first
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if id(parameter) not in done:
-                    done.add(id(parameter))
+                if id(parameter) not in drawn:
+                    drawn.add(id(parameter))
                     normal = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                    parameter.copy_(_drawn(module, name, normal))
+                    parameter.copy_(_scaled(module, name, normal))
             for name, buffer in module.named_buffers(recurse=False):
                 if name.endswith("_bias") and name not in module._non_persistent_buffers_set:
                     normal = torch.randn(buffer.shape, generator=generator, dtype=torch.float64)
                     buffer.copy_(0.3 * normal)
 
 
-def _drawn(module: Any, name: str, normal: torch.Tensor) -> torch.Tensor:
+def _scaled(module: Any, name: str, normal: torch.Tensor) -> torch.Tensor:
+    """A standard normal draw as values that a parameter of this module may have."""
     if "bias" in name or normal.ndim == 0:
         return 0.3 * normal
     if normal.ndim == 1 or "norm" in type(module).__name__.lower():

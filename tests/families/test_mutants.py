@@ -1,4 +1,4 @@
-"""A family file with one mistake is caught: by its tensors, by a gauge, or by a growth.
+"""A family file with one mistake is caught: by its tensors, by a symmetry, or by a growth.
 
 Mistakes are made in every shipped file: another axis, another order of fused parts, another norm, a
 flag that is forgotten. What no check catches must not change any result, or it counts as escaped.

@@ -279,12 +279,12 @@ def test_check_finds(name: str, harm: str, error: str, hub: Hub, me: User, big: 
 
 
 def test_card_names_all_parents(big: Path) -> None:
-    """One parent is a name, several are a list and a merge; a picture is shown."""
+    """One parent is a name, several are a list and a merge; an image is shown."""
     plan = api.plan_growth(big, "double_depth")
     record = json.loads((big / "growkit.json").read_bytes())
     source = next(iter(plan.sources.values()))
     hubs = {n: replace(source, path=f"org/{n}", revision="0a1b") for n in ("a", "b")}
-    text = model_card.model_card(replace(plan, sources=hubs), record, picture="growth.svg")
+    text = model_card.model_card(replace(plan, sources=hubs), record, image="growth.svg")
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["base_model"] == ["org/a", "org/b"]
     assert front["base_model_relation"] == "merge"

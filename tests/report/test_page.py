@@ -1,4 +1,4 @@
-"""The growth as a page and as a picture: what they say, what they must never be, what they cost."""
+"""The growth as a page and as an SVG: what they say, what they must never be, what they cost."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ import pytest
 from support import pictured, tiny, trained
 
 from growkit import api
+from growkit.byte_sizes import in_bytes
 from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import OutputError
 from growkit.families.model import read_model
 from growkit.planning.plan import Plan
-from growkit.report.page import PAGE, PICTURE
+from growkit.report.page import PAGE, SVG
 from growkit.report.page.markup import Markup, element, escaped
-from growkit.report.page.page import growth_page
-from growkit.report.page.svg import growth_picture
+from growkit.report.page.page import BESIDE, growth_page
+from growkit.report.page.svg import growth_svg
 from growkit.report.provenance import provenance
-from growkit.verify.symmetries import gauge_plan, gauges
+from growkit.verify.symmetries import symmetries, symmetry_plan
 
 NAMES = [*pictured.STEPS, "large", "hostile"]
 VOID = {"meta", "link"}  # elements that HTML leaves open
 SHAPES = {"svg", "defs", "pattern", "rect", "circle", "path", "g", "text", "tspan", "desc"}
 TAGS = SHAPES | {
     *("html", "head", "body", "title", "style", "header", "main", "footer", "section"),
-    *("h1", "h2", "h3", "p", "b", "small", "span", "code", "pre", "div", "figure"),
+    *("a", "h1", "h2", "h3", "p", "b", "small", "span", "code", "div", "figure"),
     *("dl", "dt", "dd", "ul", "ol", "li", "details", "summary"),
     *("table", "caption", "thead", "tbody", "tr", "th", "td"),
 }
@@ -40,7 +41,7 @@ TAGS = SHAPES | {
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
-    """Every plan that pictures are made of."""
+    """Every plan that is shown."""
     return pictured.plans(tmp_path_factory.mktemp("models"))
 
 
@@ -54,7 +55,7 @@ class Elements(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
         self._open: list[str] = []
         self.feed(page)
@@ -63,7 +64,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """An element begins."""
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
 
@@ -100,23 +101,24 @@ def test_what_cannot_be_seen_is_marked(hidden: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_page_holds_a_script_or_asks_for_anything(name: str, plans: dict[str, Plan]) -> None:
-    """Known elements, closed in order, with no handler, no address and no style of their own."""
-    found = Elements(page_of(plans[name])).found
-    assert {tag for tag, _ in found} <= TAGS | VOID
-    assert [a for t, a in found if t == "link"] == [{"rel": "icon", "href": "data:,"}]
-    for tag, attributes in found:
+    """Known elements, closed in order, without handler, style or address but of files beside."""
+    elements = Elements(page_of(plans[name])).elements
+    assert {tag for tag, _ in elements} <= TAGS | VOID
+    assert [a for t, a in elements if t == "link"] == [{"rel": "icon", "href": "data:,"}]
+    assert [a for t, a in elements if t == "a"] == [{"href": file} for file in BESIDE]
+    for tag, attributes in elements:
         assert not any(key.startswith("on") or key in ("src", "srcset") for key in attributes)
-        assert "href" not in attributes or tag == "link"
+        assert "href" not in attributes or tag in ("a", "link")
         assert "style" not in attributes or tag in ("rect", "path", "circle")  # hatches
     (style,) = re.findall(r"<style>(.*?)</style>", page_of(plans[name]), re.DOTALL)
     assert not re.search(r"@import|https?:|url\((?!#)", style)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_picture_stands_alone(name: str, plans: dict[str, Plan]) -> None:
+def test_every_svg_stands_alone(name: str, plans: dict[str, Plan]) -> None:
     """Well-formed XML of known elements, with a ground, a title and a description of its own."""
-    picture = growth_picture(plans[name])
-    root = ElementTree.fromstring(picture)
+    svg = growth_svg(plans[name])
+    root = ElementTree.fromstring(svg)
     space = "{http://www.w3.org/2000/svg}"
     assert {e.tag.removeprefix(space) for e in root.iter()} <= SHAPES | {"title", "style"}
     assert not any(key.startswith("on") or "href" in key for e in root.iter() for key in e.attrib)
@@ -125,17 +127,17 @@ def test_every_picture_stands_alone(name: str, plans: dict[str, Plan]) -> None:
     ground = root.find(f"{space}rect")
     assert ground is not None
     assert ground.attrib["style"].startswith("fill: var(--card)")
-    assert not re.search(r"@import|https?:(?!//www.w3.org/2000/svg)", picture)
+    assert not re.search(r"@import|https?:(?!//www.w3.org/2000/svg)", svg)
 
 
 def test_hostile_names_are_text(plans: dict[str, Plan]) -> None:
     """Whatever a recipe, a checkpoint or a config names is shown, and is nothing else."""
-    found = Elements(page_of(plans["hostile"]))
-    text = " ".join("".join(found.texts).split())
+    page = Elements(page_of(plans["hostile"]))
+    text = " ".join("".join(page.texts).split())
     for name in pictured.HOSTILE[:3]:
         assert " ".join(html.unescape(escaped(name)).split()) in text
     plain = Elements(page_of(plans["fusion"]))
-    assert {tag for tag, _ in found.found} <= {tag for tag, _ in plain.found} | {"b", "small"}
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements} | {"b", "small"}
 
 
 # -- what they say -------------------------------------------------------------------------------
@@ -145,10 +147,10 @@ def test_hostile_names_are_text(plans: dict[str, Plan]) -> None:
 def test_every_layer_and_axis_is_there(name: str, plans: dict[str, Plan]) -> None:
     """As the plan lists them, with what each layer is."""
     plan = plans[name]
-    found = Elements(page_of(plan)).found
-    layers = [a["data-layer"] for _, a in found if "data-layer" in a]
+    elements = Elements(page_of(plan)).elements
+    layers = [a["data-layer"] for _, a in elements if "data-layer" in a]
     assert layers == pictured.layers_of(plan)
-    axes = {str(a["data-axis"]).partition(" (")[0] for _, a in found if "data-axis" in a}
+    axes = {str(a["data-axis"]).partition(" (")[0] for _, a in elements if "data-axis" in a}
     assert axes >= {*pictured.axes_of(plan)}
 
 
@@ -199,19 +201,19 @@ def test_sources_are_told_apart(plans: dict[str, Plan]) -> None:
 def test_other_coordinates(tmp_path: Path) -> None:
     """The plan that checks a family file has maps, and no step: its result holds a page as well."""
     model = read_model(open_checkpoint(small(tmp_path / "small")))
-    for maps in gauges(model).values():
-        plan = gauge_plan(model, maps)
+    for maps in symmetries(model).values():
+        plan = symmetry_plan(model, maps)
         assert 'data-axis="hidden"' in page_of(plan)
-        ElementTree.fromstring(growth_picture(plan))
+        ElementTree.fromstring(growth_svg(plan))
 
 
 def test_large_models_stay_small_pages(plans: dict[str, Plan]) -> None:
     """192 layers and 57,344 units in less than 300 kB, and soon."""
     start = time.perf_counter()
-    page, picture = page_of(plans["large"]), growth_picture(plans["large"])
+    page, svg = page_of(plans["large"]), growth_svg(plans["large"])
     assert time.perf_counter() - start < 5
     assert len(page) < 300_000
-    assert len(picture) < 100_000
+    assert len(svg) < 100_000
 
 
 def test_thousands_of_layers_are_told_as_runs(plans: dict[str, Plan]) -> None:
@@ -232,11 +234,11 @@ def test_thousands_of_layers_are_told_as_runs(plans: dict[str, Plan]) -> None:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def test_the_picture_in_the_readme_is_true() -> None:
+def test_the_svg_in_the_readme_is_true() -> None:
     """docs/growth.svg is what the recipe bert_base makes of the trained checkpoint today."""
     plan = api.plan_growth(trained.small(), "bert_base")
     shown = (trained.ROOT / "docs" / "growth.svg").read_text(encoding="utf-8")
-    assert growth_picture(plan) == shown
+    assert growth_svg(plan) == shown
 
 
 def small(folder: Path) -> Path:
@@ -245,12 +247,13 @@ def small(folder: Path) -> Path:
 
 
 def test_in_a_result(tmp_path: Path) -> None:
-    """Both lie in it and are checked; the card shows the picture; a further growth leaves them."""
+    """Both lie in it and are checked; the card shows the SVG; a further growth leaves them."""
     out = api.grow(small(tmp_path / "small"), "double_depth", out=tmp_path / "a").out
-    assert f"({PICTURE})" in (out / "README.md").read_text(encoding="utf-8")
+    assert f"({SVG})" in (out / "README.md").read_text(encoding="utf-8")
     assert (out / PAGE).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [*BESIDE] == [name for name in BESIDE if (out / name).is_file()]  # no link leads nowhere
     record = json.loads((out / "growkit.json").read_text(encoding="utf-8"))
-    assert {PAGE, PICTURE} <= record["files"].keys()
+    assert {PAGE, SVG} <= record["files"].keys()
     assert api.check_files(out) == []
     further = api.grow(out, "double_depth", out=tmp_path / "b").out
     assert (further / PAGE).read_bytes() != (out / PAGE).read_bytes()
@@ -260,22 +263,25 @@ def test_in_a_result(tmp_path: Path) -> None:
 
 def test_where_a_source_lies_is_not_told(tmp_path: Path) -> None:
     """The same model from elsewhere, at another time, gives the same files."""
-    found = [
+    results = [
         api.grow(small(tmp_path / name), "double_width", out=tmp_path / f"{name}-out").out
         for name in ("one", "other")
     ]
-    for name in (PAGE, PICTURE):
-        assert (found[0] / name).read_bytes() == (found[1] / name).read_bytes()
+    for name in (PAGE, SVG):
+        assert (results[0] / name).read_bytes() == (results[1] / name).read_bytes()
 
 
 def test_a_page_of_a_plan(plans: dict[str, Plan], tmp_path: Path) -> None:
-    """With what writing will take; it replaces a page, and nothing else."""
-    path, known = tmp_path / "growth.html", api.estimate(plans["single"])
+    """With commands in place of files that are not there; it replaces a page, and nothing else."""
+    path, estimate = tmp_path / "growth.html", api.estimate(plans["single"])
     path.touch()
     for _ in range(2):
-        api.save_page(plans["single"], path, known)
-    assert known.digest in path.read_text(encoding="utf-8")
+        api.save_page(plans["single"], path, estimate)
+    page = Elements(path.read_text(encoding="utf-8"))
+    assert all(command in "".join(page.texts) for command in ("growkit plan", "--tensor", "--json"))
+    assert "a" not in {tag for tag, _ in page.elements}
+    assert in_bytes(estimate.output_bytes) in "".join(page.texts)
     path.write_text("mine")
     with pytest.raises(OutputError, match=r"growth\.html: is there and holds no page"):
-        api.save_page(plans["single"], path, known)
+        api.save_page(plans["single"], path, estimate)
     assert path.read_text() == "mine"

@@ -1,4 +1,4 @@
-"""Pages and pictures in a real browser: all is there, nothing complains, nothing hangs over.
+"""Pages and SVGs in a real browser: all is there, nothing complains, nothing hangs over.
 
 One page holds every page under test in frames of two widths, measures them, and writes what it
 found into itself; the browser prints that. Debian's chromium, or any other, is driven as it is.
@@ -22,7 +22,7 @@ from support import pictured
 from growkit.planning.plan import Plan
 from growkit.report.page.markup import escaped
 from growkit.report.page.page import growth_page
-from growkit.report.page.svg import growth_picture
+from growkit.report.page.svg import growth_svg
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ WIDTHS = (400, 1200)  # a telephone and a desk
 
 MEASURE = """
 addEventListener("load", () => {
-  const told = [...document.querySelectorAll("iframe")].map(frame => {
+  const pages = [...document.querySelectorAll("iframe")].map(frame => {
     const page = frame.contentDocument, root = page.documentElement;
     const all = (query, get) => [...page.querySelectorAll(query)].map(get);
     return {
@@ -50,31 +50,31 @@ addEventListener("load", () => {
     };
   });
   const images = [...document.images].map(i => [i.alt, i.complete ? i.naturalWidth : 0]);
-  document.querySelector("pre").textContent = JSON.stringify({told, images});
+  document.querySelector("pre").textContent = JSON.stringify({pages, images});
 });
 """
 
 
 def browser() -> str:
     """The browser; without one these tests fail in CI, and are skipped elsewhere."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
         say = pytest.fail if os.environ.get("CI") else pytest.skip
         say("no chromium: `make browser` installs Debian's")
-    return found
+    return path
 
 
-def look(folder: Path, pages: Mapping[str, str], pictures: Mapping[str, str]) -> dict[str, Any]:
-    """What the browser finds in pages and pictures, and what it says on its console."""
+def look(folder: Path, pages: Mapping[str, str], svgs: Mapping[str, str]) -> dict[str, Any]:
+    """What the browser finds in pages and SVGs, and what it says on its console."""
     frames = [
         f'<iframe name="{html.escape(name)}" style="width: {width}px; height: 900px; border: 0" '
         f'srcdoc="{html.escape(page)}"></iframe>'
         for name, page in pages.items()
         for width in WIDTHS
     ]
-    for number, picture in enumerate(pictures.values()):
-        (folder / f"{number}.svg").write_text(picture, encoding="utf-8")
-    images = [f'<img alt="{html.escape(n)}" src="{i}.svg">' for i, n in enumerate(pictures)]
+    for number, svg in enumerate(svgs.values()):
+        (folder / f"{number}.svg").write_text(svg, encoding="utf-8")
+    images = [f'<img alt="{html.escape(n)}" src="{i}.svg">' for i, n in enumerate(svgs)]
     all_of_it = f"<pre></pre><script>{MEASURE}</script>{''.join([*frames, *images])}"
     (folder / "all.html").write_text(
         f'<!doctype html><meta charset="utf-8">{all_of_it}', encoding="utf-8"
@@ -88,8 +88,8 @@ def look(folder: Path, pages: Mapping[str, str], pictures: Mapping[str, str]) ->
     )
     written = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
     assert written, done.stderr
-    found: dict[str, Any] = json.loads(html.unescape(written[1]))
-    return found | {"console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
+    measured: dict[str, Any] = json.loads(html.unescape(written[1]))
+    return measured | {"console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
 
 
 @pytest.fixture(scope="module")
@@ -99,32 +99,32 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
 
 
 @pytest.fixture(scope="module")
-def found(plans: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the browser finds in their pages and pictures."""
+def measured(plans: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the browser finds in their pages and SVGs."""
     pages = {name: growth_page(plan, output_bytes=10**9) for name, plan in plans.items()}
-    pictures = {name: growth_picture(plan) for name, plan in plans.items()}
-    return look(tmp_path_factory.mktemp("browser"), pages, pictures)
+    svgs = {name: growth_svg(plan) for name, plan in plans.items()}
+    return look(tmp_path_factory.mktemp("browser"), pages, svgs)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", [*pictured.STEPS, "large", "hostile"])
 def test_all_of_a_plan_is_there(
-    name: str, width: int, plans: dict[str, Plan], found: dict[str, Any]
+    name: str, width: int, plans: dict[str, Plan], measured: dict[str, Any]
 ) -> None:
     """Every layer, in the drawing and in the table, and every axis; the page fits its window."""
     plan = plans[name]
-    told = next(t for t in found["told"] if (t["name"], t["width"]) == (name, width))
-    assert told["over"] == 0
-    assert told["layers"] == pictured.layers_of(plan)
-    drawn = [title for title in told["boxes"] if title.startswith("layer ")]
+    page = next(p for p in measured["pages"] if (p["name"], p["width"]) == (name, width))
+    assert page["over"] == 0
+    assert page["layers"] == pictured.layers_of(plan)
+    drawn = [title for title in page["boxes"] if title.startswith("layer ")]
     assert len(drawn) == len(pictured.layers_of(plan))
-    shown = {axis.partition(" (")[0] for axis in told["axes"]}
+    shown = {axis.partition(" (")[0] for axis in page["axes"]}
     assert shown >= {*pictured.axes_of(plan)}
     assert shown >= {
         next((u for u, axes in plan.axes.items() if axis in axes), axis) for axis in plan.maps
     }
-    assert told["missing"] == 0  # hatches that a shape asks for
-    text = " ".join(told["text"].split())
+    assert page["missing"] == 0  # hatches that a shape asks for
+    text = " ".join(page["text"].split())
     for words in (plan.claim.claim, *plan.claim.reasons):
         assert " ".join(visible(words).split()) in text
 
@@ -134,28 +134,28 @@ def visible(text: str) -> str:
     return html.unescape(escaped(text))
 
 
-def test_pictures_are_pictures(found: dict[str, Any]) -> None:
+def test_svgs_are_images(measured: dict[str, Any]) -> None:
     """As images, which is how a README shows them, all are drawn."""
-    assert len(found["images"]) == len(pictured.STEPS) + 2
-    assert all(width > 500 for _, width in found["images"])
+    assert len(measured["images"]) == len(pictured.STEPS) + 2
+    assert all(width > 500 for _, width in measured["images"])
 
 
-def test_nothing_complains(found: dict[str, Any]) -> None:
+def test_nothing_complains(measured: dict[str, Any]) -> None:
     """The console stays empty: no error, nothing blocked, nothing asked of a network."""
-    assert found["console"] == []
+    assert measured["console"] == []
 
 
 def test_what_is_wrong_is_seen(plans: dict[str, Plan], tmp_path: Path) -> None:
-    """A page that is too wide, a script and a fetch in it, and a broken picture are noticed."""
+    """A page that is too wide, a script and a fetch in it, and a broken SVG are noticed."""
     page = growth_page(plans["single"], output_bytes=1)
     wide = page.replace("</main>", '</main><div style="width: 1300px">wide</div>')
     script = page.replace("</main>", "</main><script>document.body.textContent = ''</script>")
     image = page.replace("</main>", '</main><img src="https://example.org/x.png">')
-    picture = growth_picture(plans["single"]).replace("</desc>", "")
-    found = look(tmp_path, {"wide": wide, "script": script, "image": image}, {"broken": picture})
-    told = {(t["name"], t["width"]): t for t in found["told"]}
-    assert all(told["wide", width]["over"] > 0 for width in WIDTHS)
-    assert told["script", 400]["layers"] == pictured.layers_of(plans["single"])
-    assert sum("script" in line for line in found["console"]) >= 2
-    assert sum("example.org" in line for line in found["console"]) >= 2
-    assert found["images"] == [["broken", 0]]
+    svg = growth_svg(plans["single"]).replace("</desc>", "")
+    measured = look(tmp_path, {"wide": wide, "script": script, "image": image}, {"broken": svg})
+    pages = {(p["name"], p["width"]): p for p in measured["pages"]}
+    assert all(pages["wide", width]["over"] > 0 for width in WIDTHS)
+    assert pages["script", 400]["layers"] == pictured.layers_of(plans["single"])
+    assert sum("script" in line for line in measured["console"]) >= 2
+    assert sum("example.org" in line for line in measured["console"]) >= 2
+    assert measured["images"] == [["broken", 0]]

@@ -1,4 +1,4 @@
-"""Plans whose pictures are looked at: one source and several, two stacks, experts, small and large.
+"""Plans whose pages are looked at: one source and several, two stacks, experts, small and large.
 
 The large one is made of headers alone.
 """
@@ -61,15 +61,15 @@ def plans(folder: Path) -> dict[str, Plan]:
     maps = folder / "maps.safetensors"
     uneven = [{"op": "width", "to": {"axes": "3/2x"}}, DEEPER]
     api.save_maps(api.plan_growth(places["bert"], steps_of(uneven)), maps)
-    out = {}
+    planned = {}
     for name, (source, steps) in STEPS.items():
         steps = [{k: str(maps) if v == "MAPS" else v for k, v in s.items()} for s in steps]
         more = [w for s in steps if (w := s.get("with"))]
         others = [n for w in more for n in ([w] if isinstance(w, str) else w)]
         recipe = steps_of(steps, sources=["small", *others])
         given = {other: str(places[other]) for other in others}
-        out[name] = api.plan_growth(places[source], recipe, sources=given)
-    return out | {"large": large(), "hostile": hostile(out["fusion"])}
+        planned[name] = api.plan_growth(places[source], recipe, sources=given)
+    return planned | {"large": large(), "hostile": hostile(planned["fusion"])}
 
 
 def large() -> Plan:
@@ -115,9 +115,9 @@ def hostile(plan: Plan) -> Plan:
 
 def _renamed(term: Term) -> Term:
     """A term of the second source under its hostile name."""
-    known = term.source
-    if isinstance(known, Stored) and known.source == "other":
-        return replace(term, source=replace(known, source=HOSTILE[1]))
+    stored = term.source
+    if isinstance(stored, Stored) and stored.source == "other":
+        return replace(term, source=replace(stored, source=HOSTILE[1]))
     return term
 
 

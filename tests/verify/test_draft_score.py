@@ -16,7 +16,7 @@ from growkit.errors import GrowkitError
 from growkit.families.family import Family
 from growkit.families.load import build_family, read_yaml
 from growkit.families.model import read_model
-from growkit.verify.draft_family import infer_family
+from growkit.verify.draft_family import draft_family
 
 LEAST = 0.85  # of all dims; what is wrong has a question mark, or `families check` finds it
 ALIKE = {"table": "rows", "fixed": "rows", "latent": "stream"}  # told apart by their use alone
@@ -40,7 +40,7 @@ def score(name: str, folder: Path) -> tuple[int, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            draft = build_family(read_yaml(infer_family(config).text, "draft"), config, set())
+            draft = build_family(read_yaml(draft_family(config).text, "draft"), config, set())
         except GrowkitError:
             draft = None
     right = total = 0

@@ -1,4 +1,4 @@
-"""The gauge test: other coordinates on one axis everywhere, and the function must not change.
+"""The symmetry test: other coordinates on one axis everywhere, and the function must not change.
 
 This is what proves the labels of a family file: shapes cannot, because several axes may have one
 size. `growkit families check` runs the same on a user's own file.
@@ -20,7 +20,7 @@ from growkit.checkpoints.open import open_checkpoint
 from growkit.families.model import Model, read_model
 from growkit.planning.plan import Plan
 from growkit.planning.proof.claim import EXACT
-from growkit.verify.symmetries import gauge_plan, gauges
+from growkit.verify.symmetries import symmetries, symmetry_plan
 
 SAME, OTHER = 1e-10, 1e-3
 
@@ -45,14 +45,14 @@ def change(model: object, name: str, plan: Plan, folder: Path) -> float:
 
 
 @pytest.mark.parametrize("name", zoo.by_speed())
-def test_gauge(tmp_path: Path, name: str) -> None:
-    """Every axis that has a gauge: the function stays, though tensors do change."""
+def test_symmetries(tmp_path: Path, name: str) -> None:
+    """Every axis that has a symmetry: the function stays, though tensors do change."""
     model, small = read(name, tmp_path)
-    found = gauges(small)
-    assert found
+    changes = symmetries(small)
+    assert changes
     moved = {}
-    for axis, maps in found.items():
-        plan = gauge_plan(small, maps)
+    for axis, maps in changes.items():
+        plan = symmetry_plan(small, maps)
         assert any(f.copied is None for f in plan.formulas)
         moved[axis] = change(model, name, plan, tmp_path)
     assert max(moved.values()) < SAME, moved
@@ -67,11 +67,11 @@ def turned(size: int) -> AxisMap:
     ("name", "axes"),
     [("qwen3/causal", "qk"), ("gpt_neox/causal", "qk"), ("bloom/causal", ["heads"])],
 )
-def test_what_is_no_gauge_shows(tmp_path: Path, name: str, axes: str | list[str]) -> None:
+def test_what_is_no_symmetry_shows(tmp_path: Path, name: str, axes: str | list[str]) -> None:
     """Rotary coordinates and ALiBi heads stand where they must: moving them is seen."""
     model, small = read(name, tmp_path)
     maps = {a: turned(small.sizes[a]) for a in axes}
-    assert change(model, name, gauge_plan(small, maps), tmp_path) > OTHER
+    assert change(model, name, symmetry_plan(small, maps), tmp_path) > OTHER
 
 
 def test_cases_have_names() -> None:
@@ -83,11 +83,11 @@ SLOPED = ("bloom/causal", "mpt/causal", "falcon/rw")
 
 
 @pytest.mark.parametrize("name", SLOPED)
-def test_heads_fail_the_gauge_as_they_must(tmp_path: Path, name: str) -> None:
+def test_sloped_heads_have_no_symmetry(tmp_path: Path, name: str) -> None:
     """Every head has its own slope: in another place it computes something else."""
     model, small = read(name, tmp_path)
-    assert "heads" not in gauges(small)
-    plan = gauge_plan(small, {"heads": turned(small.sizes["heads"])})
+    assert "heads" not in symmetries(small)
+    plan = symmetry_plan(small, {"heads": turned(small.sizes["heads"])})
     assert change(model, name, plan, tmp_path) > OTHER
 
 

@@ -1,7 +1,8 @@
 """Layers and axes, before and after, with threads and bands from what each one comes from.
 
 Shapes have the class of their kind; `style` says how that looks. Every shape has a title, which
-says the same in words. Lengths are in the drawing's own units.
+says the same in words. Lengths are in the drawing's own units. The law: the page and the SVG draw
+with these and nothing else, so that they show the same.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from growkit.report.page.markup import Markup, element, joined
+from growkit.planning.plan import Plan
+from growkit.report.page.markup import Markup, element, joined, soft
 from growkit.report.provenance import Place, Provenance, Run
 
 TALL = 620.0  # of a stack, if its layers can be seen in it
 ROW = 27.0  # of a layer, at most
 TEXT = 12.5  # the least row that holds a word
 BOX, GAP, WORDS = 96.0, 84.0, 172.0  # widths: a layer, the threads, what is said beside
+STACK = BOX + GAP + BOX + WORDS
 NUMBERS = 28.0  # the width of layers' numbers
 CAPTION = 20.0  # the height of a source's name
-MOST = 300  # layers that are drawn one by one
+MOST_DRAWN = 300  # layers that are drawn one by one
 
 MEANING = {
     "old": "as the source has it",
@@ -40,6 +43,24 @@ class Drawing:
     body: Markup
 
 
+def figure(
+    drawing: Drawing, title: str, *, class_: str | None = None, stretch: bool = False
+) -> Markup:
+    """A drawing in a page, and what it shows in words.
+
+    `stretch` fills the width and height that style gives, whatever that does to its shape.
+    """
+    return element(
+        "svg",
+        element("title", title),
+        drawing.body,
+        viewBox=f"0 0 {drawing.width:g} {drawing.height:g}",
+        preserveAspectRatio="none" if stretch else None,
+        role="img",
+        class_=class_,
+    )
+
+
 # -- words ---------------------------------------------------------------------------------------
 
 
@@ -50,19 +71,20 @@ def comes_from(run: Run, sources: int) -> str:
     'copies of 0–5'
     """
     length = run.stop - run.start
-    said = " + ".join(_place(place, length, named=sources > 1) for place in run.places)
+    places = " + ".join(_place(place, length, named=sources > 1) for place in run.places)
     many = "copies" if length > 1 else "a copy"
     match run.kind:
         case "old":
-            return f"from {said}"
+            return f"from {places}"
         case "copied":
-            return f"{many} of {said}"
+            return f"{many} of {places}"
         case "silent":
-            return f"silent, {many} of {said}" if said else "silent"
+            copies = places if len(run.places) > 1 else f"{many} of {places}"
+            return f"silent, {copies}" if places else "silent"
         case "scaled":
-            return f"{said}, times a factor"
+            return f"{places}, times a factor"
         case "mixed":
-            return said or "all, mixed"
+            return places or "all, mixed"
     return "new"
 
 
@@ -84,71 +106,78 @@ def _place(place: Place, length: int, *, named: bool) -> str:
 # -- a stack of layers ---------------------------------------------------------------------------
 
 
-def stack(found: Provenance, *, thickness: float = 1.0) -> Drawing:
+def stream_ratio(plan: Plan, axis: str) -> float:
+    """How wide the stream through a stack was before, where it is 1 after."""
+    stream = f"{axis.removesuffix('layers')}hidden"
+    stream = stream if stream in plan.sizes_after else "hidden"
+    after = plan.sizes_after.get(stream, 1)
+    return plan.sizes_before.get(stream, after) / after
+
+
+def stack(entry: Provenance, *, stream_ratio: float = 1.0) -> Drawing:
     """The layers of the sources on the left, those of the result on the right, input on top.
 
-    `thickness` is the width of the stream before, where it is 1 after.
+    A narrower stream has narrower boxes: `stream_ratio` is its width before by that after.
     """
-    width = BOX + GAP + BOX + WORDS
-    if not found.runs or max(found.after, sum(found.before.values())) > MOST:
-        return bars(found, width)
-    several = len(found.before) > 1
-    row = max(4.0, min(ROW, TALL / max(sum(found.before.values()), found.after)))
+    layers_before, several = sum(entry.before.values()), len(entry.before) > 1
+    if not entry.runs or max(entry.after, layers_before) > MOST_DRAWN:
+        return bars(entry, STACK)
+    row = max(4.0, min(ROW, TALL / max(layers_before, entry.after)))
     margin = 0.0 if row >= TEXT else NUMBERS
-    left = sum(found.before.values()) * row + CAPTION * len(found.before) * several
-    height = max(left, found.after * row)
-    place: dict[Place, float] = {}
-    body: list[Markup] = []
-    y, thick = (height - left) / 2, BOX * min(1, thickness)
-    for source, count in found.before.items():
+    left = layers_before * row + CAPTION * len(entry.before) * several
+    height = max(left, entry.after * row)
+    middle: dict[Place, float] = {}  # of every old layer, from the top
+    boxes: list[Markup] = []
+    y, width = (height - left) / 2, BOX * min(1, stream_ratio)
+    for source, layers in entry.before.items():
         if several:
-            body.append(_text(margin + BOX, y + 14, cut(source, 14), "small soft end"))
+            boxes.append(_text(margin + BOX, y + 14, cut(source, 14), "small soft end"))
             y += CAPTION
-        body += _numbers(margin + BOX - thick - 5, y, row, count, "end")
-        for layer in range(count):
-            place[source, layer] = y + row / 2
-            said = f"{source}: layer {layer}"
-            body.append(_box(margin + BOX - thick, y, thick, row, "old", str(layer), said))
+        boxes += _numbers(margin + BOX - width - 5, y, row, layers, "end")
+        for layer in range(layers):
+            middle[source, layer] = y + row / 2
+            title = f"{source}: layer {layer}"
+            boxes.append(_box(margin + BOX - width, y, width, row, "old", str(layer), title))
             y += row
-    start, thick = (height - found.after * row) / 2, BOX * min(1, 1 / thickness)
+    top, width = (height - entry.after * row) / 2, BOX * min(1, 1 / stream_ratio)
     x = margin + BOX + GAP
     threads: list[Markup] = []
-    for one in found.singles:
-        y = start + one.start * row
-        said = f"layer {one.start}: {comes_from(one, len(found.before))}"
-        body.append(_box(x, y, thick, row, one.kind, str(one.start), said))
-        threads += (_thread(margin, place[p], y + row / 2, one.kind, row) for p in one.places)
-    body += _numbers(x + thick + 5, start, row, found.after, "")
-    words = (_beside(run, start, row, x + thick + margin + 10, several) for run in found.runs)
-    return Drawing(width, height, joined([threads, body, words]))
+    for run in entry.singles:
+        y = top + run.start * row
+        title = f"layer {run.start}: {comes_from(run, len(entry.before))}"
+        boxes.append(_box(x, y, width, row, run.kind, str(run.start), title))
+        threads += (_thread(margin, middle[p], y + row / 2, run.kind, row) for p in run.places)
+    boxes += _numbers(x + width + 5, top, row, entry.after, "")
+    words = (_words(run, top, row, x + width + margin + 10, several) for run in entry.runs)
+    return Drawing(STACK, height, joined([threads, boxes, words]))
 
 
-def _numbers(x: float, start: float, row: float, count: int, class_: str) -> Iterator[Markup]:
+def _numbers(x: float, top: float, row: float, layers: int, class_: str) -> Iterator[Markup]:
     """Numbers of some layers beside them, where none fits into a layer."""
     step = next(n for n in (4, 8, 16, 32, 64, 128) if n * row >= 2 * TEXT)
-    for layer in range(0, count if row < TEXT else 0, step):
-        yield _text(x, start + (layer + 0.5) * row + 4, str(layer), f"small soft {class_}")
+    for layer in range(0, layers if row < TEXT else 0, step):
+        yield _text(x, top + (layer + 0.5) * row + 4, str(layer), f"small soft {class_}")
 
 
-def _beside(run: Run, start: float, row: float, x: float, several: bool) -> Markup | None:
+def _words(run: Run, top: float, row: float, x: float, several: bool) -> Markup | None:
     """What a run of layers is, in words beside it, where there is room."""
     length = run.stop - run.start
     if length * row < TEXT:
         return None
-    y = start + (run.start + length / 2) * row
-    body = [_text(x + 4, y + 4, cut(comes_from(run, 1 + several), 30), "small")]
+    y = top + (run.start + length / 2) * row
+    words = [_text(x + 4, y + 4, cut(comes_from(run, 1 + several), 30), "small")]
     if length > 1:  # a bracket
-        top, end = start + run.start * row + 3, start + run.stop * row - 3
-        d = f"M{x - 6:.1f} {top:.1f}h4V{end:.1f}h-4"
-        body.insert(0, element("path", d=d, fill="none", stroke="currentColor", opacity=".45"))
-    return joined(body)
+        first, last = top + run.start * row + 3, top + run.stop * row - 3
+        d = f"M{x - 6:.1f} {first:.1f}h4V{last:.1f}h-4"
+        words.insert(0, element("path", d=d, fill="none", stroke="currentColor", opacity=".45"))
+    return joined(words)
 
 
-def _box(x: float, y: float, width: float, row: float, kind: str, name: str, said: str) -> Markup:
+def _box(x: float, y: float, width: float, row: float, kind: str, name: str, title: str) -> Markup:
     gap = min(4.0, row * 0.22)
     shape = element(
         "rect",
-        element("title", said),
+        element("title", title),
         x=x,
         y=y + gap / 2,
         width=width,
@@ -170,55 +199,55 @@ def _thread(margin: float, y: float, to: float, kind: str, row: float) -> Markup
     return element("path", d=d, class_=f"thread {kind}", stroke_width=wide, stroke_dasharray=dashes)
 
 
-def _text(x: float, y: float, said: str, class_: str) -> Markup:
-    return element("text", said, x=x, y=y, class_=class_)
+def _text(x: float, y: float, text: str, class_: str) -> Markup:
+    return element("text", text, x=x, y=y, class_=class_)
 
 
 # -- an axis -------------------------------------------------------------------------------------
 
 
-def bars(found: Provenance, width: float, *, thick: float = 20.0, gap: float = 36.0) -> Drawing:
+def bars(entry: Provenance, width: float, *, thick: float = 20.0, gap: float = 36.0) -> Drawing:
     """The units of the sources above, those of the result below, and bands between; no words."""
-    breaks = 6.0 * (len(found.before) - 1)
-    total = sum(found.before.values())
-    unit = min((width - breaks) / total, width / found.after)
-    place: dict[str, float] = {}
-    body: list[Markup] = []
-    x = (width - total * unit - breaks) / 2
-    for source, size in found.before.items():
-        place[source] = x
-        body.append(_bar(x, 0.0, size * unit, thick, "old", f"{source}: {size:,} units"))
+    breaks = 6.0 * (len(entry.before) - 1)
+    units_before = sum(entry.before.values())
+    unit = min((width - breaks) / units_before, width / entry.after)
+    left: dict[str, float] = {}  # of every source
+    units: list[Markup] = []
+    x = (width - units_before * unit - breaks) / 2
+    for source, size in entry.before.items():
+        left[source] = x
+        units.append(_bar(x, 0.0, size * unit, thick, "old", f"{source}: {size:,} units"))
         x += size * unit + 6.0
-    start, below = (width - found.after * unit) / 2, thick + gap
+    start, below = (width - entry.after * unit) / 2, thick + gap
     bands: list[Markup] = []
-    for run, said in _runs(found):
+    for run, title in _titled_runs(entry):
         new, length = start + run.start * unit, (run.stop - run.start) * unit
-        body.append(_bar(new, below, length, thick, run.kind, said))
+        units.append(_bar(new, below, length, thick, run.kind, title))
         for source, first in run.places:
-            old = place[source] + first * unit
-            reach = length if found.runs else found.before[source] * unit
+            old = left[source] + first * unit
+            reach = length if entry.runs else entry.before[source] * unit
             bands.append(_band(old, reach, new, length, thick, below, run.kind))
-    return Drawing(width, below + thick, joined([bands, body]))
+    return Drawing(width, below + thick, joined([bands, units]))
 
 
-def _runs(found: Provenance) -> Iterator[tuple[Run, str]]:
-    """The runs of an axis with what is said of each; one for each kind where they are too many."""
-    if found.runs:
-        for run in found.runs:
-            where = f"units {span(run.start, run.stop)}"
-            yield run, f"{where}: {comes_from(run, len(found.before))}"
+def _titled_runs(entry: Provenance) -> Iterator[tuple[Run, str]]:
+    """The runs of an axis and their titles; one for each kind where they are too many."""
+    if entry.runs:
+        for run in entry.runs:
+            units = f"units {span(run.start, run.stop)}"
+            yield run, f"{units}: {comes_from(run, len(entry.before))}"
         return
     start = 0
-    for kind, count in found.counts.items():
-        places: Iterable[Place] = () if kind == "new" else ((s, 0) for s in found.before)
+    for kind, count in entry.counts.items():
+        places: Iterable[Place] = () if kind == "new" else ((s, 0) for s in entry.before)
         yield Run(kind, start, start + count, tuple(places)), f"{count:,} units in all: {kind}"
         start += count
 
 
-def _bar(x: float, y: float, width: float, height: float, kind: str, said: str) -> Markup:
-    title = element("title", said)
+def _bar(x: float, y: float, width: float, height: float, kind: str, title: str) -> Markup:
+    words = element("title", title)
     width = max(width - 1.0, 0.8)  # a hair between neighbours
-    return element("rect", title, x=x, y=y, width=width, height=height, rx=2.0, class_=kind)
+    return element("rect", words, x=x, y=y, width=width, height=height, rx=2.0, class_=kind)
 
 
 def _band(
@@ -236,12 +265,25 @@ def _band(
 # -- the key -------------------------------------------------------------------------------------
 
 
-def kinds_in(found: Iterable[Provenance]) -> list[str]:
+def kinds_in(entries: Iterable[Provenance]) -> list[str]:
     """The kinds that stand in some drawings, the sources among them, in the order of `MEANING`."""
-    there = {"old", *chain.from_iterable(d.counts for d in found)}
-    return [kind for kind in MEANING if kind in there]
+    drawn = {"old", *chain.from_iterable(entry.counts for entry in entries)}
+    return [kind for kind in MEANING if kind in drawn]
 
 
 def swatch(kind: str) -> Markup:
     """A sample of a kind, 26 by 15."""
     return element("rect", x=1.0, y=1.0, width=24.0, height=13.0, rx=3.0, class_=kind)
+
+
+def legend(entries: Iterable[Provenance]) -> Markup:
+    """What the colours and hatches of some drawings mean, as a list in a page."""
+    items = [
+        element(
+            "li",
+            element("svg", swatch(kind), width=26, height=15, aria_hidden="true"),
+            element("span", element("b", kind), " ", soft(MEANING[kind])),
+        )
+        for kind in kinds_in(entries)
+    ]
+    return element("ul", items, class_="legend")

@@ -1,4 +1,7 @@
-"""Elements of HTML and SVG. The law: text is escaped unless it is an element already."""
+"""Elements of HTML and SVG, and the few that a page is built of: sections, tables, lists.
+
+The law: text is escaped unless it is an element already.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,7 @@ def element(tag: str, *children: Child, **attributes: object) -> Markup:
         for name, value in attributes.items()
         if value is not None
     ]
-    inner = joined(children)
-    return Markup(f"<{tag}{''.join(words)}>{inner}</{tag}>")
+    return Markup(f"<{tag}{''.join(words)}>{joined(children)}</{tag}>")
 
 
 def joined(children: Child) -> Markup:
@@ -57,3 +59,46 @@ def joined(children: Child) -> Markup:
 def _value(value: object) -> str:
     """Numbers to a tenth, which no eye tells apart."""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+# -- of a page -----------------------------------------------------------------------------------
+
+
+def section(name: str, title: str, *children: Child) -> Markup:
+    """A part of the page with a heading, which names it to screen readers too."""
+    heading = element("h2", title, id=f"{name}-title")
+    return element("section", heading, *children, id=name, aria_labelledby=f"{name}-title")
+
+
+def table(caption: str, heads: Iterable[str], rows: Iterable[Markup]) -> Markup:
+    """A table that scrolls by itself where it is too wide."""
+    head = element("thead", element("tr", (element("th", h, scope="col") for h in heads)))
+    body = element("table", element("caption", caption), head, element("tbody", rows))
+    return element("div", body, class_="wide")
+
+
+def row(name: Child, *cells: Child, **attributes: object) -> Markup:
+    """A row of a table; the first cell is what the row is about."""
+    first = element("th", name, scope="row")
+    return element("tr", first, (element("td", cell) for cell in cells), **attributes)
+
+
+def listed(items: Iterable[Child]) -> Markup | None:
+    """A list, if there is anything in it."""
+    lines = [element("li", item) for item in items]
+    return element("ul", lines) if lines else None
+
+
+def soft(text: str) -> Markup | None:
+    """A remark."""
+    return element("span", text, class_="soft") if text else None
+
+
+def prose(text: str) -> list[Markup]:
+    """A sentence, in which what stands between backticks is code.
+
+    >>> "".join(prose("try `a < b`"))
+    'try <code>a &lt; b</code>'
+    """
+    parts = enumerate(text.split("`"))
+    return [element("code", part) if i % 2 else escaped(part) for i, part in parts]

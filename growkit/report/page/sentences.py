@@ -1,4 +1,7 @@
-"""What a page says in sentences: who grew into what, and whether the function is kept."""
+"""What the page and the SVG say in sentences: what became what, and is the function kept.
+
+The law: whoever looks has not read the docs; so no word of the plan stands without what it means.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ def short(number: int) -> str:
     return f"{number:,}"
 
 
-def in_short(plan: Plan, found: Mapping[str, Provenance]) -> list[str]:
+def in_short(plan: Plan, by_axis: Mapping[str, Provenance]) -> list[str]:
     """Sizes, layers and zeros in a few sentences."""
     before, after = short(plan.parameters_before), short(plan.parameters_after)
     if len(plan.sources) > 1:
@@ -89,40 +92,40 @@ def in_short(plan: Plan, found: Mapping[str, Provenance]) -> list[str]:
         began = f"A model of {before} parameters kept its size"
     changed = [
         f"{axis} from {sizes_before(d)} to {d.after:,}"
-        for axis, d in found.items()
+        for axis, d in by_axis.items()
         if axis in plan.axes and [*d.before.values()] != [d.after]
     ]
-    said = [f"{began}{': ' if changed else ''}{', '.join(changed)}."]
-    for axis, d in stacks(plan, found).items():
+    sentences = [f"{began}{': ' if changed else ''}{', '.join(changed)}."]
+    for axis, d in stacks(plan, by_axis).items():
         parts = [LAYERS[kind].format(n=f"{n:,}", are=_are(n)) for kind, n in d.counts.items()]
-        said.append(
+        sentences.append(
             f"All {axis} {parts[0].partition(' ')[2]}."
             if len(parts) == 1 and d.after > 1
             else f"Of its {d.after:,} {axis}, {', '.join(parts)}."
         )
     if plan.zeroed:
         verb = "starts" if len(plan.zeroed) == 1 else "start"
-        said.append(f"{count(len(plan.zeroed), 'tensor')} {verb} at zero on purpose.")
-    return said
+        sentences.append(f"{count(len(plan.zeroed), 'tensor')} {verb} at zero on purpose.")
+    return sentences
 
 
-def sizes_before(found: Provenance) -> str:
+def sizes_before(entry: Provenance) -> str:
     """`384`, or `8 + 16` of two sources."""
-    return " + ".join(f"{size:,}" for size in found.before.values())
+    return " + ".join(f"{size:,}" for size in entry.before.values())
 
 
-def change(found: Provenance) -> tuple[str, str]:
+def change(entry: Provenance) -> tuple[str, str]:
     """`384 → 768` and how many times as much that is; one number where nothing changes."""
-    sizes = [*found.before.values()]
-    if sizes == [found.after]:
-        return f"{found.after:,}", ""
-    times = ratio(sizes[0], found.after) if len(sizes) == 1 else ""
-    return f"{sizes_before(found)} → {found.after:,}", times
+    sizes = [*entry.before.values()]
+    if sizes == [entry.after]:
+        return f"{entry.after:,}", ""
+    times = ratio(sizes[0], entry.after) if len(sizes) == 1 else ""
+    return f"{sizes_before(entry)} → {entry.after:,}", times
 
 
-def stacks(plan: Plan, found: Mapping[str, Provenance]) -> dict[str, Provenance]:
+def stacks(plan: Plan, by_axis: Mapping[str, Provenance]) -> dict[str, Provenance]:
     """Those that are layers."""
-    return {a: d for a, d in found.items() if d.axis in plan.layers}
+    return {a: d for a, d in by_axis.items() if d.axis in plan.layers}
 
 
 def about_axis(axis: str) -> str:
@@ -130,10 +133,11 @@ def about_axis(axis: str) -> str:
     return AXES.get(axis.partition(" ")[0].rpartition(".")[2], "an inner axis of this family")
 
 
-def counts(found: Provenance) -> str:
+def counts(entry: Provenance) -> str:
     """`384 old, 384 copied`."""
-    said = [f"{n:,} {kind}" for kind, n in found.counts.items()]
-    return ", ".join([*said, f"{found.left_out:,} left out"] if found.left_out else said)
+    kinds = [f"{n:,} {kind}" for kind, n in entry.counts.items()]
+    left_out = [f"{entry.left_out:,} left out"] if entry.left_out else []
+    return ", ".join([*kinds, *left_out])
 
 
 def _are(number: int) -> str:

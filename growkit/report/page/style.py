@@ -67,7 +67,7 @@ HATCHES = Markup(
     "</defs>"
 )
 
-PAGE = f"""
+PAGE_STYLE = f"""
 :root {{ color-scheme: light dark; {LIGHT} }}
 @media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
 * {{ box-sizing: border-box; }}
@@ -119,11 +119,8 @@ caption {{ text-align: left; color: var(--soft); padding-bottom: 4px; }}
 th, td {{ text-align: left; vertical-align: top; padding: 6px 16px 6px 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }}
 th {{ font-weight: 600; }} thead th {{ color: var(--soft); font-weight: 400; }}
-td.number, th.number {{ text-align: right; white-space: nowrap; }}
-code, pre {{ font: .86em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
+code {{ font: .86em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
 code {{ background: var(--code); border-radius: 5px; padding: 1px 5px; }}
-pre {{ background: var(--code); border-radius: 10px; padding: 14px 16px; overflow-x: auto;
-  white-space: pre-wrap; margin: 10px 0 0; }}
 ol.steps {{ list-style: none; padding: 0; margin: 14px 0 0; }}
 .steps > li {{ border-left: 3px solid var(--line); padding: 0 0 18px 18px; }}
 .steps > li:last-child {{ padding-bottom: 0; }}
@@ -132,7 +129,8 @@ ol.steps {{ list-style: none; padding: 0; margin: 14px 0 0; }}
 .badge {{ border: 1.5px solid currentColor; border-radius: 99px; padding: 0 11px;
   font-size: .86rem; font-weight: 600; color: var(--good); }}
 .badge.near {{ color: var(--near); }}
-ul {{ padding-left: 20px; }} li {{ margin: 3px 0; }}
+ul {{ padding-left: 20px; }} li {{ margin: 3px 0; }} section > ul:last-child {{ margin-bottom: 0; }}
+a {{ color: var(--old); }}
 details {{ margin-top: 14px; }} summary {{ cursor: pointer; font-weight: 600; }}
 footer {{ color: var(--soft); font-size: .88rem; padding-bottom: 48px; }}
 @media (max-width: 560px) {{
@@ -151,4 +149,4 @@ footer {{ color: var(--soft); font-size: .88rem; padding-bottom: 48px; }}
 """
 
 # of an SVG that stands alone: a README shows it as an image, on white or on black
-ALONE = f"svg {{ font-family: {FONT}; {LIGHT} }}\n{SHAPES}"
+SVG_STYLE = f"svg {{ font-family: {FONT}; {LIGHT} }}\n{SHAPES}"
