@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -23,24 +25,20 @@ MODELS = sorted(zoo.models())
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, Path]]:
-    """The models that were asked for, each built and saved once."""
-    return {}
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], zoo.Saved]:
+    """A model of the zoo by name; the last ones are kept, with what they answer."""
+
+    @lru_cache(maxsize=4)
+    def of(name: str) -> zoo.Saved:
+        return zoo.Saved.at(tmp_path_factory.mktemp("small"), zoo.models()[name])
+
+    return of
 
 
-def of(saved: dict, factory: pytest.TempPathFactory, name: str) -> tuple[object, Path]:
-    """A tiny model and its folder."""
-    if name not in saved:
-        model = zoo.build(zoo.models()[name])
-        saved[name] = (model, zoo.save(model, factory.mktemp(name.replace("/", "-"))))
-    return saved[name]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_contract(saved: dict, tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+@pytest.mark.parametrize("name", [pytest.param(n, marks=zoo.one_worker(n)) for n in MODELS])
+def test_contract(saved: Callable[[str], zoo.Saved], name: str) -> None:
     """Every tensor on disk is described, by axes that cannot pass for each other."""
-    _, small = of(saved, tmp_path_factory, name)
-    model = read_model(open_checkpoint(small))
+    model = read_model(open_checkpoint(saved(name).folder))
     family = model.family
     assert family.name == name.partition("/")[0]
     assert len(model.entries) + len(model.dropped) == len(model.checkpoint.tensors)
@@ -58,12 +56,11 @@ def test_contract(saved: dict, tmp_path_factory: pytest.TempPathFactory, name: s
 
 @pytest.mark.parametrize(("name", "growth"), zoo.by_speed(cases.NAMES))
 def test_claim_is_measurement(
-    saved: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str, growth: str
+    saved: Callable[[str], zoo.Saved], tmp_path: Path, name: str, growth: str
 ) -> None:
-    """What the plan claims is what transformers computes in float64."""
-    model, small = of(saved, tmp_path_factory, name)
+    """What the plan claims is what transformers computes in float64, and what the docs say."""
     tiny = zoo.models()[name]
-    cell = cases.measure(small, growth, tmp_path / "big", tiny, model)
+    cell = cases.measure(saved(name), growth, tmp_path / "big")
     said = told()[name, growth]
     assert said == ("–" if cell is None else SHORT[cell.claim]), "make families-table"
     if cell is None:
@@ -80,11 +77,9 @@ def test_claim_is_measurement(
 
 
 @pytest.mark.parametrize("name", zoo.by_speed())
-def test_round_trip(
-    saved: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str
-) -> None:
+def test_round_trip(saved: Callable[[str], zoo.Saved], tmp_path: Path, name: str) -> None:
     """coalesce(decoalesce(x)) = x, bit for bit, wherever the family can be doubled at all."""
-    _, small = of(saved, tmp_path_factory, name)
+    small = saved(name).folder
     steps = [{"op": "decoalesce", "to": {"axes": "2x"}}, {"op": "coalesce", "to": {"axes": "1/2x"}}]
     result = api.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
     before, after = (load_file(p / "model.safetensors") for p in (small, result.out))

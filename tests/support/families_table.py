@@ -40,12 +40,10 @@ to the places of these slopes. `make families-table` measures all of this anew.
 
 def cells(name: str) -> list[tuple[str, Cell | None]]:
     """Every cell of one model, measured: growth, what it is."""
-    tiny = zoo.models()[name]
     with tempfile.TemporaryDirectory() as folder:
-        model = zoo.build(tiny)
-        small = zoo.save(model, Path(folder) / "small")
+        small = zoo.Saved.at(Path(folder) / "small", zoo.models()[name])
         return [
-            (growth, measure(small, growth, Path(folder) / f"{number}", tiny, model))
+            (growth, measure(small, growth, Path(folder) / f"{number}"))
             for number, growth in enumerate(NAMES)
         ]
 

@@ -13,7 +13,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,15 @@ def by_speed(growths: tuple[str, ...] = ()) -> list[Any]:
         seen.add(family)
         for growth in growths or ("",):
             quick = leads and (not growth or growth in QUICK)
-            marks = () if quick else (pytest.mark.slow,)
+            marks = (one_worker(name),) if quick else (one_worker(name), pytest.mark.slow)
             values = (name, growth) if growth else (name,)
             out.append(pytest.param(*values, marks=marks, id=" ".join(values)))
     return out
+
+
+def one_worker(name: str) -> pytest.MarkDecorator:
+    """All tests of one model run in one process, which makes and runs it once."""
+    return pytest.mark.xdist_group(name)
 
 
 LEADERS = ("causal", "masked_lm", "seq2seq", "image_classifier")  # heads that say most of a family
@@ -111,6 +116,35 @@ def load(folder: Path, model: Any, kwargs: Mapping[str, Any] | None = None) -> A
     if hasattr(loaded, "set_experts_implementation"):
         loaded.set_experts_implementation("eager")
     return loaded.eval()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A tiny model and the folder where it lies; what it answers is computed once."""
+
+    tiny: Tiny
+    model: Any
+    folder: Path
+
+    @classmethod
+    def at(cls, folder: Path, tiny: Tiny, seed: int = 3) -> Saved:
+        """Built, and saved to a folder."""
+        model = build(tiny, seed)
+        return cls(tiny, model, save(model, folder))
+
+    @cached_property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What the model and all that grow from it are given."""
+        return inputs(self.model)
+
+    @cached_property
+    def outputs(self) -> dict[str, torch.Tensor]:
+        """What the model gives as it stands on disk."""
+        return self.outputs_of(self.folder)
+
+    def outputs_of(self, folder: Path) -> dict[str, torch.Tensor]:
+        """What another checkpoint of the same class gives."""
+        return answer(load(folder, self.model, self.tiny.kwargs), self.inputs)
 
 
 def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:

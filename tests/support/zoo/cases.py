@@ -19,7 +19,6 @@ from growkit.families.family import Family
 from growkit.families.model import Model, read_model
 from growkit.recipe.recipe import parse_recipe
 from growkit.verify.compare import tolerance
-from growkit.verify.precision import full_precision
 from support import zoo
 
 Steps = list[dict[str, Any]]
@@ -103,32 +102,27 @@ def _with_hidden(family: Family, sizes: Mapping[str, int], step: dict[str, Any])
     return step
 
 
-def measure(small: Path, name: str, out: Path, tiny: zoo.Tiny, model: Any) -> Cell | None:
+def measure(small: zoo.Saved, name: str, out: Path) -> Cell | None:
     """Grow a saved model, run both and compare; None where there is nothing to grow."""
-    read = read_model(open_checkpoint(small))
     sources: dict[str, str] = {}
     if name in ("fusion", "fusion of two"):
-        other = small
+        other = small.folder
         if name == "fusion of two":
-            other = zoo.save(zoo.build(tiny, seed=9), out.with_name(out.name + "-other"))
+            other = zoo.save(zoo.build(small.tiny, seed=9), out.with_name(out.name + "-other"))
         recipe = {"sources": ["small", "other"], "steps": [{"op": "fuse", "with": ["other"]}]}
         sources = {"other": str(other)}
     else:
-        steps = steps_of(name, read)
+        steps = steps_of(name, read_model(open_checkpoint(small.folder)))
         if steps is None:
             return None
         recipe = {"steps": steps}
     try:
-        result = api.grow(small, parse_recipe(recipe), sources=sources, out=out)
+        result = api.grow(small.folder, parse_recipe(recipe), sources=sources, out=out)
     except GrowkitError as error:
         return Cell("refused", error.message, None)
-    given = zoo.inputs(model)
-    with full_precision():
-        want = zoo.answer(zoo.load(small, model, tiny.kwargs), given)
-        have = zoo.answer(zoo.load(out, model, tiny.kwargs), given)
     readback = result.plan.maps.get(result.plan.readback or "")
     matrix = torch.from_numpy(readback.read.matrix()) if readback else None
     claim = result.plan.claim
     allowed = tolerance(claim.claim, "float64", claim.eps, claim.passes) or 0.0
-    error = zoo.difference(want, have, matrix)
+    error = zoo.difference(small.outputs, small.outputs_of(out), matrix)
     return Cell(claim.claim, "; ".join(claim.reasons), error, max(allowed, 1e-9))
