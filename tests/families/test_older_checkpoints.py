@@ -77,7 +77,7 @@ def publish(older: Older, folder: Path) -> Any:
     """A tiny model written as it would have been published; the model itself."""
     tiny = zoo.models()[older.model]
     if "ffn_hidden_size" in older.lost:  # its size then follows from another
-        tiny = zoo.Tiny(tiny.cls, {**tiny.config, "ffn_hidden_size": 4 * 48}, tiny.survey)
+        tiny = zoo.Tiny(tiny.cls, {**tiny.config, "ffn_hidden_size": 4 * 48})
     with full_precision():
         model = zoo.build(tiny)
     file, config = zoo.save(model, folder) / "model.safetensors", folder / "config.json"

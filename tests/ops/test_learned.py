@@ -14,7 +14,7 @@ from numpy.random import default_rng
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from support import tiny, zoo
-from support.families_table import told
+from support.families_table import documented
 from support.growths import DIFFERS, TOLERANCE, measure, sizes, steps_of, width
 
 import growkit
@@ -107,7 +107,7 @@ def test_every_family(tmp_path: Path, name: str) -> None:
     """
     source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
     steps = [width(axes="2x"), DEEPER]
-    if told()[name, "silent depth"] == "refused":  # such layers grow neither way
+    if documented()[name, "silent depth"] == "refused":  # such layers grow neither way
         twice = {"layers.mix": np.repeat(np.eye(3), 2, axis=0), "layers.silent": [0.0, 1] * 3}
         for way in (steps_of(steps), write(tmp_path / "layers", twice)):
             with pytest.raises(RecipeError, match="layers"):

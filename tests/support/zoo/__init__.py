@@ -2,8 +2,8 @@
 
 Each module here lists models as `MODELS`: name → `Tiny`, with names such as "gemma2/causal"; what
 stands before the slash is the family's name in growkit. Axes have different sizes, so that no axis
-can pass for another, but where the config says that two are one, or leaves a size to another's. A
-model names its row in `survey`: growths that were measured to be exact there must be exact here.
+can pass for another, but where the config says that two are one, or leaves a size to another's.
+What each growth of each model must keep is what docs/families.md says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import transformers
 
 from growkit.verify.precision import full_precision
 from growkit.verify.tiny import randomise
-from support.zoo.survey import EXACT
 
 TOKENS = (2, 9)  # sequences, tokens each
 
@@ -34,15 +33,7 @@ class Tiny:
 
     cls: str  # class of transformers
     config: Mapping[str, Any]  # of its config class
-    survey: str = ""  # row of `survey.EXACT`
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the class itself
-    lacks: str = ""  # a growth of that row for which this class has no tensors
-
-    @property
-    def exact(self) -> tuple[str, ...]:
-        """The growths that must be exact."""
-        row = EXACT[self.survey] if self.survey else ()
-        return tuple(g for g in row if g != self.lacks)
 
 
 @cache
