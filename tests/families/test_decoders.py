@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import zoo
-from support.zoo import cases
+from support import growths, tiny, zoo
 
 from growkit.api import grow, plan_growth
 from growkit.checkpoints.open import open_checkpoint
@@ -24,9 +23,9 @@ EXACT = 1e-9
 Change = Callable[[dict[str, Any]], None]
 
 
-def saved(name: str, folder: Path, change: Change = lambda config: None) -> zoo.Saved:
+def saved(name: str, folder: Path, change: Change = lambda config: None) -> tiny.Saved:
     """A tiny model on disk, with another config.json."""
-    small = zoo.Saved.at(folder / "small", zoo.models()[name])
+    small = tiny.Saved.at(folder / "small", name)
     file = small.folder / "config.json"
     config = json.loads(file.read_text())
     change(config)
@@ -112,11 +111,11 @@ OLD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", OLD)
 def test_old_configs(tmp_path: Path, name: str) -> None:
     """Configs with the keys that older releases wrote, or without keys that have a default."""
-    of, change, growths = OLD[name]
+    of, change, kept = OLD[name]
     small = saved(of, tmp_path, change)
-    for growth in growths:
+    for growth in kept:
         out = tmp_path / growth.replace("/", " of ")
-        cell = cases.measure(small, growth, out)
+        cell = growths.try_growth(small, growth, out)
         assert cell is not None
         assert cell.claim == "exact", f"{growth}: {cell.why}"
         assert cell.measured is not None
@@ -128,14 +127,13 @@ def test_old_configs(tmp_path: Path, name: str) -> None:
 )
 def test_experts_in_one_tensor(tmp_path: Path, name: str) -> None:
     """Checkpoints that hold experts as transformers 5 has them in memory."""
-    tiny = zoo.models()[name]
-    small = zoo.Saved(tiny, zoo.build(tiny), tmp_path / "small")
+    small = tiny.Saved(tiny.make(zoo.models()[name]), tmp_path / "small")
     small.model.save_pretrained(small.folder, save_original_format=False)
     names = set(load_file(small.folder / "model.safetensors"))
     assert any(n.endswith("mlp.experts.gate_up_proj") for n in names)
     for growth in ("width 2x", "width 3/2x", "mlp", "experts", "silent depth"):
         out = tmp_path / growth.replace("/", " of ")
-        cell = cases.measure(small, growth, out)
+        cell = growths.try_growth(small, growth, out)
         assert cell is not None
         assert cell.claim == "exact", f"{growth}: {cell.why}"
         assert cell.measured is not None
@@ -164,10 +162,10 @@ def test_longrope_in_any_family(tmp_path: Path, name: str, key: str) -> None:
     """As many factors as rotary pairs stand in the config: it would no longer load."""
     factors = {k: v for k, v in LONGROPE.items() if k != "type"} | {key: "longrope"}
     small = saved(name, tmp_path, without(ROPE, rope_scaling=factors)).folder
-    step = cases.width(head_dim="2x", hidden="2x")
+    step = growths.width(head_dim="2x", hidden="2x")
     with pytest.raises(RecipeError, match="longrope lists a factor for every rotary pair"):
         plan_growth(small, parse_recipe({"steps": [step]}))
-    assert plan_growth(small, parse_recipe({"steps": [cases.width(axes="2x")]}))
+    assert plan_growth(small, parse_recipe({"steps": [growths.width(axes="2x")]}))
 
 
 def test_multi_token_prediction_is_refused(tmp_path: Path) -> None:
@@ -186,7 +184,7 @@ def test_a_sparse_step_keeps_its_period(tmp_path: Path) -> None:
     small = saved("qwen2_moe/sparse", tmp_path)
     deep = {"op": "depth", "layers": [0, 1, 0, 1, 2], "new": "silent"}
     out = grow(small.folder, parse_recipe({"steps": [deep]}), out=tmp_path / "out").out
-    assert zoo.difference(small.outputs, small.outputs_of(out)) < EXACT
+    assert tiny.difference(small.outputs, small.outputs_of(out)) < EXACT
     with pytest.raises(RecipeError, match="decoder_sparse_step = 2 makes layer 1 of another kind"):
         grow(small.folder, parse_recipe({"steps": [{"op": "depth", "to": {"layers": "2x"}}]}))
 
@@ -208,7 +206,7 @@ def test_a_tied_head_without_a_norm_is_untied(tmp_path: Path) -> None:
     recipe = {"tied": "untie", "steps": [{"op": "width", "to": {"axes": "2x"}}]}
     result = grow(small.folder, parse_recipe(recipe), out=tmp_path / "out")
     assert result.plan.claim.claim == "exact"
-    assert zoo.difference(small.outputs, small.outputs_of(result.out)) < EXACT
+    assert tiny.difference(small.outputs, small.outputs_of(result.out)) < EXACT
 
 
 def test_norms_that_are_not_there_prove_nothing(tmp_path: Path) -> None:

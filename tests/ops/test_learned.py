@@ -105,7 +105,7 @@ def test_every_family(tmp_path: Path, name: str) -> None:
 
     Also the sizes of axes that no tensor of the class has, in config.json alone.
     """
-    source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
+    source = tiny.Saved.at(tmp_path / "small", name).folder
     steps = [width(axes="2x"), DEEPER]
     if documented()[name, "silent depth"] == "refused":  # such layers grow neither way
         twice = {"layers.mix": np.repeat(np.eye(3), 2, axis=0), "layers.silent": [0.0, 1] * 3}
@@ -426,7 +426,7 @@ def test_what_does_not_grow_by_name_does_not_grow_by_maps(
     tmp_path: Path, name: str, arrays: dict[str, Any], message: str
 ) -> None:
     """What the code of a family forbids, no matrix can mend."""
-    source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
+    source = tiny.Saved.at(tmp_path / "small", name).folder
     with pytest.raises(RecipeError, match=message):
         api.plan_growth(source, write(tmp_path, arrays))
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import conftest  # noqa: F401  (one thread, no network)
 
-from support import zoo
-from support.zoo.cases import NAMES, Cell, measure
+from support import tiny, zoo
+from support.growths import GROWTHS, Cell, try_growth
 
 FILE = Path(__file__).parents[2] / "docs" / "families.md"
 SHORT = {
@@ -44,10 +44,10 @@ to the places of these slopes. `make families-table` measures all of this anew.
 def cells(name: str) -> list[tuple[str, Cell | None]]:
     """Every cell of one model, measured: growth, what it is."""
     with tempfile.TemporaryDirectory() as folder:
-        small = zoo.Saved.at(Path(folder) / "small", zoo.models()[name])
+        small = tiny.Saved.at(Path(folder) / "small", name)
         return [
-            (growth, measure(small, growth, Path(folder) / f"{number}"))
-            for number, growth in enumerate(NAMES)
+            (growth, try_growth(small, growth, Path(folder) / f"{number}"))
+            for number, growth in enumerate(GROWTHS)
         ]
 
 
@@ -67,10 +67,10 @@ def table(measured: Mapping[tuple[str, str], Cell | None], names: list[str]) -> 
     """The whole document."""
     notes: dict[str, int] = {}
     rows = [
-        f"| {name} | " + " | ".join(text_of(measured[name, g], notes) for g in NAMES) + " |"
+        f"| {name} | " + " | ".join(text_of(measured[name, g], notes) for g in GROWTHS) + " |"
         for name in names
     ]
-    lines = ["| model | " + " | ".join(NAMES) + " |", "|---" * (len(NAMES) + 1) + "|", *rows]
+    lines = ["| model | " + " | ".join(GROWTHS) + " |", "|---" * (len(GROWTHS) + 1) + "|", *rows]
     reasons = [f"{number}. {why}" for why, number in notes.items()]
     return HEAD + "\n".join(lines) + "\n\n## Reasons\n\n" + "\n".join(reasons) + "\n"
 
@@ -81,8 +81,8 @@ def documented() -> dict[tuple[str, str], str]:
     claims = {}
     for line in FILE.read_text(encoding="utf-8").splitlines():
         columns = [c.strip() for c in line.strip("|").split("|")]
-        if "/" in columns[0] and len(columns) == len(NAMES) + 1:
-            for growth, text in zip(NAMES, columns[1:], strict=True):
+        if "/" in columns[0] and len(columns) == len(GROWTHS) + 1:
+            for growth, text in zip(GROWTHS, columns[1:], strict=True):
                 claims[columns[0], growth] = text.split()[0]
     return claims
 

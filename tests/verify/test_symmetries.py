@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import zoo
-from support.zoo import cases
+from support import growths, tiny, zoo
 
 from growkit import api
 from growkit.algebra.axis_map import AxisMap
@@ -25,14 +24,13 @@ from growkit.verify.symmetries import gauge_plan, gauges
 SAME, OTHER = 1e-10, 1e-3
 
 
-def read(name: str, folder: Path) -> tuple[zoo.Saved, Model]:
+def read(name: str, folder: Path) -> tuple[tiny.Saved, Model]:
     """A tiny model, saved and read."""
-    tiny = zoo.models()[name]
-    small = zoo.Saved.at(folder / "small", tiny, seed=4)
+    small = tiny.Saved.at(folder / "small", name, seed=4)
     return small, read_model(open_checkpoint(small.folder))
 
 
-def change(small: zoo.Saved, plan: Plan, folder: Path) -> float:
+def change(small: tiny.Saved, plan: Plan, folder: Path) -> float:
     """How far the outputs move, relative to the largest."""
     out = api.execute(plan, folder / "big", overwrite=True).out
     axis = plan.maps.get(plan.readback or "")
@@ -40,7 +38,7 @@ def change(small: zoo.Saved, plan: Plan, folder: Path) -> float:
     big = small.outputs_of(out)
     if axis:
         big = {k: v @ matrix if k == "last_hidden_state" else v for k, v in big.items()}
-    return zoo.difference(small.outputs, big)
+    return tiny.difference(small.outputs, big)
 
 
 @pytest.mark.parametrize("name", zoo.by_speed())
@@ -73,11 +71,6 @@ def test_what_is_no_gauge_shows(tmp_path: Path, name: str, axes: str | list[str]
     assert change(small, gauge_plan(model, maps), tmp_path) > OTHER
 
 
-def test_cases_have_names() -> None:
-    """The table of families has a column for each case."""
-    assert len(set(cases.NAMES)) == len(cases.NAMES)
-
-
 SLOPED = ("bloom/causal", "mpt/causal", "falcon/rw")
 
 
@@ -93,9 +86,9 @@ def test_heads_fail_the_gauge_as_they_must(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(("name", "ratio"), [(n, r) for n in SLOPED for r in ("3/2x", "2x")])
 def test_heads_grow_with_hidden_by_nested_slopes(tmp_path: Path, name: str, ratio: str) -> None:
     """Old heads stand where their slopes are among the new ones; the size of heads stays."""
-    small = zoo.Saved.at(tmp_path / "small", zoo.models()[name])
+    small = tiny.Saved.at(tmp_path / "small", name)
     before = read_model(open_checkpoint(small.folder))
-    cell = cases.measure(small, f"width {ratio}", tmp_path / "big")
+    cell = growths.try_growth(small, f"width {ratio}", tmp_path / "big")
     after = read_model(open_checkpoint(tmp_path / "big"))
     assert cell is not None
     assert after.sizes["heads"] > before.sizes["heads"]

@@ -57,6 +57,7 @@ def heads(
 MODELS = {
     **heads("gpt2", "GPT2", GPT2,
             EVERY | {"causal": "LMHeadModel", "two heads": "DoubleHeadsModel"}),
+    "gpt2/untied": Tiny("GPT2LMHeadModel", {**GPT2, "tie_word_embeddings": False}),
     **heads("gpt_neox", "GPTNeoX", NEOX, EVERY),
     "gpt_neox/sequential": Tiny(
         "GPTNeoXForCausalLM",

@@ -53,6 +53,7 @@ MODELS = {
     **heads("bert", "Bert", BERT,
             BASE | MASKED | PRETRAINING | TASKS
             | {"causal": "LMHeadModel", "next sentence": "ForNextSentencePrediction"}),
+    "bert/no pooler": Tiny("BertModel", BERT, {"add_pooling_layer": False}),
     **heads("roberta", "Roberta", {**BERT, "pad_token_id": 1},
             BASE | MASKED | CAUSAL | TASKS),
     "roberta/xlm": Tiny("XLMRobertaForMaskedLM", {**BERT, "pad_token_id": 1}),

@@ -71,6 +71,7 @@ MODELS = {
     "llama/mistral tokens": Tiny("MistralForTokenClassification", {**LLAMA, **SEVEN}),
     "llama/mistral answers": Tiny("MistralForQuestionAnswering", {**LLAMA, **FOUR}),
     "llama/qwen2": Tiny("Qwen2ForCausalLM", LLAMA),
+    "llama/qwen2 tied": Tiny("Qwen2ForCausalLM", {**LLAMA, **TIED}),
     "llama/qwen2 sliding": Tiny(
         "Qwen2ForCausalLM",
         {**LLAMA, **TIED, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
