@@ -123,9 +123,8 @@ def by_hand(model: Any, ids: torch.Tensor) -> Any:
 )
 def test_full_precision_is_float64(tmp_path: Path, family: str, head: str) -> None:
     """Inside, transformers agrees with plain float64 arithmetic; outside, only to float32."""
-    saved = checkpoint(
-        tiny.save(tiny.build(family, head, heads=4, kv_heads=2, layers=3), tmp_path / "m")
-    )
+    keys = {"heads": 4, "kv_heads": 2, "layers": 3, "sliding_window": None}
+    saved = checkpoint(tiny.save(tiny.build(family, head, **keys), tmp_path / "m"))
     ids = tiny.tokens(1, 20)
 
     def error() -> float:
