@@ -6,6 +6,8 @@ claim of approximate must measurably differ; both ways, for every family, head c
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,14 @@ from support.growths import (
     COUPLED,
     DEEPER,
     DIFFERS,
+    FREE,
+    FURTHER,
+    GROWTHS,
     HEADS,
-    NOISE,
+    TOGETHER,
     TOLERANCE,
+    drift,
+    growth_of,
     measure,
     sizes,
     steps_of,
@@ -28,68 +35,66 @@ from support.growths import (
 )
 
 from growkit import api
+from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import CheckpointError
+from growkit.families.model import read_model
 from growkit.planning.proof.claim import APPROXIMATE, EPS, EXACT
 
-SLOW = pytest.mark.slow
+# What the zoo tries too, in float64: here in float32 alone.
+IN_THE_ZOO = ("width 2x", "width 3/2x", "mlp", "silent depth", "width, depth, noise")
+IN_THE_ZOO_IF_FREE = ("head_dim 2x", "head_dim 3/2x")
 
 
-CASES: dict[str, list[dict[str, Any]]] = {
-    "2x": [width(axes="2x")],
-    "3x": [width(axes="3x")],
-    "3/2x": [width(axes="3/2x")],
-    "mlp": [width(mlp=25)],
-    "2x, noise": [width(axes="2x"), NOISE],
-    "3x, noise": [width(axes="3x"), NOISE],
-    "3/2x, noise": [width(axes="3/2x"), NOISE],
-    "mlp, noise": [width(mlp=25), NOISE],
-    "silent 2x": [DEEPER],
-    "silent 2x, noise": [DEEPER, NOISE],
-    "2x and silent, noise": [width(axes="2x"), DEEPER, NOISE],
-    "noise, then 3/2x": [width(mlp="2x"), NOISE, width(axes="3/2x")],
-    "stack": [{**DEEPER, "how": "stack"}],
-    "uneven split": [{**width(mlp="2x"), "how": {"mlp": {"map": "uneven", "weights": [2, 1]}}}],
-}
-FREE = {  # families whose head size is a config key of its own
-    "heads only": [width(heads=8)],
-    "heads only, noise": [width(heads=8), NOISE],
-    "heads only, fresh": [width(heads=6)],
-    "heads only, fresh, noise": [width(heads=6), NOISE],
-    "heads and kv heads": [width(hidden=48, heads=8, kv_heads=4), NOISE],
-    "fresh kv heads": [width(hidden=48, heads=6, kv_heads=3), NOISE],
-    "kv heads only": [width(kv_heads=4)],
-    "head_dim only": [width(head_dim="2x")],
-    "head_dim only, noise": [width(head_dim="2x"), NOISE],
-    "head_dim only, 3/2x": [width(head_dim="3/2x")],
-    "head_dim only, 3/2x, noise": [width(head_dim="3/2x"), NOISE],
-    "hidden only": [width(hidden=28), NOISE],
-    "hidden isometric": [{**width(hidden=28), "how": "isometric"}, NOISE],
-    "hidden circular": [{**width(hidden=28), "how": "circular"}],
-    "hidden repeat": [{**width(hidden=48), "how": "repeat"}, NOISE],
-    "explicit layers": [{"op": "depth", "layers": [0, 0, 1], "new": "silent"}],
-}
-TOGETHER = {
-    "head_dim 2x": [width(hidden="2x", head_dim="2x"), NOISE],
-    "head_dim 3/2x": [width(hidden="3/2x", head_dim="3/2x"), NOISE],
-    "repeat": [{**width(axes="2x"), "how": "repeat"}, NOISE],
-}
-TABLE = [
-    pytest.param(family, head, steps, id=f"{family}-{head}-{name}")
-    for family, head in HEADS
-    for name, steps in (CASES | (TOGETHER if family in COUPLED else FREE)).items()
-]
+def rows() -> Iterator[Any]:
+    """Head classes × growths × dtypes."""
+    for family, head in HEADS:
+        coupled = family in COUPLED
+        further = [*FURTHER, *(TOGETHER if coupled else FREE)]
+        known = [*IN_THE_ZOO, *(() if coupled else IN_THE_ZOO_IF_FREE)]
+        for growth in further:
+            yield pytest.param(family, head, growth, torch.float64, id=f"{family}-{head}-{growth}")
+        for growth in further + known:
+            values, name = (family, head, growth, torch.float32), f"{family}-{head}-{growth}"
+            yield pytest.param(*values, marks=pytest.mark.slow, id=f"{name}-float32")
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=SLOW)])
-@pytest.mark.parametrize(("family", "head", "steps"), TABLE)
+def test_growths_have_names_of_their_own() -> None:
+    """A name is a column of the table of families, or a further growth: never two."""
+    names = [*GROWTHS, *FURTHER, *FREE, *TOGETHER]
+    assert len(names) == len(set(names))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tiny.Saved]:
+    """A small model by head class and dtype; the last ones are kept, with what they answer."""
+
+    @lru_cache(maxsize=4)
+    def of(family: str, head: str, dtype: torch.dtype, seed: int = 3) -> tiny.Saved:
+        model = tiny.build(family, head, seed=seed, dtype=dtype, **sizes(family))
+        return tiny.Saved(model, tiny.save(model, tmp_path_factory.mktemp("small")))
+
+    return of
+
+
+def grown(small: tiny.Saved, growth: str, out: Path) -> tuple[api.Result, float]:
+    """A growth by name, and what it changes."""
+    steps = growth_of(growth, read_model(open_checkpoint(small.folder)))
+    assert steps is not None
+    result = api.grow(small.folder, steps_of(steps), out=out)
+    return result, drift(small, result.out, result.plan)
+
+
+@pytest.mark.parametrize(("family", "head", "growth", "dtype"), [*rows()])
 def test_claim_is_measurement(
-    tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]], dtype: torch.dtype
+    saved: Callable[..., tiny.Saved],
+    tmp_path: Path,
+    family: str,
+    head: str,
+    growth: str,
+    dtype: torch.dtype,
 ) -> None:
     """What the plan claims is what transformers computes, for both storage dtypes."""
-    model = tiny.build(family, head, seed=3, dtype=dtype, **sizes(family))
-    small = tiny.save(model, tmp_path / "small")
-    result = api.grow(small, steps_of(steps), out=tmp_path / "big")
-    error = measure(model, small, result)
+    result, error = grown(saved(family, head, dtype), growth, tmp_path / "big")
     claim = result.plan.claim
     if claim.claim == APPROXIMATE:
         assert error > DIFFERS
@@ -99,23 +104,29 @@ def test_claim_is_measurement(
 
 
 @pytest.mark.parametrize(
-    ("family", "head", "name", "claim"),
+    ("family", "head", "growth", "claim"),
     [
-        ("bert", "base", "2x", EXACT), ("bert", "masked_lm", "3x", EXACT),
-        ("bert", "classifier", "3/2x", APPROXIMATE), ("bert", "base", "3/2x", APPROXIMATE),
-        ("bert", "pretraining", "silent 2x", EPS), ("bert", "base", "mlp", EXACT),
-        ("gpt2", "causal", "3/2x, noise", EXACT), ("gpt2", "causal", "silent 2x", EXACT),
+        ("bert", "base", "width 2x", EXACT), ("bert", "masked_lm", "3x", EXACT),
+        ("bert", "sequence", "width 3/2x", APPROXIMATE),
+        ("bert", "base", "width 3/2x", APPROXIMATE),
+        ("bert", "pretraining", "silent depth", EPS), ("bert", "base", "mlp", EXACT),
+        ("gpt2", "causal", "3/2x, noise", EXACT), ("gpt2", "causal", "silent depth", EXACT),
         ("llama", "tied", "3/2x, noise", EXACT), ("llama", "causal", "stack", APPROXIMATE),
-        ("mistral", "causal", "3x", EXACT), ("qwen2", "tied", "3/2x", EXACT),
+        ("llama", "mistral", "3x", EXACT), ("llama", "qwen2 tied", "width 3/2x", EXACT),
     ],
 )  # fmt: skip
-def test_claims_and_float32(tmp_path: Path, family: str, head: str, name: str, claim: str) -> None:
+def test_claims_and_float32(
+    saved: Callable[..., tiny.Saved],
+    tmp_path: Path,
+    family: str,
+    head: str,
+    growth: str,
+    claim: str,
+) -> None:
     """The claim that each cell must have, and its measurement for a float32 checkpoint."""
-    model = tiny.build(family, head, seed=5, dtype=torch.float32, **sizes(family))
-    small = tiny.save(model, tmp_path / "small")
-    result = api.grow(small, steps_of(CASES[name]), out=tmp_path / "big")
+    small = saved(family, head, torch.float32, seed=5)
+    result, error = grown(small, growth, tmp_path / "big")
     assert result.plan.claim.claim == claim
-    error = measure(model, small, result)
     limit = TOLERANCE[torch.float32].get(claim)
     assert error > DIFFERS if limit is None else error <= limit
 
@@ -161,7 +172,9 @@ def test_unscaled_scores(tmp_path: Path) -> None:
     """Without the 1/√head_dim in the scores, growing head_dim needs no factor for it."""
     model = tiny.build("gpt2", "causal", seed=3, scale_attn_weights=False, **sizes("gpt2"))
     small = tiny.save(model, tmp_path / "small")
-    result = api.grow(small, steps_of(TOGETHER["head_dim 2x"]), out=tmp_path / "big")
+    result = api.grow(
+        small, steps_of(TOGETHER["hidden and head_dim 2x, noise"]), out=tmp_path / "big"
+    )
     assert result.plan.claim.claim == EXACT
     assert measure(model, small, result) < 1e-10
 

@@ -20,23 +20,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, note, reject, seed, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from support import tiny, zoo
-from support.growths import load, sizes, steps_of
+from support.growths import HEADS, drift, sizes, steps_of
 
 from growkit import api
 from growkit.errors import CheckpointError, RecipeError
 from growkit.planning.proof.claim import APPROXIMATE, EXACT, Claim
 from growkit.verify.compare import tolerance
-from growkit.verify.precision import full_precision
 
 EXAMPLES = int(os.environ.get("GROWKIT_CLAIMS", "150"))  # recipes; 2,000 for a thorough run
 SEED = int(os.environ.get("GROWKIT_CLAIMS_SEED", "1"))
-TINY = {f"{family}/{head}": (family, head) for family, head in tiny.HEADS}
-NAMES = sorted({*TINY, *zoo.models()})  # every family and head class that the tests can build
+NAMES = sorted(zoo.models())  # every family and head class that the tests can build
 MAPS = ["auto", "auto", "auto", "tile", "repeat", "circular", "pad", "isometric", "fresh", "random"]
 OWN = {  # maps that fit one axis only, or none but this with options
     "hidden": ["lemon", "lemon"],
@@ -47,10 +44,9 @@ OWN = {  # maps that fit one axis only, or none but this with options
 
 @dataclass(frozen=True)
 class Small:
-    """A tiny model, where it lies, another one of its kind, and what it is."""
+    """A tiny model as saved, another one of its kind, and what it is."""
 
-    model: Any
-    folder: Path
+    saved: tiny.Saved
     other: Path
     sizes: dict[str, int]  # by the names of recipes
     coupled: bool  # hidden grows together with heads
@@ -58,7 +54,7 @@ class Small:
     @property
     def family(self) -> str:
         """What stands before the slash in its name."""
-        return self.folder.parent.name.partition("-")[0]
+        return self.saved.folder.parent.name.partition("-")[0]
 
 
 @cache
@@ -67,19 +63,17 @@ def small(name: str) -> Small:
     folder = Path(tempfile.mkdtemp()) / name.replace("/", "-")
     models = []
     for seed_of_weights, more in ((3, 0), (4, 5)):
-        if name in TINY:
-            family, head = TINY[name]
+        family, _, head = name.partition("/")
+        if (family, head) in HEADS:
             size = sizes(family)
             size["mlp"] += more
             models.append(tiny.build(family, head, seed=seed_of_weights, **size))
         else:
-            models.append(zoo.build(zoo.models()[name], seed=seed_of_weights))
-    one, two = (
-        m.save_pretrained(folder / n) or folder / n for m, n in zip(models, "ab", strict=True)
-    )
+            models.append(tiny.make(zoo.models()[name], seed=seed_of_weights))
+    one, two = (tiny.save(m, folder / n) for m, n in zip(models, "ab", strict=True))
     axes = api.inspect_checkpoint(one)["axes"]
     coupled = axes.get("hidden", {"why": ""})["why"].startswith("together")
-    return Small(models[0], one, two, {a: e["size"] for a, e in axes.items()}, coupled)
+    return Small(tiny.Saved(models[0], one), two, {a: e["size"] for a, e in axes.items()}, coupled)
 
 
 @st.composite
@@ -256,41 +250,16 @@ def claimed_and_measured(
 ) -> tuple[Claim, float]:
     """The claim of a recipe for a tiny model, and the error of what it makes."""
     one = small(name)
-    given = {"self": one.folder, "other": one.other}
+    given = {"self": one.saved.folder, "other": one.other}
     for step in steps:
         if step["op"] == "learned":
             step["maps"] = str(write_maps(folder, *step["maps"], one.sizes))
         if step.get("with") == "large":
             before = steps_of(steps[: steps.index(step)], tied=tied, seed=1)
-            given["large"] = api.grow(one.folder, before, out=folder / "large").out
+            given["large"] = api.grow(one.saved.folder, before, out=folder / "large").out
     used = [n for n in given if any(n in (s.get("with"), *s.get("with", ())) for s in steps)]
     recipe = steps_of(steps, tied=tied, sources=["small", *used])
     result = api.grow(
-        one.folder, recipe, sources={n: str(given[n]) for n in used}, out=folder / "big"
+        one.saved.folder, recipe, sources={n: str(given[n]) for n in used}, out=folder / "big"
     )
-    return result.plan.claim, measured(name, result)
-
-
-def measured(name: str, result: api.Result) -> float:
-    """The largest relative difference of the outputs, where both models have them."""
-    one, plan = small(name), result.plan
-    given = zoo.inputs(one.model) if name not in TINY else {"input_ids": tiny.tokens(3)}
-    with full_precision():
-        want, have = (
-            zoo.answer(loaded(name, folder), given) for folder in (one.folder, result.out)
-        )
-    read = (
-        torch.from_numpy(plan.maps[plan.hidden_axis].read.matrix())
-        if plan.hidden_axis in plan.maps
-        else None
-    )
-    if "vocab" in plan.maps:  # new tokens have logits of their own
-        have = {k: v[..., : want[k].shape[-1]] if "logits" in k else v for k, v in have.items()}
-    return zoo.difference(want, have, read)
-
-
-def loaded(name: str, folder: Path) -> Any:
-    """A checkpoint as the class of a tiny model."""
-    if name in TINY:
-        return load(folder, small(name).model)
-    return zoo.load(folder, small(name).model, zoo.models()[name].kwargs)
+    return result.plan.claim, drift(one.saved, result.out, result.plan)

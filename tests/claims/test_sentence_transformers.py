@@ -159,7 +159,7 @@ def test_depth_alone_changes_no_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tied", ["final_norm", "untie"])
 def test_a_tied_head_does_not_disturb(tied: str, tmp_path: Path) -> None:
     """What the last norm carries for the head, the dense layer takes back."""
-    small = built(tmp_path, "lasttoken", {"out": 10}, family="qwen2", head="tied")
+    small = built(tmp_path, "lasttoken", {"out": 10}, family="llama", head="qwen2 tied")
     wanted = parse_recipe({"steps": TWICE[:1], "tied": tied})
     result = api.grow(small, wanted, out=tmp_path / "big")
     assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR

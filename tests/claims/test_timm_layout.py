@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import zoo
+from support import tiny, zoo
 
 from growkit import api
 from growkit.errors import CheckpointError, UsageError
@@ -71,7 +71,7 @@ def from_timm(folder: Path) -> Any:
         "intermediate_size": args["embed_dim"] * args["mlp_ratio"],
         "num_hidden_layers": args["depth"],
     }
-    model = zoo.build(zoo.Tiny(TINY.cls, {**CONFIG, **sizes}))
+    model = tiny.make(zoo.Tiny(TINY.cls, {**CONFIG, **sizes}))
     state = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         name = re.sub("^norm", "layernorm", name)
@@ -87,7 +87,7 @@ def from_timm(folder: Path) -> Any:
     there = load_file(written / "model.safetensors")
     prefixed = {n if n in there else f"deit.{n}": t.contiguous() for n, t in state.items()}
     save_file(prefixed, written / "model.safetensors", metadata={"format": "pt"})
-    return zoo.load(written, model)
+    return tiny.load(written, model)
 
 
 @pytest.mark.parametrize(
@@ -106,25 +106,25 @@ def from_timm(folder: Path) -> Any:
 )
 def test_growth_in_timm_layout(tmp_path: Path, steps: list[dict[str, Any]]) -> None:
     """Grown under timm's names, run under those of transformers: the same function."""
-    model = zoo.build(TINY)
-    saved = zoo.save(model, tmp_path / "saved")
+    model = tiny.make(TINY)
+    saved = tiny.save(model, tmp_path / "saved")
     config = {"architecture": "deit_tiny_distilled_patch16_224", "num_features": 48}
     small = to_timm(saved, tmp_path / "small", {**config, "model_args": ARGS})
     result = api.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "big")
     assert result.plan.family == "timm_vit"
     assert result.plan.claim.claim == EXACT
-    given = zoo.inputs(model)
+    given = tiny.inputs(model)
     with full_precision():
-        want = zoo.answer(zoo.load(saved, model), given)
-        have = zoo.answer(from_timm(result.out), given)
-    assert zoo.difference(want, have) <= 1e-12
+        want = tiny.outputs(tiny.load(saved, model), given)
+        have = tiny.outputs(from_timm(result.out), given)
+    assert tiny.difference(want, have) <= 1e-12
 
 
 def test_sizes_of_a_named_architecture(tmp_path: Path) -> None:
     """Without model_args the architecture says how many heads; after growth model_args does."""
     sizes = {"hidden_size": 128, "num_attention_heads": 2}
     sizes |= {"num_hidden_layers": 12, "intermediate_size": 512}
-    saved = zoo.save(zoo.build(zoo.Tiny(TINY.cls, {**CONFIG, **sizes})), tmp_path / "saved")
+    saved = tiny.save(tiny.make(zoo.Tiny(TINY.cls, {**CONFIG, **sizes})), tmp_path / "saved")
     config = {"architecture": "vit_tiny_patch16_224", "num_features": 128}
     small = to_timm(saved, tmp_path / "small", config)
     assert api.inspect_checkpoint(small)["axes"]["heads"]["size"] == 2
@@ -135,7 +135,7 @@ def test_sizes_of_a_named_architecture(tmp_path: Path) -> None:
 
 def test_an_architecture_of_unknown_heads(tmp_path: Path) -> None:
     """Where neither config nor architecture says how many heads there are, nothing is guessed."""
-    saved = zoo.save(zoo.build(TINY), tmp_path / "saved")
+    saved = tiny.save(tiny.make(TINY), tmp_path / "saved")
     config = {"architecture": "vit_other_patch16_224", "num_features": 48}
     small = to_timm(saved, tmp_path / "small", config)
     with pytest.raises(CheckpointError, match=r"model_args\.\w+ is missing, so the size of"):
@@ -144,7 +144,7 @@ def test_an_architecture_of_unknown_heads(tmp_path: Path) -> None:
 
 def test_verify_says_that_it_cannot(tmp_path: Path) -> None:
     """A folder of timm is no model of transformers: one sentence, and what runs it instead."""
-    saved = zoo.save(zoo.build(TINY), tmp_path / "saved")
+    saved = tiny.save(tiny.make(TINY), tmp_path / "saved")
     config = {"architecture": "deit_tiny_distilled_patch16_224", "num_features": 48}
     small = to_timm(saved, tmp_path / "small", {**config, "model_args": ARGS})
     with pytest.raises(UsageError, match="no class of transformers, and verify runs no") as caught:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import zoo
-from support.families_table import SHORT, told
-from support.zoo import cases
+from support import growths, tiny, zoo
+from support.families_table import SHORT, documented
 
 from growkit import api
 from growkit.checkpoints.open import open_checkpoint
@@ -23,24 +24,20 @@ MODELS = sorted(zoo.models())
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, Path]]:
-    """The models that were asked for, each built and saved once."""
-    return {}
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tiny.Saved]:
+    """A model of the zoo by name; the last ones are kept, with what they answer."""
+
+    @lru_cache(maxsize=4)
+    def of(name: str) -> tiny.Saved:
+        return tiny.Saved.at(tmp_path_factory.mktemp("small"), name)
+
+    return of
 
 
-def of(saved: dict, factory: pytest.TempPathFactory, name: str) -> tuple[object, Path]:
-    """A tiny model and its folder."""
-    if name not in saved:
-        model = zoo.build(zoo.models()[name])
-        saved[name] = (model, zoo.save(model, factory.mktemp(name.replace("/", "-"))))
-    return saved[name]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_contract(saved: dict, tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+@pytest.mark.parametrize("name", [pytest.param(n, marks=zoo.one_worker(n)) for n in MODELS])
+def test_contract(saved: Callable[[str], tiny.Saved], name: str) -> None:
     """Every tensor on disk is described, by axes that cannot pass for each other."""
-    _, small = of(saved, tmp_path_factory, name)
-    model = read_model(open_checkpoint(small))
+    model = read_model(open_checkpoint(saved(name).folder))
     family = model.family
     assert family.name == name.partition("/")[0]
     assert len(model.entries) + len(model.dropped) == len(model.checkpoint.tensors)
@@ -56,20 +53,16 @@ def test_contract(saved: dict, tmp_path_factory: pytest.TempPathFactory, name: s
                 assert any({a, b} <= group for group in bound), f"{a} and {b}: {model.sizes[a]}"
 
 
-@pytest.mark.parametrize(("name", "growth"), zoo.by_speed(cases.NAMES))
+@pytest.mark.parametrize(("name", "growth"), zoo.by_speed(growths.GROWTHS))
 def test_claim_is_measurement(
-    saved: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str, growth: str
+    saved: Callable[[str], tiny.Saved], tmp_path: Path, name: str, growth: str
 ) -> None:
-    """What the plan claims is what transformers computes in float64."""
-    model, small = of(saved, tmp_path_factory, name)
-    tiny = zoo.models()[name]
-    cell = cases.measure(small, growth, tmp_path / "big", tiny, model)
-    said = told()[name, growth]
-    assert said == ("–" if cell is None else SHORT[cell.claim]), "make families-table"
+    """What the plan claims is what transformers computes in float64, and what the docs say."""
+    cell = growths.try_growth(saved(name), growth, tmp_path / "big")
+    claim = documented()[name, growth]
+    assert claim == ("–" if cell is None else SHORT[cell.claim]), cell and cell.why
     if cell is None:
-        assert growth not in tiny.exact
         return
-    assert cell.claim not in (APPROXIMATE, "refused") or growth not in tiny.exact, cell.why
     if cell.measured is None:
         assert cell.why
     elif cell.claim == APPROXIMATE:
@@ -80,11 +73,9 @@ def test_claim_is_measurement(
 
 
 @pytest.mark.parametrize("name", zoo.by_speed())
-def test_round_trip(
-    saved: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str
-) -> None:
+def test_round_trip(saved: Callable[[str], tiny.Saved], tmp_path: Path, name: str) -> None:
     """coalesce(decoalesce(x)) = x, bit for bit, wherever the family can be doubled at all."""
-    _, small = of(saved, tmp_path_factory, name)
+    small = saved(name).folder
     steps = [{"op": "decoalesce", "to": {"axes": "2x"}}, {"op": "coalesce", "to": {"axes": "1/2x"}}]
     result = api.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
     before, after = (load_file(p / "model.safetensors") for p in (small, result.out))
@@ -93,14 +84,13 @@ def test_round_trip(
 
 def test_factors_that_cannot_be_folded(tmp_path: Path) -> None:
     """After a blend a projection is no longer one stored tensor: LayerScale stays where it is."""
-    tiny = zoo.models()["dinov2/model"]
-    small = zoo.save(zoo.build(tiny), tmp_path / "small")
-    steps = [{"op": "blend", "with": "other", "alpha": 0.5}, cases.width(axes="3/2x")]
+    small = tiny.Saved.at(tmp_path / "small", "dinov2/model").folder
+    steps = [{"op": "blend", "with": "other", "alpha": 0.5}, growths.width(axes="3/2x")]
     recipe = parse_recipe({"sources": ["small", "other"], "steps": steps})
     plan = api.plan_growth(small, recipe, sources={"other": str(small)})
     assert plan.steps[1].claim == APPROXIMATE
     assert "mean rows do not pass a factor per coordinate" in plan.steps[1].reasons[0]
-    plan = api.plan_growth(small, parse_recipe({"steps": [cases.width(axes="3/2x")]}))
+    plan = api.plan_growth(small, parse_recipe({"steps": [growths.width(axes="3/2x")]}))
     formulas = {f.name: f for f in plan.formulas}
     weight = formulas["encoder.layer.0.attention.output.dense.weight"].terms[0].source
     assert weight.by.name == "encoder.layer.0.layer_scale1.lambda1"
@@ -109,8 +99,8 @@ def test_factors_that_cannot_be_folded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("how", "claim"), [("stack", APPROXIMATE), ("insert", EPS)])
 def test_layers_copied_with_the_factor_of_a_tied_head(tmp_path: Path, how: str, claim: str) -> None:
     """BART's last norm carries it, in a layer that is copied whole, or that silent ones follow."""
-    small = zoo.save(zoo.build(zoo.models()["bart/generation"]), tmp_path / "small")
-    steps = [cases.width(axes="2x"), {"op": "depth", "to": {"layers": "2x"}, "how": how}]
+    small = tiny.Saved.at(tmp_path / "small", "bart/generation").folder
+    steps = [growths.width(axes="2x"), {"op": "depth", "to": {"layers": "2x"}, "how": how}]
     result = api.grow(small, parse_recipe({"steps": steps}), out=tmp_path / "out")
     found = api.verify_growth(small, result.out)
     assert found.passed
@@ -129,7 +119,7 @@ def test_every_family_is_tried() -> None:
 
 def test_several_dtypes_and_buffers_in_one_file(tmp_path: Path) -> None:
     """Every tensor keeps its dtype, and a buffer that models make anew is told and left out."""
-    small = zoo.save(zoo.build(zoo.models()["qwen3/causal"], dtype=torch.float32), tmp_path / "s")
+    small = tiny.save(tiny.make(zoo.models()["qwen3/causal"], dtype=torch.float32), tmp_path / "s")
     before = load_file(small / "model.safetensors")
     before = {k: v if "norm" in k else v.to(torch.bfloat16) for k, v in before.items()}
     buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}

@@ -18,7 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
-from support import zoo
+from support import tiny
 from support.processes import pressed
 from support.tiny import build, save
 
@@ -470,7 +470,7 @@ def test_inspect(small: Path) -> None:
 
 def test_inspect_couples_what_one_key_says(tmp_path: Path) -> None:
     """Each tower of CLIP has a width of its own, which only its own heads share."""
-    folder = zoo.save(zoo.build(zoo.models()["clip/both"]), tmp_path / "clip")
+    folder = tiny.Saved.at(tmp_path / "clip", "clip/both").folder
     told = json.loads(ok("inspect", folder, "--json"))["axes"]
     assert told["text.hidden"]["why"] == "together with text.head_dim and text.heads"
     assert told["vision.heads"]["why"] == "together with vision.head_dim and vision.hidden"

@@ -27,7 +27,7 @@ import pytest
 import torch
 from click.shell_completion import BashComplete
 from click.testing import CliRunner
-from support import zoo
+from support import tiny, zoo
 from support.hub_client import user
 from support.hub_server import Hub
 from support.tiny import build, save
@@ -184,7 +184,7 @@ def test_lists_on_a_terminal(command: str) -> None:
 
 def in_columns(name: str, folder: Path, recipes: tuple[str, ...]) -> None:
     """What `inspect` and `plan` show of a model keeps to 80 columns, for recipes that fit it."""
-    small = zoo.save(zoo.build(zoo.models()[name]), folder / "small")
+    small = tiny.Saved.at(folder / "small", name).folder
     assert too_wide(inspection_text(api.inspect_checkpoint(small))) == []
     estimate = api.Estimate(10**12, 10**12, 10**9, ("a",) * 100, "d" * 64)
     for recipe in recipes:

@@ -73,7 +73,7 @@ COLUMNS = {
     1: [("bert", "base"), ("bert", "masked_lm")],
     2: [("gpt2", "base"), ("gpt2", "causal"), ("gpt2", "untied")],
     3: [("llama", "base"), ("llama", "causal"), ("llama", "tied"),
-        ("mistral", "causal"), ("qwen2", "causal"), ("qwen2", "tied")],
+        ("llama", "mistral"), ("llama", "qwen2"), ("llama", "qwen2 tied")],
 }  # fmt: skip
 
 

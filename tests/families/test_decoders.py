@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import zoo
-from support.zoo import cases
+from support import growths, tiny, zoo
 
 from growkit.api import grow, plan_growth
 from growkit.checkpoints.open import open_checkpoint
@@ -24,14 +23,14 @@ EXACT = 1e-9
 Change = Callable[[dict[str, Any]], None]
 
 
-def saved(name: str, folder: Path, change: Change = lambda config: None) -> tuple[Any, Path]:
+def saved(name: str, folder: Path, change: Change = lambda config: None) -> tiny.Saved:
     """A tiny model on disk, with another config.json."""
-    model = zoo.build(zoo.models()[name])
-    small = zoo.save(model, folder / "small")
-    config = json.loads((small / "config.json").read_text())
+    small = tiny.Saved.at(folder / "small", name)
+    file = small.folder / "config.json"
+    config = json.loads(file.read_text())
     change(config)
-    (small / "config.json").write_text(json.dumps(config))
-    return model, small
+    file.write_text(json.dumps(config))
+    return small
 
 
 def without(*keys: str, **others: Any) -> Change:
@@ -112,11 +111,11 @@ OLD: dict[str, tuple[str, Change, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", OLD)
 def test_old_configs(tmp_path: Path, name: str) -> None:
     """Configs with the keys that older releases wrote, or without keys that have a default."""
-    of, change, growths = OLD[name]
-    model, small = saved(of, tmp_path, change)
-    for growth in growths:
+    of, change, kept = OLD[name]
+    small = saved(of, tmp_path, change)
+    for growth in kept:
         out = tmp_path / growth.replace("/", " of ")
-        cell = cases.measure(small, growth, out, zoo.models()[of], model)
+        cell = growths.try_growth(small, growth, out)
         assert cell is not None
         assert cell.claim == "exact", f"{growth}: {cell.why}"
         assert cell.measured is not None
@@ -128,14 +127,13 @@ def test_old_configs(tmp_path: Path, name: str) -> None:
 )
 def test_experts_in_one_tensor(tmp_path: Path, name: str) -> None:
     """Checkpoints that hold experts as transformers 5 has them in memory."""
-    model = zoo.build(zoo.models()[name])
-    small = tmp_path / "small"
-    model.save_pretrained(small, save_original_format=False)
-    names = set(load_file(small / "model.safetensors"))
+    small = tiny.Saved(tiny.make(zoo.models()[name]), tmp_path / "small")
+    small.model.save_pretrained(small.folder, save_original_format=False)
+    names = set(load_file(small.folder / "model.safetensors"))
     assert any(n.endswith("mlp.experts.gate_up_proj") for n in names)
     for growth in ("width 2x", "width 3/2x", "mlp", "experts", "silent depth"):
         out = tmp_path / growth.replace("/", " of ")
-        cell = cases.measure(small, growth, out, zoo.models()[name], model)
+        cell = growths.try_growth(small, growth, out)
         assert cell is not None
         assert cell.claim == "exact", f"{growth}: {cell.why}"
         assert cell.measured is not None
@@ -153,7 +151,7 @@ def test_experts_in_one_tensor(tmp_path: Path, name: str) -> None:
 )
 def test_axes_that_do_not_grow(tmp_path: Path, name: str, axis: str, why: str) -> None:
     """An axis that a config forbids is refused with the reason."""
-    _, small = saved(name, tmp_path)
+    small = saved(name, tmp_path).folder
     with pytest.raises(RecipeError, match=why):
         grow(small, parse_recipe({"steps": [{"op": "width", "to": {axis: "2x"}}]}))
 
@@ -163,16 +161,16 @@ def test_axes_that_do_not_grow(tmp_path: Path, name: str, axis: str, why: str) -
 def test_longrope_in_any_family(tmp_path: Path, name: str, key: str) -> None:
     """As many factors as rotary pairs stand in the config: it would no longer load."""
     factors = {k: v for k, v in LONGROPE.items() if k != "type"} | {key: "longrope"}
-    _, small = saved(name, tmp_path, without(ROPE, rope_scaling=factors))
-    step = cases.width(head_dim="2x", hidden="2x")
+    small = saved(name, tmp_path, without(ROPE, rope_scaling=factors)).folder
+    step = growths.width(head_dim="2x", hidden="2x")
     with pytest.raises(RecipeError, match="longrope lists a factor for every rotary pair"):
         plan_growth(small, parse_recipe({"steps": [step]}))
-    assert plan_growth(small, parse_recipe({"steps": [cases.width(axes="2x")]}))
+    assert plan_growth(small, parse_recipe({"steps": [growths.width(axes="2x")]}))
 
 
 def test_multi_token_prediction_is_refused(tmp_path: Path) -> None:
     """Layers behind the last one, which transformers does not run, are not dropped silently."""
-    _, small = saved("deepseek_v3/causal", tmp_path)
+    small = saved("deepseek_v3/causal", tmp_path).folder
     tensors = load_file(small / "model.safetensors")
     tensors["model.layers.3.eh_proj.weight"] = torch.zeros(48, 96)
     tensors["model.layers.3.enorm.weight"] = torch.zeros(48)
@@ -183,14 +181,12 @@ def test_multi_token_prediction_is_refused(tmp_path: Path) -> None:
 
 def test_a_sparse_step_keeps_its_period(tmp_path: Path) -> None:
     """Where only a number says which layers have experts, layers grow in whole periods."""
-    model, small = saved("qwen2_moe/sparse", tmp_path)
+    small = saved("qwen2_moe/sparse", tmp_path)
     deep = {"op": "depth", "layers": [0, 1, 0, 1, 2], "new": "silent"}
-    out = grow(small, parse_recipe({"steps": [deep]}), out=tmp_path / "out").out
-    given = zoo.inputs(model)
-    want, have = (zoo.answer(zoo.load(path, model), given) for path in (small, out))
-    assert zoo.difference(want, have) < EXACT
+    out = grow(small.folder, parse_recipe({"steps": [deep]}), out=tmp_path / "out").out
+    assert tiny.difference(small.outputs, small.outputs_of(out)) < EXACT
     with pytest.raises(RecipeError, match="decoder_sparse_step = 2 makes layer 1 of another kind"):
-        grow(small, parse_recipe({"steps": [{"op": "depth", "to": {"layers": "2x"}}]}))
+        grow(small.folder, parse_recipe({"steps": [{"op": "depth", "to": {"layers": "2x"}}]}))
 
 
 def test_variants_by_what_a_key_is_not() -> None:
@@ -206,18 +202,16 @@ def test_variants_by_what_a_key_is_not() -> None:
 
 def test_a_tied_head_without_a_norm_is_untied(tmp_path: Path) -> None:
     """Where no norm can carry a tied head's factor, a head of its own keeps the function."""
-    model, small = saved("olmo/tied", tmp_path)
+    small = saved("olmo/tied", tmp_path)
     recipe = {"tied": "untie", "steps": [{"op": "width", "to": {"axes": "2x"}}]}
-    result = grow(small, parse_recipe(recipe), out=tmp_path / "out")
+    result = grow(small.folder, parse_recipe(recipe), out=tmp_path / "out")
     assert result.plan.claim.claim == "exact"
-    given = zoo.inputs(model)
-    want, have = (zoo.answer(zoo.load(path, model), given) for path in (small, result.out))
-    assert zoo.difference(want, have) < EXACT
+    assert tiny.difference(small.outputs, small.outputs_of(result.out)) < EXACT
 
 
 def test_norms_that_are_not_there_prove_nothing(tmp_path: Path) -> None:
     """Mean rows in queries vanish behind a LayerNorm; a family file that only may have one."""
-    _, small = saved("cohere/causal", tmp_path)
+    small = saved("cohere/causal", tmp_path).folder
     norm = {
         "layers.{layers}.": {"self_attn.q_norm?": "ln q per heads", "self_attn.k_norm?": "ln k"}
     }

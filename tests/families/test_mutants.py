@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support import zoo
-from support.family_models import MODELS
+from support import tiny, zoo
 
 from growkit.checkpoints.open import open_checkpoint
 from growkit.checkpoints.types import Checkpoint
@@ -158,7 +157,7 @@ class Tried:
 
 def tried(name: str, folder: Path) -> Tried:
     """A tiny model, saved and planned."""
-    small = zoo.save(zoo.build(zoo.models()[name]), folder)
+    small = tiny.Saved.at(folder, name).folder
     checkpoint = open_checkpoint(small)
     model = read_model(checkpoint)
     return Tried(small, checkpoint, model, results(model))
@@ -186,7 +185,7 @@ def verdict(file: Path, one: Tried) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [f for f, models in MODELS.items() if models])
+@pytest.mark.parametrize("family", [f for f, models in zoo.families().items() if models])
 def test_mistakes_are_caught(tmp_path: Path, family: str) -> None:
     """Every mistake that changes a result shows in some tiny model, but for what is listed."""
     models: list[Tried] = []
@@ -197,7 +196,7 @@ def test_mistakes_are_caught(tmp_path: Path, family: str) -> None:
         file = tmp_path / "mutant.yaml"
         file.write_text(yaml.safe_dump(data, sort_keys=False))
         worst = SAME
-        for number, name in enumerate(MODELS[family]):
+        for number, name in enumerate(zoo.families()[family]):
             if number == len(models):
                 models.append(tried(name, tmp_path / str(number)))
             found = verdict(file, models[number])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import zoo
+from support import tiny, zoo
 
 from growkit import api
 from growkit.checkpoints.open import open_checkpoint
@@ -75,12 +75,12 @@ OLDER = {
 
 def publish(older: Older, folder: Path) -> Any:
     """A tiny model written as it would have been published; the model itself."""
-    tiny = zoo.models()[older.model]
+    described = zoo.models()[older.model]
     if "ffn_hidden_size" in older.lost:  # its size then follows from another
-        tiny = zoo.Tiny(tiny.cls, {**tiny.config, "ffn_hidden_size": 4 * 48}, tiny.survey)
+        described = replace(described, config={**described.config, "ffn_hidden_size": 4 * 48})
     with full_precision():
-        model = zoo.build(tiny)
-    file, config = zoo.save(model, folder) / "model.safetensors", folder / "config.json"
+        model = tiny.make(described)
+    file, config = tiny.save(model, folder) / "model.safetensors", folder / "config.json"
     tensors = {n.removeprefix(older.prefix): t for n, t in load_file(file).items()}
     tensors |= {name: torch.zeros(1) for name in older.buffers}
     save_file(tensors, file, {"format": "pt"})
@@ -109,13 +109,13 @@ def test_published_checkpoints_grow_exactly(tmp_path: Path, name: str) -> None:
     assert plan.claim.claim == "exact", plan.claim.reasons
     new = load_file(tmp_path / "big" / "model.safetensors")
     assert new.keys() == {e.info.name for e in read.entries.values()}
-    given = zoo.inputs(model)
+    given = tiny.inputs(model)
     with full_precision():
-        want = zoo.answer(model, given)
-        have = zoo.answer(zoo.load(tmp_path / "big", model), given)
+        want = tiny.outputs(model, given)
+        have = tiny.outputs(tiny.load(tmp_path / "big", model), given)
     readback = plan.maps.get(plan.hidden_axis or "")
     matrix = torch.from_numpy(readback.read.matrix()) if readback else None
-    assert zoo.difference(want, have, matrix) < 1e-9
+    assert tiny.difference(want, have, matrix) < 1e-9
 
 
 def test_the_old_keys_of_pythia_are_the_ones_that_change(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_the_old_keys_of_pythia_are_the_ones_that_change(tmp_path: Path) -> None
     config = json.loads((tmp_path / "big" / "config.json").read_text())
     assert config["rotary_emb_base"] == pytest.approx(10000.0**1.5)
     assert "rope_parameters" not in config
-    given = zoo.inputs(model)
+    given = tiny.inputs(model)
     with full_precision():
-        have = zoo.answer(zoo.load(tmp_path / "big", model), given)
-        assert zoo.difference(zoo.answer(model, given), have) < 1e-9
+        have = tiny.outputs(tiny.load(tmp_path / "big", model), given)
+        assert tiny.difference(tiny.outputs(model, given), have) < 1e-9
 
 
 def test_runs_of_layer_kinds_follow_the_layers(tmp_path: Path) -> None:

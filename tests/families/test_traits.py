@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import zoo
+from support import tiny, zoo
 
 from growkit import api
 from growkit.errors import FamilyError, RecipeError
@@ -26,8 +27,8 @@ def plan_of(small: Path, *steps: dict[str, Any], **keys: Any) -> Plan:
 
 def saved(name: str, folder: Path, **config: Any) -> Path:
     """A tiny model, perhaps with other config keys, written."""
-    tiny = zoo.models()[name]
-    return zoo.save(zoo.build(zoo.Tiny(tiny.cls, {**tiny.config, **config})), folder)
+    model = zoo.models()[name]
+    return tiny.save(tiny.make(replace(model, config={**model.config, **config})), folder)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_fused_heads_with_norms_of_their_own(tmp_path: Path) -> None:
 def test_fused_models_share_the_mean_of_their_one_kv_head(tmp_path: Path) -> None:
     """All query heads of both meet one key, which is the mean of the two."""
     small = saved("falcon/causal", tmp_path / "a")
-    other = zoo.save(zoo.build(zoo.models()["falcon/causal"], seed=9), tmp_path / "b")
+    other = tiny.save(tiny.make(zoo.models()["falcon/causal"], seed=9), tmp_path / "b")
     recipe = parse_recipe({"sources": ["small", "b"], "steps": [{"op": "fuse", "with": ["b"]}]})
     result = api.grow(small, recipe, sources={"b": str(other)}, out=tmp_path / "big")
     name = "transformer.h.1.self_attention.query_key_value.weight"

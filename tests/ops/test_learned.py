@@ -14,7 +14,7 @@ from numpy.random import default_rng
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from support import tiny, zoo
-from support.families_table import told
+from support.families_table import documented
 from support.growths import DIFFERS, TOLERANCE, measure, sizes, steps_of, width
 
 import growkit
@@ -106,9 +106,9 @@ def test_every_family(tmp_path: Path, name: str) -> None:
 
     Also the sizes of axes that no tensor of the class has, in config.json alone.
     """
-    source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
+    source = tiny.Saved.at(tmp_path / "small", name).folder
     steps = [width(axes="2x"), DEEPER]
-    if told()[name, "silent depth"] == "refused":  # such layers grow neither way
+    if documented()[name, "silent depth"] == "refused":  # such layers grow neither way
         twice = {"layers.mix": np.repeat(np.eye(3), 2, axis=0), "layers.silent": [0.0, 1] * 3}
         for way in (steps_of(steps), write(tmp_path / "layers", twice)):
             with pytest.raises(RecipeError, match="layers"):
@@ -427,7 +427,7 @@ def test_what_does_not_grow_by_name_does_not_grow_by_maps(
     tmp_path: Path, name: str, arrays: dict[str, Any], message: str
 ) -> None:
     """What the code of a family forbids, no matrix can mend."""
-    source = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
+    source = tiny.Saved.at(tmp_path / "small", name).folder
     with pytest.raises(RecipeError, match=message):
         api.plan_growth(source, write(tmp_path, arrays))
 

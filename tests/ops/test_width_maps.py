@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import tiny, zoo
+from support import tiny
 from support.family_edits import flipped
 from support.growths import DIFFERS, TOLERANCE, measure, sizes, steps_of
 
@@ -294,7 +294,7 @@ def test_recipes(tmp_path: Path, name: str, claims: dict[str, str], family: str,
 
 def test_lemon_needs_a_gain(tmp_path: Path) -> None:
     """Norms without gains cannot carry the factor of uneven copies; whole copies need none."""
-    small = zoo.save(zoo.build(zoo.models()["olmo/causal"]), tmp_path / "small")
+    small = tiny.Saved.at(tmp_path / "small", "olmo/causal").folder
     family = tmp_path / "mine.yaml"
     family.write_text("family: mine\nextends: olmo\nmodel_type: [olmo]\neps: norm_eps\n")
     uneven = steps_of([width({"hidden": "lemon"}, hidden="4/3x")])

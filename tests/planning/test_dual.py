@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from support import tiny
-from support.growths import COUPLED, load, sizes, steps_of, width
+from support.growths import COUPLED, sizes, steps_of, width
 
 from growkit import api
 from growkit.algebra.kernel import Kernel
@@ -28,9 +28,9 @@ from growkit.verify.precision import full_precision
 NOISE = {"op": "noise", "snr_db": 0}
 LIMIT = 1e-10
 HEADS = [
-    ("bert", "masked_lm"), ("bert", "pretraining"), ("bert", "classifier"), ("gpt2", "causal"),
-    ("gpt2", "untied"), ("gpt2", "classifier"), ("llama", "causal"), ("llama", "tied"),
-    ("llama", "biased"), ("qwen2", "tied"),
+    ("bert", "masked_lm"), ("bert", "pretraining"), ("bert", "sequence"), ("gpt2", "causal"),
+    ("gpt2", "untied"), ("gpt2", "sequence"), ("llama", "causal"), ("llama", "tied"),
+    ("llama", "biased"), ("llama", "qwen2 tied"),
 ]  # fmt: skip
 DUAL: dict[str, list[dict[str, Any]]] = {  # all consumers divide their copies alike
     "2x": [width(axes="2x")],
@@ -88,7 +88,7 @@ def grow(tmp_path: Path, family: str, head: str, steps: list[Any]) -> Any:
     small = tiny.save(model, tmp_path / "small")
     result = api.grow(small, steps_of(steps), out=tmp_path / "big")
     with full_precision():
-        before, after = (gradients(load(p, model)) for p in (small, result.out))
+        before, after = (gradients(tiny.load(p, model)) for p in (small, result.out))
     assert before.keys() == after.keys()
     return result.plan, read_model(open_checkpoint(small)), before, after
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import tiny
 from support.family_edits import flipped
-from support.growths import load, sizes, steps_of, width
+from support.growths import sizes, steps_of, width
 
 from growkit import api
 from growkit.algebra.expression import parse
@@ -165,7 +165,7 @@ def test_gradients_of_locked_copies_are_equal(
 ) -> None:
     """What the hint says of neurons is what autograd says of their gradients."""
     result = api.grow(checkpoints["llama"], steps_of(steps), out=tmp_path / "big")
-    model = load(result.out, tiny.build("llama", "causal", **sizes("llama")))
+    model = tiny.load(result.out, tiny.build("llama", "causal", **sizes("llama")))
     logits = model(input_ids=tiny.tokens()).logits
     (
         logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
@@ -180,7 +180,7 @@ def test_gradients_of_locked_copies_are_equal(
 def test_dead_units_have_no_gradient(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Coordinates that are zero on both sides: no weight that touches them has a gradient."""
     result = api.grow(checkpoints["llama"], steps_of([width(hidden=40)]), out=tmp_path / "big")
-    model = load(result.out, tiny.build("llama", "causal", **sizes("llama")))
+    model = tiny.load(result.out, tiny.build("llama", "causal", **sizes("llama")))
     model(input_ids=tiny.tokens()).logits.square().sum().backward()
     assert model.model.embed_tokens.weight.grad[:, :24].any()
     assert not model.model.embed_tokens.weight.grad[:, 24:].any()

@@ -28,7 +28,11 @@ from support.tiny import build, save
 FILE = Path(__file__).parent / "golden.json"
 LEFT_OUT = {"ligo"}
 SIZES = {"heads": 4, "head_dim": 4, "mlp": 16, "layers": 8}
-MODELS = {"bert": ("masked_lm", {}), "gpt2": ("causal", {}), "llama": ("causal", {"kv_heads": 2})}
+MODELS = {
+    "bert": ("masked_lm", {"type_vocab_size": 2}),
+    "gpt2": ("causal", {}),
+    "llama": ("causal", {"kv_heads": 2}),
+}
 WIDTHS = {  # in place of the recipe's own, which are hundreds of megabytes
     "bert_base": "{hidden: 32, heads: 4, head_dim: 8, mlp: 64}",
     "bert_large": "{hidden: 24, heads: 6, head_dim: 4, mlp: 40}",
@@ -47,12 +51,13 @@ def numbers(label: str, like: torch.Tensor) -> torch.Tensor:
 def model(family: str, folder: Path, *, times: int = 1, seed: int = 0) -> Path:
     """A tiny model of a family, `times` as wide and deep as the others, saved."""
     head, more = MODELS[family]
-    sizes = {k: v if k == "head_dim" else times * v for k, v in (SIZES | more).items()}
-    made = save(build(family, head, dtype=torch.float32, **sizes), folder)
-    file = made / "model.safetensors"
+    fixed = {"head_dim", "type_vocab_size"}
+    sizes = {k: v if k in fixed else times * v for k, v in (SIZES | more).items()}
+    saved = save(build(family, head, dtype=torch.float32, **sizes), folder)
+    file = saved / "model.safetensors"
     tensors = {n: numbers(f"{seed} {n}", t) for n, t in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
-    return made
+    return saved
 
 
 def digest(folder: Path) -> str:
@@ -83,12 +88,12 @@ def grown(name: str, folder: Path) -> str:
 
 def renew() -> dict[str, str]:
     """Every digest, by RECIPE/FAMILY."""
-    found = {}
+    digests = {}
     for recipe in builtin_recipes().keys() - LEFT_OUT:
         for name in (f"{recipe}/{family}" for family in MODELS):
             with tempfile.TemporaryDirectory() as folder, suppress(GrowkitError):
-                found[name] = grown(name, Path(folder))
-    return dict(sorted(found.items()))
+                digests[name] = grown(name, Path(folder))
+    return dict(sorted(digests.items()))
 
 
 if __name__ == "__main__":

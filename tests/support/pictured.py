@@ -17,7 +17,7 @@ from growkit.checkpoints.types import Stored
 from growkit.families.model import read_model
 from growkit.planning.formula import Term
 from growkit.planning.plan import Plan, build_plan
-from support import tiny, zoo
+from support import tiny
 from support.growths import steps_of
 from support.headers import headers
 
@@ -54,8 +54,8 @@ def plans(folder: Path) -> dict[str, Plan]:
         "other": tiny.save(
             tiny.build("gpt2", "causal", **{**sizes, "heads": 4}, seed=2), folder / "other"
         ),
-        "experts": zoo.save(zoo.build(zoo.models()["mixtral/causal"]), folder / "experts"),
-        **{n: zoo.save(zoo.build(zoo.models()[model]), folder / n) for n, model in ZOO.items()},
+        "experts": tiny.Saved.at(folder / "experts", "mixtral/causal").folder,
+        **{n: tiny.Saved.at(folder / n, model).folder for n, model in ZOO.items()},
     }
     places["same"] = places["gpt2"]
     maps = folder / "maps.safetensors"

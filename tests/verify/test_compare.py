@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import tiny, zoo
+from support import tiny
+from support.growths import HEADS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -118,20 +119,20 @@ def by_hand(model: Any, ids: torch.Tensor) -> Any:
 
 @pytest.mark.parametrize(
     ("family", "head"),
-    [("llama", "causal"), ("llama", "biased"), ("mistral", "causal"), ("qwen2", "tied")],
+    [("llama", "causal"), ("llama", "biased"), ("llama", "mistral"), ("llama", "qwen2 tied")],
 )
 def test_full_precision_is_float64(tmp_path: Path, family: str, head: str) -> None:
     """Inside, transformers agrees with plain float64 arithmetic; outside, only to float32."""
-    saved = checkpoint(
-        tiny.save(tiny.build(family, head, heads=4, kv_heads=2, layers=3), tmp_path / "m")
-    )
+    keys = {"heads": 4, "kv_heads": 2, "layers": 3, "sliding_window": None}
+    saved = checkpoint(tiny.save(tiny.build(family, head, **keys), tmp_path / "m"))
     ids = tiny.tokens(1, 20)
 
     def error() -> float:
         model = load(saved).model
         with torch.no_grad():
             want = by_hand(model, ids[0])
-        return float((tiny.outputs(model, ids)[0] - want).abs().max() / want.abs().max())
+            have = model(input_ids=ids).logits[0]
+        return float((have - want).abs().max() / want.abs().max())
 
     assert error() > 1e-9
     with full_precision():
@@ -152,14 +153,14 @@ class Float32Seen(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("family", "head"), tiny.HEADS)
+@pytest.mark.parametrize(("family", "head"), HEADS)
 def test_nothing_runs_in_float32(tmp_path: Path, family: str, head: str) -> None:
     """Inside, no operation and no buffer of any head class is float32."""
     saved = checkpoint(tiny.save(tiny.build(family, head, pad_token_id=0), tmp_path / "m"))
     with full_precision():
         model = load(saved).model
-        with Float32Seen() as inside:
-            tiny.outputs(model, tiny.tokens())
+        with Float32Seen() as inside, torch.no_grad():
+            model(**tiny.inputs(model))
     assert not inside.seen
     assert all(b.dtype == torch.float64 for b in model.buffers() if b.is_floating_point())
 
@@ -383,7 +384,7 @@ def test_a_head_that_neither_has_is_no_stray(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """BertModel without a pooler: the class wants one, no output needs it, nobody is told off."""
-    same = checkpoint(tiny.save(tiny.build("bert", "no_pooler"), tmp_path / "m"))
+    same = checkpoint(tiny.save(tiny.build("bert", "no pooler"), tmp_path / "m"))
     assert load(same).missing == {"pooler.dense.weight", "pooler.dense.bias"}
     assert verify(same, same, growth=growth()).passed
     assert capfd.readouterr() == ("", "")
@@ -553,7 +554,7 @@ TAKES = {
 @pytest.mark.parametrize("name", TAKES)
 def test_the_class_gets_what_it_takes(tmp_path: Path, name: str) -> None:
     """Images, spectrograms and decoders are fed; a row that is altered is found out."""
-    small = zoo.save(zoo.build(zoo.models()[name]), tmp_path / "small")
+    small = tiny.Saved.at(tmp_path / "small", name).folder
     recipe = parse_recipe({"steps": [{"op": "width", "to": {"axes": "2x"}}]})
     out = api.grow(small, recipe, out=tmp_path / "big").out
     found = api.verify_growth(small, out)
@@ -568,7 +569,7 @@ def test_the_class_gets_what_it_takes(tmp_path: Path, name: str) -> None:
 
 def test_one_number_for_every_token_is_no_choice(tmp_path: Path) -> None:
     """Where a span starts: texts of several lengths are compared, without a KL over classes."""
-    small = zoo.save(zoo.build(zoo.models()["llama/answers"]), tmp_path / "small")
+    small = tiny.Saved.at(tmp_path / "small", "llama/answers").folder
     found = compare(checkpoint(small), checkpoint(small))
     assert found.error == 0.0
     assert found.kl is found.top1 is None

@@ -7,8 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from support import zoo
-from support.family_models import MODELS
+from support import tiny, zoo
 
 from growkit.algebra.expression import Expression
 from growkit.checkpoints.open import open_checkpoint
@@ -34,7 +33,7 @@ def kinds(family: Family, expression: Expression) -> str:
 
 def score(name: str, folder: Path) -> tuple[int, int]:
     """Right dims and all dims of one model."""
-    small = zoo.save(zoo.build(zoo.models()[name]), folder)
+    small = tiny.Saved.at(folder, name).folder
     truth = read_model(open_checkpoint(small))
     config = json.loads((small / "config.json").read_text())
     with warnings.catch_warnings():
@@ -59,7 +58,7 @@ def score(name: str, folder: Path) -> tuple[int, int]:
 @pytest.mark.slow
 def test_most_dims_are_right(tmp_path: Path) -> None:
     """Over all shipped families, one model each."""
-    found = {f: score(m[0], tmp_path / f) for f, m in MODELS.items() if m}
+    found = {f: score(m[0], tmp_path / f) for f, m in zoo.families().items() if m}
     for family, (right, total) in found.items():
         print(f"{family:16} {right:5} of {total:5}  {right / total:.0%}")
     right, total = (sum(column) for column in zip(*found.values(), strict=True))

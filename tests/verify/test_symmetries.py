@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import zoo
-from support.zoo import cases
+from support import growths, tiny, zoo
 
 from growkit import api
 from growkit.algebra.axis_map import AxisMap
@@ -25,36 +24,35 @@ from growkit.verify.symmetries import symmetries, symmetry_plan
 SAME, OTHER = 1e-10, 1e-3
 
 
-def read(name: str, folder: Path) -> tuple[object, Model]:
+def read(name: str, folder: Path) -> tuple[tiny.Saved, Model]:
     """A tiny model, saved and read."""
-    model = zoo.build(zoo.models()[name], seed=4)
-    return model, read_model(open_checkpoint(zoo.save(model, folder / "small")))
+    small = tiny.Saved.at(folder / "small", name, seed=4)
+    return small, read_model(open_checkpoint(small.folder))
 
 
-def change(model: object, name: str, plan: Plan, folder: Path) -> float:
+def change(small: tiny.Saved, plan: Plan, folder: Path) -> float:
     """How far the outputs move, relative to the largest."""
     prepared = api.prepare(plan, api.WriteOptions(overwrite=True))
     out = api.execute(prepared, folder / "big").out
     axis = plan.maps.get(plan.hidden_axis or "")
     matrix = torch.from_numpy(axis.read.matrix()) if axis else None
-    kwargs, given = zoo.models()[name].kwargs, zoo.inputs(model)
-    small, big = (zoo.answer(zoo.load(p, model, kwargs), given) for p in (folder / "small", out))
+    big = small.outputs_of(out)
     if axis:
         big = {k: v @ matrix if k == "last_hidden_state" else v for k, v in big.items()}
-    return zoo.difference(small, big)
+    return tiny.difference(small.outputs, big)
 
 
 @pytest.mark.parametrize("name", zoo.by_speed())
 def test_symmetries(tmp_path: Path, name: str) -> None:
     """Every axis that has a symmetry: the function stays, though tensors do change."""
-    model, small = read(name, tmp_path)
-    changes = symmetries(small)
+    small, model = read(name, tmp_path)
+    changes = symmetries(model)
     assert changes
     moved = {}
     for axis, maps in changes.items():
-        plan = symmetry_plan(small, maps)
+        plan = symmetry_plan(model, maps)
         assert any(f.copied is None for f in plan.formulas)
-        moved[axis] = change(model, name, plan, tmp_path)
+        moved[axis] = change(small, plan, tmp_path)
     assert max(moved.values()) < SAME, moved
 
 
@@ -69,14 +67,9 @@ def turned(size: int) -> AxisMap:
 )
 def test_what_is_no_symmetry_shows(tmp_path: Path, name: str, axes: str | list[str]) -> None:
     """Rotary coordinates and ALiBi heads stand where they must: moving them is seen."""
-    model, small = read(name, tmp_path)
-    maps = {a: turned(small.sizes[a]) for a in axes}
-    assert change(model, name, symmetry_plan(small, maps), tmp_path) > OTHER
-
-
-def test_cases_have_names() -> None:
-    """The table of families has a column for each case."""
-    assert len(set(cases.NAMES)) == len(cases.NAMES)
+    small, model = read(name, tmp_path)
+    maps = {a: turned(model.sizes[a]) for a in axes}
+    assert change(small, symmetry_plan(model, maps), tmp_path) > OTHER
 
 
 SLOPED = ("bloom/causal", "mpt/causal", "falcon/rw")
@@ -85,20 +78,18 @@ SLOPED = ("bloom/causal", "mpt/causal", "falcon/rw")
 @pytest.mark.parametrize("name", SLOPED)
 def test_sloped_heads_have_no_symmetry(tmp_path: Path, name: str) -> None:
     """Every head has its own slope: in another place it computes something else."""
-    model, small = read(name, tmp_path)
-    assert "heads" not in symmetries(small)
-    plan = symmetry_plan(small, {"heads": turned(small.sizes["heads"])})
-    assert change(model, name, plan, tmp_path) > OTHER
+    small, model = read(name, tmp_path)
+    assert "heads" not in symmetries(model)
+    plan = symmetry_plan(model, {"heads": turned(model.sizes["heads"])})
+    assert change(small, plan, tmp_path) > OTHER
 
 
 @pytest.mark.parametrize(("name", "ratio"), [(n, r) for n in SLOPED for r in ("3/2x", "2x")])
 def test_heads_grow_with_hidden_by_nested_slopes(tmp_path: Path, name: str, ratio: str) -> None:
     """Old heads stand where their slopes are among the new ones; the size of heads stays."""
-    tiny = zoo.models()[name]
-    model = zoo.build(tiny)
-    small = zoo.save(model, tmp_path / "small")
-    before = read_model(open_checkpoint(small))
-    cell = cases.measure(small, f"width {ratio}", tmp_path / "big", tiny, model)
+    small = tiny.Saved.at(tmp_path / "small", name)
+    before = read_model(open_checkpoint(small.folder))
+    cell = growths.try_growth(small, f"width {ratio}", tmp_path / "big")
     after = read_model(open_checkpoint(tmp_path / "big"))
     assert cell is not None
     assert after.sizes["heads"] > before.sizes["heads"]

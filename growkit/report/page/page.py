@@ -102,11 +102,7 @@ def _header(plan: Plan, by_axis: ByAxis, output_bytes: int) -> Markup:
     facts = [
         ("parameters", brief, " ".join(more)),
         *((axis, change(d)[0], counts(d)) for axis, d in stacks(plan, by_axis).items()),
-        (
-            "weights on disk",
-            f"{' + '.join(sizes)} → {format_size(output_bytes)}",
-            plan.storage.dtype,
-        ),
+        ("weights on disk", on_disk, plan.storage.dtype),
         ("same function?", f"{SIGNS[plan.claim.claim]} {plan.claim.claim}", ""),
     ]
     cards = [

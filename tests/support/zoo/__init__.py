@@ -2,30 +2,26 @@
 
 Each module here lists models as `MODELS`: name → `Tiny`, with names such as "gemma2/causal"; what
 stands before the slash is the family's name in growkit. Axes have different sizes, so that no axis
-can pass for another, but where the config says that two are one, or leaves a size to another's. A
-model names its row in `survey`: growths that were measured to be exact there must be exact here.
+can pass for another, but where the config says that two are one, or leaves a size to another's.
+What each growth of each model must keep is what docs/families.md says.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 import pytest
-import torch
-import transformers
 
-from growkit.verify.precision import full_precision
-from growkit.verify.tiny import randomise
-from support.zoo.survey import EXACT
+from growkit.families.load import family_names
 
-TOKENS = (2, 9)  # sequences, tokens each
+LEADERS = ("causal", "masked_lm", "generation")  # heads that say most of a family
+QUICK = ("width 2x", "width 3/2x", "silent depth", "width, depth, noise")
 
 
 @dataclass(frozen=True)
@@ -34,26 +30,30 @@ class Tiny:
 
     cls: str  # class of transformers
     config: Mapping[str, Any]  # of its config class
-    survey: str = ""  # row of `survey.EXACT`
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the class itself
-    lacks: str = ""  # a growth of that row for which this class has no tensors
-
-    @property
-    def exact(self) -> tuple[str, ...]:
-        """The growths that must be exact."""
-        row = EXACT[self.survey] if self.survey else ()
-        return tuple(g for g in row if g != self.lacks)
 
 
 @cache
 def models() -> dict[str, Tiny]:
     """All tiny models by name."""
-    out: dict[str, Tiny] = {}
+    every: dict[str, Tiny] = {}
     for module in pkgutil.iter_modules(__path__):
-        found = getattr(importlib.import_module(f"{__name__}.{module.name}"), "MODELS", {})
-        assert not out.keys() & found.keys()
-        out |= found
-    return out
+        listed = importlib.import_module(f"{__name__}.{module.name}").MODELS
+        assert not every.keys() & listed.keys()
+        every |= listed
+    return every
+
+
+@cache
+def families() -> dict[str, list[str]]:
+    """The names of each shipped family's models; the first says most of the family."""
+    return {
+        family: sorted(
+            (name for name in models() if name.startswith(family + "/")),
+            key=lambda name: (name.partition("/")[2] not in LEADERS, name),
+        )
+        for family in family_names()
+    }
 
 
 def by_speed(growths: tuple[str, ...] = ()) -> list[Any]:
@@ -61,109 +61,17 @@ def by_speed(growths: tuple[str, ...] = ()) -> list[Any]:
 
     Quick is one model of each family, with the growths that find most mistakes.
     """
-    seen: set[str] = set()
-    out = []
-    for name in sorted(models(), key=lambda n: (n.partition("/")[2] not in LEADERS, n)):
-        family = name.partition("/")[0]
-        leads = family not in seen
-        seen.add(family)
+    params = []
+    for name in chain.from_iterable(families().values()):
+        leads = name == families()[name.partition("/")[0]][0]
         for growth in growths or ("",):
             quick = leads and (not growth or growth in QUICK)
-            marks = () if quick else (pytest.mark.slow,)
+            marks = (one_worker(name),) if quick else (one_worker(name), pytest.mark.slow)
             values = (name, growth) if growth else (name,)
-            out.append(pytest.param(*values, marks=marks, id=" ".join(values)))
-    return out
+            params.append(pytest.param(*values, marks=marks, id=" ".join(values)))
+    return params
 
 
-LEADERS = ("causal", "masked_lm", "seq2seq", "image_classifier")  # heads that say most of a family
-QUICK = ("width 2x", "width 3/2x", "silent depth", "width, depth, noise")
-
-
-def build(tiny: Tiny, seed: int = 3, dtype: torch.dtype = torch.float64) -> Any:
-    """The model in evaluation mode, every parameter drawn at a size where mistakes show."""
-    cls = getattr(transformers, tiny.cls)
-    config = cls.config_class(**tiny.config)
-    config._attn_implementation = "eager"
-    model = cls(config, **tiny.kwargs).to(dtype).eval()
-    randomise(model, seed)
-    return model
-
-
-def save(model: Any, folder: Path) -> Path:
-    """The model written by transformers: safetensors under the names on disk, and config.json."""
-    model.save_pretrained(folder)
-    return folder
-
-
-def load(folder: Path, model: Any, kwargs: Mapping[str, Any] | None = None) -> Any:
-    """A checkpoint as the class that a model is of; no key is missing or left over."""
-    with full_precision():
-        loaded, info = type(model).from_pretrained(
-            folder,
-            dtype=torch.float64,
-            attn_implementation="eager",
-            output_loading_info=True,
-            **(kwargs or {}),
-        )
-    assert not info["missing_keys"], info["missing_keys"]
-    assert not info["unexpected_keys"], info["unexpected_keys"]
-    assert not info["mismatched_keys"], info["mismatched_keys"]
-    if hasattr(loaded, "set_experts_implementation"):
-        loaded.set_experts_implementation("eager")
-    return loaded.eval()
-
-
-def inputs(model: Any, seed: int = 7) -> dict[str, torch.Tensor]:
-    """What the class takes: token ids, pixels, or both; ids also for a decoder."""
-    generator = torch.Generator().manual_seed(seed)
-    config = model.config
-    text = getattr(config, "text_config", config)
-    vision = getattr(config, "vision_config", config)
-    out: dict[str, torch.Tensor] = {}
-    vocab = getattr(text, "vocab_size", None)
-    if vocab:
-        out["input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
-        if getattr(config, "is_encoder_decoder", False):
-            out["input_ids"][:, -1] = config.eos_token_id  # classifiers read what stands there
-            out["decoder_input_ids"] = torch.randint(3, vocab, TOKENS, generator=generator)
-    if "MultipleChoice" in type(model).__name__:
-        out["input_ids"] = out["input_ids"][None]
-    size = getattr(vision, "image_size", None)
-    if size:
-        channels = getattr(vision, "num_channels", 3)
-        shape = (2, channels, size, size)
-        out["pixel_values"] = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if bins := getattr(config, "num_mel_bins", None):
-        shape = (2, bins, 2 * config.max_source_positions)
-        out["input_features"] = torch.randn(shape, generator=generator, dtype=torch.float64)
-    takes = inspect.signature(model.forward).parameters
-    return {name: value for name, value in out.items() if name in takes}
-
-
-def answer(model: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All that heads of the class give, else its last hidden state, by name."""
-    with full_precision(), torch.no_grad():
-        result = model(**given)
-    heads = ("logits", "embeds", "reconstruction")
-    logits = {
-        k: v
-        for k, v in result.items()
-        if any(h in k for h in heads) and isinstance(v, torch.Tensor)
-    }
-    return logits or {"last_hidden_state": result["last_hidden_state"]}
-
-
-def difference(small: Mapping[str, Any], big: Mapping[str, Any], read: Any = None) -> float:
-    """The largest difference relative to the largest value.
-
-    Hidden states are read back first; of logits over a longer vocabulary the old tokens' count.
-    """
-    worst = 0.0
-    for name, want in small.items():
-        have = big[name]
-        if "logits" in name:
-            have = have[..., : want.shape[-1]]
-        elif have.shape != want.shape and read is not None:
-            have = have @ read
-        worst = max(worst, float((have - want).abs().max() / want.abs().max()))
-    return worst
+def one_worker(name: str) -> pytest.MarkDecorator:
+    """All tests of one model run in one process, which makes and runs it once."""
+    return pytest.mark.xdist_group(name)

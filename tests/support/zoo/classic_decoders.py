@@ -44,60 +44,61 @@ EVERY = CAUSAL | SEQUENCE | TOKEN | QUESTION
 
 
 def heads(
-    family: str, prefix: str, config: Mapping[str, Any], survey: str, ends: Mapping[str, str]
+    family: str, prefix: str, config: Mapping[str, Any], ends: Mapping[str, str]
 ) -> dict[str, Tiny]:
     """One model per head: its name and the end of its class; a span has two labels, its ends."""
     two = {"question": {"num_labels": 2}}
     return {
-        f"{family}/{head}": Tiny(prefix + end, {**config, **two.get(head, {})}, survey)
+        f"{family}/{head}": Tiny(prefix + end, {**config, **two.get(head, {})})
         for head, end in ends.items()
     }
 
 
 MODELS = {
-    **heads("gpt2", "GPT2", GPT2, "gpt2",
+    **heads("gpt2", "GPT2", GPT2,
             EVERY | {"causal": "LMHeadModel", "two heads": "DoubleHeadsModel"}),
-    **heads("gpt_neox", "GPTNeoX", NEOX, "gpt_neox", EVERY),
+    "gpt2/untied": Tiny("GPT2LMHeadModel", {**GPT2, "tie_word_embeddings": False}),
+    **heads("gpt_neox", "GPTNeoX", NEOX, EVERY),
     "gpt_neox/sequential": Tiny(
         "GPTNeoXForCausalLM",
-        {**NEOX, "use_parallel_residual": False, "tie_word_embeddings": True}, "gpt_neox_seq",
+        {**NEOX, "use_parallel_residual": False, "tie_word_embeddings": True},
     ),
-    "gpt_neox/no bias": Tiny("GPTNeoXForCausalLM", {**NEOX, "attention_bias": False}, "gpt_neox"),
-    **heads("bloom", "Bloom", BLOOM, "bloom", EVERY),
-    "bloom/untied": Tiny("BloomForCausalLM", {**BLOOM, "tie_word_embeddings": False}, "bloom"),
+    "gpt_neox/no bias": Tiny("GPTNeoXForCausalLM", {**NEOX, "attention_bias": False}),
+    **heads("bloom", "Bloom", BLOOM, EVERY),
+    "bloom/untied": Tiny("BloomForCausalLM", {**BLOOM, "tie_word_embeddings": False}),
     "bloom/norms in the stream": Tiny(
         "BloomForCausalLM", {**BLOOM, "apply_residual_connection_post_layernorm": True}
     ),
-    **heads("gpt_neo", "GPTNeo", NEO, "gpt_neo", EVERY),
-    **heads("gptj", "GPTJ", {**GPT2, "rotary_dim": 4, "tie_word_embeddings": False}, "gptj",
+    **heads("gpt_neo", "GPTNeo", NEO, EVERY),
+    **heads("gptj", "GPTJ", {**GPT2, "rotary_dim": 4, "tie_word_embeddings": False},
             CAUSAL | SEQUENCE | QUESTION),
-    **heads("opt", "OPT", OPT, "opt", CAUSAL | SEQUENCE | QUESTION),
-    "opt/350m": Tiny("OPTForCausalLM", SMALL_OPT, "opt_350m"),
-    "opt/350m classifier": Tiny("OPTForSequenceClassification", SMALL_OPT, "opt_350m"),
+    **heads("opt", "OPT", OPT, CAUSAL | SEQUENCE | QUESTION),
+    "opt/350m": Tiny("OPTForCausalLM", SMALL_OPT),
+    "opt/350m classifier": Tiny("OPTForSequenceClassification", SMALL_OPT),
     "opt/norms without tensors": Tiny(
         "OPTForCausalLM",
         {**OPT, "layer_norm_elementwise_affine": False, "enable_bias": False,
          "tie_word_embeddings": False},
     ),
-    **heads("falcon", "Falcon", FALCON, "falcon_7b", EVERY),
-    "falcon/40b": Tiny("FalconForCausalLM", GROUPED, "falcon_40b"),
+    **heads("falcon", "Falcon", FALCON, EVERY),
+    "falcon/40b": Tiny("FalconForCausalLM", GROUPED),
     "falcon/11b": Tiny(
         "FalconForCausalLM",
-        {**GROUPED, "num_ln_in_parallel_attn": 1, "tie_word_embeddings": False}, "falcon_40b",
+        {**GROUPED, "num_ln_in_parallel_attn": 1, "tie_word_embeddings": False},
     ),
-    "falcon/rw": Tiny("FalconForCausalLM", SLOPED, "falcon_rw"),
-    **heads("mpt", "Mpt", MPT, "mpt", EVERY),
+    "falcon/rw": Tiny("FalconForCausalLM", SLOPED),
+    **heads("mpt", "Mpt", MPT, EVERY),
     "mpt/clamped": Tiny(
         "MptForCausalLM",
-        {**MPT, "attn_config": {"clip_qkv": 1.0, "softmax_scale": 0.3}}, "mpt",
+        {**MPT, "attn_config": {"clip_qkv": 1.0, "softmax_scale": 0.3}},
     ),
-    **heads("stablelm", "StableLm", STABLE, "stablelm",
+    **heads("stablelm", "StableLm", STABLE,
             CAUSAL | SEQUENCE | TOKEN),
-    "stablelm/normed": Tiny("StableLmForCausalLM", NORMED, "stablelm2"),
-    **heads("gpt_bigcode", "GPTBigCode", GPT2, "gpt_bigcode",
+    "stablelm/normed": Tiny("StableLmForCausalLM", NORMED),
+    **heads("gpt_bigcode", "GPTBigCode", GPT2,
             CAUSAL | SEQUENCE | TOKEN),
     "gpt_bigcode/separate": Tiny(
         "GPTBigCodeForCausalLM",
-        {**GPT2, "multi_query": False, "tie_word_embeddings": False}, "gpt_bigcode",
+        {**GPT2, "multi_query": False, "tie_word_embeddings": False},
     ),
 }  # fmt: skip

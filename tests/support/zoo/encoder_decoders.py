@@ -25,32 +25,28 @@ WHISPER = {
     "classifier_proj_size": 13,
 }  # fmt: skip
 MODELS = {
-    "t5/model": Tiny("T5Model", T5, "t5"),
-    "t5/generation": Tiny("T5ForConditionalGeneration", T5, "t5"),
-    "t5/generation-1.1": Tiny("T5ForConditionalGeneration", GATED, "t5_v11"),
-    "t5/encoder": Tiny("T5EncoderModel", GATED, "t5_v11"),
-    "t5/sequence": Tiny("T5ForSequenceClassification", T5, "t5"),
-    "t5/token": Tiny("T5ForTokenClassification", T5, "t5"),
-    "t5/question": Tiny("T5ForQuestionAnswering", {**T5, "num_labels": 2}, "t5"),
-    "t5/mt5": Tiny("MT5ForConditionalGeneration", GATED, "mt5"),
-    "umt5/generation": Tiny("UMT5ForConditionalGeneration", GATED, "umt5"),
-    "umt5/encoder": Tiny("UMT5EncoderModel", GATED, "umt5"),
-    "bart/model": Tiny("BartModel", BART, "bart"),
-    "bart/generation": Tiny("BartForConditionalGeneration", BART, "bart"),
-    "bart/scaled": Tiny("BartForConditionalGeneration", {**BART, "scale_embedding": True}, "bart"),
-    "bart/untied": Tiny(
-        "BartForConditionalGeneration", {**BART, "tie_word_embeddings": False}, "bart"
-    ),
-    "bart/decoder": Tiny("BartForCausalLM", {**BART, "scale_embedding": True}, "bart"),
-    "bart/sequence": Tiny("BartForSequenceClassification", BART, "bart"),
-    "bart/question": Tiny("BartForQuestionAnswering", {**BART, "num_labels": 2}, "bart"),
-    "whisper/model": Tiny("WhisperModel", WHISPER, "whisper"),
-    "whisper/generation": Tiny("WhisperForConditionalGeneration", WHISPER, "whisper"),
+    "t5/model": Tiny("T5Model", T5),
+    "t5/generation": Tiny("T5ForConditionalGeneration", T5),
+    "t5/generation-1.1": Tiny("T5ForConditionalGeneration", GATED),
+    "t5/encoder": Tiny("T5EncoderModel", GATED),
+    "t5/sequence": Tiny("T5ForSequenceClassification", T5),
+    "t5/token": Tiny("T5ForTokenClassification", T5),
+    "t5/question": Tiny("T5ForQuestionAnswering", {**T5, "num_labels": 2}),
+    "t5/mt5": Tiny("MT5ForConditionalGeneration", GATED),
+    "umt5/generation": Tiny("UMT5ForConditionalGeneration", GATED),
+    "umt5/encoder": Tiny("UMT5EncoderModel", GATED),
+    "bart/model": Tiny("BartModel", BART),
+    "bart/generation": Tiny("BartForConditionalGeneration", BART),
+    "bart/scaled": Tiny("BartForConditionalGeneration", {**BART, "scale_embedding": True}),
+    "bart/untied": Tiny("BartForConditionalGeneration", {**BART, "tie_word_embeddings": False}),
+    "bart/decoder": Tiny("BartForCausalLM", {**BART, "scale_embedding": True}),
+    "bart/sequence": Tiny("BartForSequenceClassification", BART),
+    "bart/question": Tiny("BartForQuestionAnswering", {**BART, "num_labels": 2}),
+    "whisper/model": Tiny("WhisperModel", WHISPER),
+    "whisper/generation": Tiny("WhisperForConditionalGeneration", WHISPER),
     "whisper/untied": Tiny(
-        "WhisperForConditionalGeneration", {**WHISPER, "tie_word_embeddings": False}, "whisper"
+        "WhisperForConditionalGeneration", {**WHISPER, "tie_word_embeddings": False}
     ),
-    "whisper/scaled": Tiny(
-        "WhisperForConditionalGeneration", {**WHISPER, "scale_embedding": True}, "whisper"
-    ),
-    "whisper/audio": Tiny("WhisperForAudioClassification", WHISPER, "whisper", lacks="vocab"),
+    "whisper/scaled": Tiny("WhisperForConditionalGeneration", {**WHISPER, "scale_embedding": True}),
+    "whisper/audio": Tiny("WhisperForAudioClassification", WHISPER),
 }

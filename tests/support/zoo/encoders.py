@@ -39,56 +39,57 @@ TASKS = {"sequence": "ForSequenceClassification"} | TOKEN | QUESTION | CHOICE
 
 
 def heads(
-    family: str, prefix: str, config: Mapping[str, Any], survey: str, ends: Mapping[str, str]
+    family: str, prefix: str, config: Mapping[str, Any], ends: Mapping[str, str]
 ) -> dict[str, Tiny]:
     """One model per head: its name and the end of its class; a span has two labels, its ends."""
     own = {"question": {"num_labels": 2}, "causal": {"is_decoder": True}}
     return {
-        f"{family}/{head}": Tiny(prefix + end, {**config, **own.get(head, {})}, survey)
+        f"{family}/{head}": Tiny(prefix + end, {**config, **own.get(head, {})})
         for head, end in ends.items()
     }
 
 
 MODELS = {
-    **heads("bert", "Bert", BERT, "bert",
+    **heads("bert", "Bert", BERT,
             BASE | MASKED | PRETRAINING | TASKS
             | {"causal": "LMHeadModel", "next sentence": "ForNextSentencePrediction"}),
-    **heads("roberta", "Roberta", {**BERT, "pad_token_id": 1}, "roberta",
+    "bert/no pooler": Tiny("BertModel", BERT, {"add_pooling_layer": False}),
+    **heads("roberta", "Roberta", {**BERT, "pad_token_id": 1},
             BASE | MASKED | CAUSAL | TASKS),
-    "roberta/xlm": Tiny("XLMRobertaForMaskedLM", {**BERT, "pad_token_id": 1}, "xlm-roberta"),
-    "roberta/xlm classifier": Tiny("XLMRobertaForSequenceClassification", BERT, "xlm-roberta"),
-    "roberta/camembert": Tiny("CamembertForMaskedLM", {**BERT, "pad_token_id": 1}, "roberta"),
+    "roberta/xlm": Tiny("XLMRobertaForMaskedLM", {**BERT, "pad_token_id": 1}),
+    "roberta/xlm classifier": Tiny("XLMRobertaForSequenceClassification", BERT),
+    "roberta/camembert": Tiny("CamembertForMaskedLM", {**BERT, "pad_token_id": 1}),
     "roberta/untied": Tiny(
-        "RobertaForMaskedLM", {**BERT, "tie_word_embeddings": False}, "roberta"
+        "RobertaForMaskedLM", {**BERT, "tie_word_embeddings": False}
     ),
-    **heads("distilbert", "DistilBert", DISTIL, "distilbert", BASE | MASKED | TASKS),
-    **heads("electra", "Electra", PROJECTED, "electra_gen",
+    **heads("distilbert", "DistilBert", DISTIL, BASE | MASKED | TASKS),
+    **heads("electra", "Electra", PROJECTED,
             BASE | MASKED | CAUSAL | PRETRAINING | TASKS),
-    "electra/one width": Tiny("ElectraForPreTraining", {**BERT, "embedding_size": 48}, "bert"),
+    "electra/one width": Tiny("ElectraForPreTraining", {**BERT, "embedding_size": 48}),
     "electra/one width generator": Tiny(
-        "ElectraForMaskedLM", {**BERT, "embedding_size": 48}, "bert"
+        "ElectraForMaskedLM", {**BERT, "embedding_size": 48}
     ),
     "electra/one width token": Tiny(
-        "ElectraForTokenClassification", {**BERT, "embedding_size": 48}, "bert"
+        "ElectraForTokenClassification", {**BERT, "embedding_size": 48}
     ),
-    **heads("deberta-v2", "DebertaV2", DEBERTA, "deberta-v2", BASE | MASKED | TASKS),
+    **heads("deberta-v2", "DebertaV2", DEBERTA, BASE | MASKED | TASKS),
     "deberta-v2/conv": Tiny(
         "DebertaV2ForMaskedLM",
-        {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}, "deberta-v2-conv",
+        {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"},
     ),
-    "deberta-v2/keys of their own": Tiny("DebertaV2ForMaskedLM", OLD_DEBERTA, "deberta-v2"),
+    "deberta-v2/keys of their own": Tiny("DebertaV2ForMaskedLM", OLD_DEBERTA),
     "deberta-v2/published head": Tiny(
-        "DebertaV2ForMaskedLM", {**DEBERTA, "legacy": False}, "deberta-v2"
+        "DebertaV2ForMaskedLM", {**DEBERTA, "legacy": False}
     ),
-    **heads("modernbert", "ModernBert", MODERN, "modernbert", BASE | MASKED | TASKS),
+    **heads("modernbert", "ModernBert", MODERN, BASE | MASKED | TASKS),
     "modernbert/biased": Tiny(
         "ModernBertForMaskedLM",
         {**MODERN, "norm_bias": True, "attention_bias": True, "mlp_bias": True,
-         "classifier_bias": True, "tie_word_embeddings": False}, "modernbert",
+         "classifier_bias": True, "tie_word_embeddings": False},
     ),
-    **heads("albert", "Albert", PROJECTED, "albert",
+    **heads("albert", "Albert", PROJECTED,
             BASE | MASKED | PRETRAINING | TASKS),
     "albert/groups": Tiny(
-        "AlbertForMaskedLM", {**PROJECTED, "num_hidden_groups": 3, "inner_group_num": 2}, "albert"
+        "AlbertForMaskedLM", {**PROJECTED, "num_hidden_groups": 3, "inner_group_num": 2}
     ),
 }  # fmt: skip

@@ -27,42 +27,39 @@ DEEPSEEK = {
     "n_shared_experts": 3, "first_k_dense_replace": 1,
 }  # fmt: skip
 MODELS = {
-    **heads("mixtral", "Mixtral", MIXTRAL, EVERY, "mixtral"),
+    **heads("mixtral", "Mixtral", MIXTRAL, EVERY),
     "mixtral/tied": Tiny("MixtralForCausalLM", {**MIXTRAL, **TIED, "sliding_window": 4}),
-    **heads("qwen2_moe", "Qwen2Moe", QWEN, EVERY, "qwen2_moe"),
+    **heads("qwen2_moe", "Qwen2Moe", QWEN, EVERY),
     "qwen2_moe/dense": Tiny(
-        "Qwen2MoeForCausalLM", {**QWEN, "mlp_only_layers": [1]}, "qwen2_moe"
+        "Qwen2MoeForCausalLM", {**QWEN, "mlp_only_layers": [1]}
     ),
     "qwen2_moe/sparse": Tiny("Qwen2MoeForCausalLM", {**QWEN, "decoder_sparse_step": 2}),
-    **heads("qwen3_moe", "Qwen3Moe", QWEN, EVERY, "qwen3_moe"),
+    **heads("qwen3_moe", "Qwen3Moe", QWEN, EVERY),
     "qwen3_moe/dense": Tiny(
         "Qwen3MoeForCausalLM",
         {**QWEN, "mlp_only_layers": [1], "norm_topk_prob": True},
-        "qwen3_moe",
     ),
     **heads(
         "olmoe", "Olmoe", {**SQUARE, "num_experts": 5, "num_experts_per_tok": 2},
-        "base causal", "olmoe",
+        "base causal",
     ),
     "olmoe/clipped": Tiny(
         "OlmoeForCausalLM", {**SQUARE, "num_experts": 5, "num_experts_per_tok": 2, "clip_qkv": 0.7}
     ),
-    **heads("gpt_oss", "GptOss", GPT_OSS, "base causal classifier tokens", "gpt_oss"),
-    **heads("deepseek_v3", "DeepseekV3", DEEPSEEK, "base causal classifier tokens", "deepseek_v3"),
+    **heads("gpt_oss", "GptOss", GPT_OSS, "base causal classifier tokens"),
+    **heads("deepseek_v3", "DeepseekV3", DEEPSEEK, "base causal classifier tokens"),
     "deepseek_v3/one group": Tiny(
         "DeepseekV3ForCausalLM",
         {**DEEPSEEK, "n_group": 1, "topk_group": 1, "q_lora_rank": None, "attention_bias": True},
-        "deepseek_v3_g1",
     ),
     "deepseek_v3/not normed": Tiny("DeepseekV3ForCausalLM", {**DEEPSEEK, "norm_topk_prob": False}),
     "deepseek_v3/v2": Tiny(
-        "DeepseekV2ForCausalLM", {**DEEPSEEK, "topk_method": "group_limited_greedy"}, "deepseek_v2"
+        "DeepseekV2ForCausalLM", {**DEEPSEEK, "topk_method": "group_limited_greedy"}
     ),
     "deepseek_v3/v2 lite": Tiny(
         "DeepseekV2ForCausalLM",
         {**DEEPSEEK, "q_lora_rank": None, "topk_method": "greedy", "n_group": None,
          "topk_group": None},
-        "deepseek_v2_lite",
     ),
     "deepseek_v3/v2 base": Tiny("DeepseekV2Model", DEEPSEEK),
     "deepseek_v3/v2 classifier": Tiny(

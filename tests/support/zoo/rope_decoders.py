@@ -35,93 +35,82 @@ HEADS = {
 }
 
 
-def heads(
-    family: str, prefix: str, config: dict[str, Any], which: str, survey: str = ""
-) -> dict[str, Tiny]:
-    """Models of several head classes of one family; the causal ones stand in the survey."""
+def heads(family: str, prefix: str, config: dict[str, Any], which: str) -> dict[str, Tiny]:
+    """Models of several head classes of one family."""
     return {
-        f"{family}/{head}": Tiny(
-            prefix + HEADS[head][0],
-            {**config, **HEADS[head][1]},
-            survey if head in ("causal", "tied") else "",
-        )
+        f"{family}/{head}": Tiny(prefix + HEADS[head][0], {**config, **HEADS[head][1]})
         for head in which.split()
     }
 
 
 MODELS = {
-    **heads("llama", "Llama", LLAMA, "base causal tied classifier tokens answers", "llama"),
+    **heads("llama", "Llama", LLAMA, "base causal tied classifier tokens answers"),
     "llama/biased": Tiny(
         "LlamaForCausalLM",
         {**LLAMA, **TIED, "attention_bias": True, "mlp_bias": True},
-        "llama_tied_bias",
     ),
     "llama/llama3": Tiny(
         "LlamaForCausalLM",
         {**LLAMA, "rope_parameters": {
             "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 16}},
-        "llama",
     ),
     "llama/yarn": Tiny(
         "LlamaForCausalLM",
         {**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0,
                                       "original_max_position_embeddings": 64}},
-        "llama",
     ),
     "llama/dynamic": Tiny(
         "LlamaForCausalLM",
         {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0,
                                       "factor": 2.0}, "max_position_embeddings": 5},
     ),
-    "llama/mistral": Tiny("MistralForCausalLM", {**LLAMA, "sliding_window": 4}, "mistral"),
+    "llama/mistral": Tiny("MistralForCausalLM", {**LLAMA, "sliding_window": 4}),
     "llama/mistral base": Tiny("MistralModel", {**LLAMA, "sliding_window": None}),
     "llama/mistral classifier": Tiny("MistralForSequenceClassification", {**LLAMA, **SEVEN}),
     "llama/mistral tokens": Tiny("MistralForTokenClassification", {**LLAMA, **SEVEN}),
     "llama/mistral answers": Tiny("MistralForQuestionAnswering", {**LLAMA, **FOUR}),
-    "llama/qwen2": Tiny("Qwen2ForCausalLM", LLAMA, "qwen2"),
+    "llama/qwen2": Tiny("Qwen2ForCausalLM", LLAMA),
+    "llama/qwen2 tied": Tiny("Qwen2ForCausalLM", {**LLAMA, **TIED}),
     "llama/qwen2 sliding": Tiny(
         "Qwen2ForCausalLM",
         {**LLAMA, **TIED, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-        "qwen2",
     ),
     "llama/qwen2 base": Tiny("Qwen2Model", LLAMA),
     "llama/qwen2 classifier": Tiny("Qwen2ForSequenceClassification", {**LLAMA, **SEVEN}),
     "llama/qwen2 tokens": Tiny("Qwen2ForTokenClassification", {**LLAMA, **SEVEN}),
     "llama/qwen2 answers": Tiny("Qwen2ForQuestionAnswering", {**LLAMA, **FOUR}),
-    **heads("qwen3", "Qwen3", LLAMA, "base causal tied classifier tokens answers", "qwen3"),
-    "qwen3/biased": Tiny("Qwen3ForCausalLM", {**LLAMA, "attention_bias": True}, "qwen3"),
-    **heads("gemma", "Gemma", {**LLAMA, **TIED}, "base causal classifier tokens", "gemma"),
+    **heads("qwen3", "Qwen3", LLAMA, "base causal tied classifier tokens answers"),
+    "qwen3/biased": Tiny("Qwen3ForCausalLM", {**LLAMA, "attention_bias": True}),
+    **heads("gemma", "Gemma", {**LLAMA, **TIED}, "base causal classifier tokens"),
     **heads(
         "gemma2", "Gemma2",
         {**LLAMA, **TIED, "query_pre_attn_scalar": 13, "sliding_window": 4,
          "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
-        "base causal classifier tokens", "gemma2",
+        "base causal classifier tokens",
     ),
-    "gemma2/untied": Tiny("Gemma2ForCausalLM", {**LLAMA, "query_pre_attn_scalar": 13}, "gemma2"),
+    "gemma2/untied": Tiny("Gemma2ForCausalLM", {**LLAMA, "query_pre_attn_scalar": 13}),
     **{
         f"gemma3_text/{head}": Tiny(
             cls,
             {**LLAMA, **TIED, **SEVEN, "query_pre_attn_scalar": 13, "sliding_window": 4,
              "layer_types": [SLIDING, FULL, SLIDING], "rope_parameters": TWO_BASES},
-            survey,
         )
-        for head, cls, survey in (
-            ("base", "Gemma3TextModel", ""),
-            ("causal", "Gemma3ForCausalLM", "gemma3_text"),
-            ("classifier", "Gemma3TextForSequenceClassification", ""),
+        for head, cls in (
+            ("base", "Gemma3TextModel"),
+            ("causal", "Gemma3ForCausalLM"),
+            ("classifier", "Gemma3TextForSequenceClassification"),
         )
     },
-    **heads("olmo", "Olmo", SQUARE, "base causal classifier", "olmo"),
+    **heads("olmo", "Olmo", SQUARE, "base causal classifier"),
     "olmo/tied": Tiny("OlmoForCausalLM", {**SQUARE, **TIED}),
     "olmo/clipped": Tiny("OlmoForCausalLM", {**SQUARE, "clip_qkv": 0.7}),
-    **heads("olmo2", "Olmo2", LLAMA, "base causal classifier", "olmo2"),
+    **heads("olmo2", "Olmo2", LLAMA, "base causal classifier"),
     "olmo2/tied": Tiny("Olmo2ForCausalLM", {**LLAMA, **TIED}),
     "olmo2/olmo3": Tiny(
         "Olmo3ForCausalLM",
         {**LLAMA, "sliding_window": 4, "layer_types": [SLIDING, FULL, SLIDING],
          "rope_parameters": TWO_BASES},
-        "olmo3",
     ),
     "olmo2/olmo3 base": Tiny("Olmo3Model", LLAMA),
     "olmo2/olmo3 classifier": Tiny("Olmo3ForSequenceClassification", {**LLAMA, **SEVEN}),
@@ -129,51 +118,46 @@ MODELS = {
         "granite", "Granite",
         {**SQUARE, "attention_multiplier": 0.23, "embedding_multiplier": 3.0,
          "logits_scaling": 2.0, "residual_multiplier": 0.4},
-        "base causal tied", "granite",
+        "base causal tied",
     ),
-    **heads("cohere", "Cohere", {**SQUARE, **TIED, "logit_scale": 0.3}, "base causal", "cohere"),
+    **heads("cohere", "Cohere", {**SQUARE, **TIED, "logit_scale": 0.3}, "base causal"),
     "cohere/normed": Tiny(
         "CohereForCausalLM",
         {**SQUARE, **TIED, "use_qk_norm": True, "attention_bias": True},
-        "cohere_qknorm",
     ),
     "cohere/cohere2": Tiny(
         "Cohere2ForCausalLM",
         {**SQUARE, **TIED, "sliding_window": 4, "layer_types": [SLIDING, FULL, SLIDING]},
-        "cohere2",
     ),
     "cohere/cohere2 base": Tiny("Cohere2Model", SQUARE),
     **heads(
         "smollm3", "SmolLM3", {**SQUARE, **TIED, "no_rope_layers": [1, 0, 1]},
-        "base causal classifier tokens", "smollm3",
+        "base causal classifier tokens",
     ),
     "smollm3/answers": Tiny("SmolLM3ForQuestionAnswering", {**SQUARE, **FOUR, "hidden_size": 96}),
     "smollm3/interval": Tiny(
         "SmolLM3ForCausalLM",
         {**SQUARE, "no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 4},
-        "smollm3",
     ),
     **heads(
         "starcoder2", "Starcoder2", {**SQUARE, **TIED, "use_bias": True, "sliding_window": None},
-        "base causal classifier tokens", "starcoder2",
+        "base causal classifier tokens",
     ),
     "starcoder2/without bias": Tiny("Starcoder2ForCausalLM", {**SQUARE, "use_bias": False}),
     **heads("phi", "Phi", {**SQUARE, "partial_rotary_factor": 0.5},
-            "base causal classifier tokens", "phi"),
+            "base causal classifier tokens"),
     "phi/as published": Tiny(  # every head has keys and values of its own
         "PhiForCausalLM",
         {**{k: v for k, v in SQUARE.items() if k != "num_key_value_heads"},
          "partial_rotary_factor": 0.5},
-        "phi",
     ),
-    "phi/grouped": Tiny("PhiForCausalLM", {**SIZES, "partial_rotary_factor": 0.5}, "phi"),
-    "phi/normed": Tiny("PhiForCausalLM", {**SIZES, "qk_layernorm": True}, "phi"),
-    **heads("phi3", "Phi3", SQUARE, "base causal tied classifier tokens", "phi3"),
+    "phi/grouped": Tiny("PhiForCausalLM", {**SIZES, "partial_rotary_factor": 0.5}),
+    "phi/normed": Tiny("PhiForCausalLM", {**SIZES, "qk_layernorm": True}),
+    **heads("phi3", "Phi3", SQUARE, "base causal tied classifier tokens"),
     "phi3/partial": Tiny(
         "Phi3ForCausalLM",
         {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
                                       "partial_rotary_factor": 0.5}},
-        "phi3",
     ),
     "phi3/longrope": Tiny(
         "Phi3ForCausalLM",

@@ -21,25 +21,23 @@ CLIP = {"text_config": TEXT, "vision_config": SIGHT, "projection_dim": 15, "num_
 DINO = {**VIT, "mlp_ratio": 2, "layerscale_value": 0.7}
 DINO.pop("intermediate_size")
 MODELS = {
-    "vit/model": Tiny("ViTModel", VIT, "vit"),
-    "vit/image": Tiny("ViTForImageClassification", {**VIT, "qkv_bias": False}, "vit"),
-    "vit/masked": Tiny("ViTForMaskedImageModeling", VIT, "vit"),
-    "vit/deit-model": Tiny("DeiTModel", VIT, "deit"),
-    "vit/deit-image": Tiny("DeiTForImageClassification", VIT, "deit"),
-    "vit/deit-teacher": Tiny("DeiTForImageClassificationWithTeacher", VIT, "deit"),
-    "vit/deit-masked": Tiny("DeiTForMaskedImageModeling", VIT, "deit"),
-    "dinov2/model": Tiny("Dinov2Model", DINO, "dinov2_ic"),
-    "dinov2/image": Tiny("Dinov2ForImageClassification", DINO, "dinov2_ic"),
-    "dinov2/swiglu": Tiny(
-        "Dinov2ForImageClassification", {**DINO, "use_swiglu_ffn": True}, "dinov2_swiglu_ic"
-    ),
+    "vit/model": Tiny("ViTModel", VIT),
+    "vit/image": Tiny("ViTForImageClassification", {**VIT, "qkv_bias": False}),
+    "vit/masked": Tiny("ViTForMaskedImageModeling", VIT),
+    "vit/deit-model": Tiny("DeiTModel", VIT),
+    "vit/deit-image": Tiny("DeiTForImageClassification", VIT),
+    "vit/deit-teacher": Tiny("DeiTForImageClassificationWithTeacher", VIT),
+    "vit/deit-masked": Tiny("DeiTForMaskedImageModeling", VIT),
+    "dinov2/model": Tiny("Dinov2Model", DINO),
+    "dinov2/image": Tiny("Dinov2ForImageClassification", DINO),
+    "dinov2/swiglu": Tiny("Dinov2ForImageClassification", {**DINO, "use_swiglu_ffn": True}),
     "dinov2/registers": Tiny(
-        "Dinov2WithRegistersForImageClassification", {**DINO, "num_register_tokens": 4}, "dinov2_ic"
+        "Dinov2WithRegistersForImageClassification", {**DINO, "num_register_tokens": 4}
     ),
-    "clip/both": Tiny("CLIPModel", CLIP, "clip"),
-    "clip/image": Tiny("CLIPForImageClassification", CLIP, "clip"),
-    "clip_text/model": Tiny("CLIPTextModel", TEXT, "clip"),
-    "clip_text/projection": Tiny("CLIPTextModelWithProjection", TEXT, "clip"),
-    "clip_vision/model": Tiny("CLIPVisionModel", SIGHT, "clip"),
-    "clip_vision/projection": Tiny("CLIPVisionModelWithProjection", SIGHT, "clip"),
+    "clip/both": Tiny("CLIPModel", CLIP),
+    "clip/image": Tiny("CLIPForImageClassification", CLIP),
+    "clip_text/model": Tiny("CLIPTextModel", TEXT),
+    "clip_text/projection": Tiny("CLIPTextModelWithProjection", TEXT),
+    "clip_vision/model": Tiny("CLIPVisionModel", SIGHT),
+    "clip_vision/projection": Tiny("CLIPVisionModelWithProjection", SIGHT),
 }
