@@ -16,7 +16,7 @@ import pytest
 from support import pictured, tiny, trained
 
 from growkit import api
-from growkit.byte_sizes import in_bytes
+from growkit.byte_sizes import format_size
 from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import OutputError
 from growkit.families.model import read_model
@@ -280,7 +280,7 @@ def test_a_page_of_a_plan(plans: dict[str, Plan], tmp_path: Path) -> None:
     page = Elements(path.read_text(encoding="utf-8"))
     assert all(command in "".join(page.texts) for command in ("growkit plan", "--tensor", "--json"))
     assert "a" not in {tag for tag, _ in page.elements}
-    assert in_bytes(estimate.output_bytes) in "".join(page.texts)
+    assert format_size(estimate.output_bytes) in "".join(page.texts)
     path.write_text("mine")
     with pytest.raises(OutputError, match=r"growth\.html: is there and holds no page"):
         api.save_page(plans["single"], path, estimate)
