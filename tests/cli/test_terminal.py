@@ -116,6 +116,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- progress ------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_bar(small: Path, tmp_path: Path) -> None:
     """Bytes, rate and time left in one line, which is gone at the end; no colour."""
     text = on_terminal("grow", small, "--recipe", "double_width", "-o", tmp_path / "out")
@@ -130,6 +131,7 @@ def test_bar(small: Path, tmp_path: Path) -> None:
     assert result.startswith(f"{tmp_path / 'out'}: written in ")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("flags", "extra"),
     [
@@ -152,6 +154,7 @@ def test_no_bar(flags: str, extra: dict[str, str], small: Path, tmp_path: Path) 
         assert told == text.splitlines()
 
 
+@pytest.mark.alone
 def test_interrupted_bar(small: Path, tmp_path: Path) -> None:
     """After Ctrl-C the error stands on a line of its own."""
     line = ("grow", small, "--recipe", "double_width", "-o", tmp_path / "out")

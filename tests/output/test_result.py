@@ -271,6 +271,7 @@ def test_shards_do_not_change_a_tensor(recipe: str, small: Path) -> None:
         assert tensors(ok(f"small --recipe {recipe} -o {size} --max-shard-size {size}")) == whole
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("number", "code", "word", "recipe"),
     [

@@ -68,6 +68,7 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, indirect=True)
 def test_the_plan_knows_the_peak(tmp_path: Path, llama: dict[str, Path], recipe: Path) -> None:
@@ -77,6 +78,7 @@ def test_the_plan_knows_the_peak(tmp_path: Path, llama: dict[str, Path], recipe:
     assert found <= said <= 1.3 * found + 100e6
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["copies", "noise"], indirect=True)
 def test_the_plan_counts_its_tensors(tmp_path: Path, recipe: Path) -> None:
@@ -87,6 +89,7 @@ def test_the_plan_counts_its_tensors(tmp_path: Path, recipe: Path) -> None:
     assert found <= said <= 1.3 * found + 100e6
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["copies", "width"], indirect=True)
 def test_larger_models_take_no_more(tmp_path: Path, llama: dict[str, Path], recipe: Path) -> None:
@@ -99,6 +102,7 @@ def test_larger_models_take_no_more(tmp_path: Path, llama: dict[str, Path], reci
     assert max(found) <= planned(llama["7B"], recipe)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, indirect=True)
 def test_max_memory_is_kept(tmp_path: Path, llama: dict[str, Path], recipe: Path) -> None:
@@ -147,6 +151,7 @@ def test_planning_is_linear(tmp_path: Path) -> None:
     assert calls(large) / calls(small) < 1.03 * counts[1] / counts[0]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_planning_30000_tensors(tmp_path: Path) -> None:
     """A mixture of experts of 30,000 tensors is planned within 300 MB; --json tells them all."""

@@ -31,6 +31,8 @@ from growkit.engine.row_blocks import working_bytes
 from growkit.errors import ResourceError
 from growkit.runtime.estimate import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, plan_bytes
 
+pytestmark = pytest.mark.alone
+
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors, and no torch
 
 

@@ -19,6 +19,8 @@ from growkit import api
 from growkit.errors import OutputError, UsageError, VerifyError
 from growkit.runtime.ranks import Share
 
+pytestmark = pytest.mark.alone
+
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors
 FEW = "--recipe double_depth --max-shard-size 8kB"  # 11 files
 
