@@ -5,14 +5,15 @@ What a process really holds is measured from outside, on files that are all zero
 
 from __future__ import annotations
 
-import cProfile
 import json
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.calls import calls
 from support.growths import sizes, steps_of
 
 from growkit import api
@@ -131,24 +132,21 @@ def test_a_block_that_does_not_fit_is_refused(
     assert {p.name for p in tmp_path.iterdir()} == before
 
 
-def calls(source: Path) -> int:
-    """How many functions are called to plan a growth and to tell it, imports aside."""
-    profile = cProfile.Profile()
-    with profile:
-        plan = api.plan_growth(source, NOISY)
-        known = asdict(api.estimate(plan))
-        plan_json(plan, **known)
-    return sum(entry.callcount for entry in profile.getstats())
-
-
 NOISY = steps_of([{"op": "width", "to": {"axes": "2x"}}, {"op": "noise", "snr_db": 10}])
+
+
+def told(source: Path) -> dict[str, Any]:
+    """A planned growth as JSON, with what it costs."""
+    plan = api.plan_growth(source, NOISY)
+    return plan_json(plan, **asdict(api.estimate(plan)))
 
 
 def test_planning_is_linear(tmp_path: Path) -> None:
     """Three times the tensors, at most 3.1 times the work."""
     small, large = (models.mixture(tmp_path / str(n), n) for n in (600, 1800))
     counts = [len(api.plan_growth(folder, NOISY).formulas) for folder in (small, large)]
-    assert calls(large) / calls(small) < 1.03 * counts[1] / counts[0]
+    first, second = (calls(lambda source=source: told(source)) for source in (small, large))
+    assert second / first < 1.03 * counts[1] / counts[0]
 
 
 @pytest.mark.alone
