@@ -551,7 +551,7 @@ def test_narrow_encodings(small: Path) -> None:
     """A terminal that lacks a sign gets a question mark, not a traceback."""
     options = {"env": os.environ | {"PYTHONIOENCODING": "latin-1"}, "encoding": "latin-1"}
     with process("plan", small, "--recipe", "double_width", **options) as child:
-        stdout, stderr = child.communicate(timeout=60)
+        stdout, stderr = child.communicate(timeout=300)
     assert (child.returncode, stderr) == (0, "")
     assert "hidden_size: 8 ? 16" in stdout
     assert "× 2" in stdout

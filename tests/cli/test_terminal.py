@@ -35,7 +35,7 @@ from support.tiny import build, save
 from growkit import api
 from growkit.cli.main import app
 from growkit.errors import GrowkitError
-from growkit.families.load import family_names
+from growkit.families.load import family_names, family_text, read_yaml
 from growkit.recipe.recipe import builtin_recipes
 from growkit.report.text import inspection_text, plan_text
 from growkit.report.words import explain
@@ -199,16 +199,38 @@ def in_columns(name: str, folder: Path, recipes: tuple[str, ...]) -> None:
             assert too_wide(explain(plan, longest.name)) == []
 
 
-@pytest.mark.parametrize("name", zoo.by_speed())
+LEADERS = [str(param.values[0]) for param in zoo.by_speed() if not param.marks]
+
+
+def widest() -> set[str]:
+    """The families that hold the longest name of a family, an axis, a config key and a module.
+
+    Sentences are broken into lines, whatever is in them; a line that is not is as wide as its name.
+    """
+    families = {name: read_yaml(family_text(name), name) for name in map(family_of, zoo.models())}
+    kinds = [{name: [name] for name in families}]
+    for key in ("axes", "config", "modules"):
+        kinds.append({name: [*data.get(key, ())] for name, data in families.items()})
+    return {max(names, key=lambda f: max(map(len, names[f]), default=0)) for names in kinds}
+
+
+def family_of(model: str) -> str:
+    """Of the name of a tiny model, that of its family."""
+    return model.partition("/")[0]
+
+
+WIDEST = [name for name in zoo.models() if family_of(name) in widest()]
+
+
+@pytest.mark.parametrize("name", sorted({*LEADERS, *WIDEST}))
 def test_families_in_80_columns(name: str, tmp_path: Path) -> None:
-    """Each kind of model."""
+    """A model of each family, and all of those with the longest names."""
     in_columns(name, tmp_path, ("double_width", "double_depth"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [p for p in zoo.by_speed() if not p.marks])
+@pytest.mark.parametrize("name", sorted({*LEADERS} & {*WIDEST}))
 def test_recipes_in_80_columns(name: str, tmp_path: Path) -> None:
-    """Each recipe with a model of each family."""
+    """Each recipe with a model of each family with the longest names."""
     in_columns(name, tmp_path, tuple(builtin_recipes()))
 
 

@@ -19,7 +19,7 @@ from support.pages import PAGES, README, ROOT, RUN, Block, begin, blocks, same, 
 OWN = {
     "docs/hub.md": "docs/test_hub.py",  # looks at what is on the Hub afterwards
     "docs/clusters.md": "docs/test_clusters.py",  # has a batch system and a cluster
-    "docs/pipelines.md": "docs/test_pipelines.py",  # has the engines, in an environment of their own
+    "docs/pipelines.md": "docs/test_pipelines.py",  # has the engines, in their own environment
 }
 
 

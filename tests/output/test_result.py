@@ -296,7 +296,7 @@ def test_interrupted_and_resumed(
     while child.poll() is None and len([*partial.glob("*.done")]) < 5:
         time.sleep(0.001)
     child.send_signal(number)
-    stdout, stderr = child.communicate(timeout=60)
+    stdout, stderr = child.communicate(timeout=300)
     assert (child.returncode, stdout) == (code, "")
     assert stderr.startswith(word)
     assert "finished shards are kept" in stderr or not word
