@@ -231,7 +231,7 @@ def test_no_worker_survives(
     assert (found, stdout) == (code, "")
     assert stderr.startswith(word)
     assert stderr.count("\n") == 2 or not word, stderr  # Python's own tracker may mourn its parent
-    until(lambda: not any(map(is_alive, workers)), 10)
+    until(lambda: not any(map(is_alive, workers)))
     assert [p.name for p in tmp_path.iterdir()] == ["out.partial"]
     kept = {n: (partial(out) / "model" / n).stat().st_ino for n in done_files(out)}
     assert ended(start(*command))[0] == 0
