@@ -199,39 +199,30 @@ def in_columns(name: str, folder: Path, recipes: tuple[str, ...]) -> None:
             assert too_wide(explain(plan, longest.name)) == []
 
 
-LEADERS = [str(param.values[0]) for param in zoo.by_speed() if not param.marks]
+DOUBLED = ("double_width", "double_depth")
 
 
-def widest() -> set[str]:
-    """The families that hold the longest name of a family, an axis, a config key and a module.
+@pytest.mark.parametrize("name", [p for p in zoo.by_speed() if not p.marks])
+def test_families_in_80_columns(name: str, tmp_path: Path) -> None:
+    """A model of each family."""
+    in_columns(name, tmp_path, DOUBLED)
+
+
+@pytest.mark.parametrize("kind", ["family", "axes", "config", "modules"])
+def test_the_longest_names_in_80_columns(kind: str, tmp_path: Path) -> None:
+    """All models of the family with the longest name of a kind, the first one with each recipe.
 
     Sentences are broken into lines, whatever is in them; a line that is not is as wide as its name.
     """
-    families = {name: read_yaml(family_text(name), name) for name in map(family_of, zoo.models())}
-    kinds = [{name: [name] for name in families}]
-    for key in ("axes", "config", "modules"):
-        kinds.append({name: [*data.get(key, ())] for name, data in families.items()})
-    return {max(names, key=lambda f: max(map(len, names[f]), default=0)) for names in kinds}
-
-
-def family_of(model: str) -> str:
-    """Of the name of a tiny model, that of its family."""
-    return model.partition("/")[0]
-
-
-WIDEST = [name for name in zoo.models() if family_of(name) in widest()]
-
-
-@pytest.mark.parametrize("name", sorted({*LEADERS, *WIDEST}))
-def test_families_in_80_columns(name: str, tmp_path: Path) -> None:
-    """A model of each family, and all of those with the longest names."""
-    in_columns(name, tmp_path, ("double_width", "double_depth"))
-
-
-@pytest.mark.parametrize("name", sorted({*LEADERS} & {*WIDEST}))
-def test_recipes_in_80_columns(name: str, tmp_path: Path) -> None:
-    """Each recipe with a model of each family with the longest names."""
-    in_columns(name, tmp_path, tuple(builtin_recipes()))
+    models = sorted(zoo.models())
+    names: dict[str, list[str]] = {}
+    for family in {model.partition("/")[0]: None for model in models}:
+        data = {"family": [family]} if kind == "family" else read_yaml(family_text(family), family)
+        names[family] = [*data.get(kind, ())]
+    widest = max(names, key=lambda family: max(map(len, names[family]), default=0))
+    chosen = [model for model in models if model.partition("/")[0] == widest]
+    for number, model in enumerate(chosen):
+        in_columns(model, tmp_path / str(number), DOUBLED if number else tuple(builtin_recipes()))
 
 
 # -- Tab -----------------------------------------------------------------------------------------
