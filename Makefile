@@ -50,13 +50,19 @@ $(TIMM)/.ready: constraints.txt | $(READY)
 	@$(PIP) install --no-deps --constraint constraints.txt --target $(@D) timm torchvision pillow
 	@touch $@
 
+# on every core (a process of the tests takes up to 2 GB); a process runs what lies together in a
+# file, and helps another one when it has nothing left; those that may not be beside others come last
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
+
 test: setup fetch ## run the test suite
-	@$(BIN)/python -m pytest --quiet
+	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m 'not slow and not alone'
+	@$(BIN)/python -m pytest --quiet -m 'not slow and alone'
 
 PIPELINES := build/pipelines
 
 slow: setup fetch browser timm $(PIPELINES)/.ready ## run the tests that take longer
-	@$(BIN)/python -m pytest --quiet -m slow
+	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m 'slow and not alone'
+	@$(BIN)/python -m pytest --quiet -m 'slow and alone'
 
 browser: ## install Debian's chromium, which the slow tests of pages need, if it is missing
 	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
@@ -95,7 +101,8 @@ lowest: fetch ## run the test suite with the lowest versions that pyproject.toml
 	@($(PYTHON) tests/support/lowest.py && grep ^torch= constraints.txt) > build/lowest/constraints.txt
 	@build/lowest/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
 		--constraint build/lowest/constraints.txt --editable '.[test]' mypy
-	@build/lowest/bin/python -m pytest --quiet -W $(OLD)
+	@build/lowest/bin/python -m pytest --quiet -W $(OLD) $(PARALLEL) -m 'not slow and not alone'
+	@build/lowest/bin/python -m pytest --quiet -W $(OLD) -m 'not slow and alone'
 
 golden: setup ## write the digests of grown tiny models anew, where other bytes are meant
 	@PYTHONPATH=tests $(BIN)/python -m support.golden

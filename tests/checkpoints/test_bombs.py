@@ -293,6 +293,7 @@ def test_modules_that_are_none(text: bytes, runner: Runner) -> None:
     assert not fault(ending, (0,)), ending.stderr
 
 
+@pytest.mark.alone
 def test_the_worker_sees_what_it_is_for(base: Path) -> None:
     """A hang is killed, memory is counted, and what is changed elsewhere is told."""
     with Runner(base, "faults", patience=2) as runner:
@@ -312,7 +313,7 @@ def test_process(name: str, base: Path, tmp_path: Path) -> None:
         cwd=tmp_path / "case",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env=os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -291,5 +292,6 @@ def test_hostile_by_the_thousand(
     with capsys.disabled():
         codes = ", ".join(f"{n} times {code}" for code, n in sorted(endings.items()))
         print(
-            f"\n{kind}: {endings.total()} cases; exit code {codes}; {runner.peak:,} bytes at most"
+            f"\n{kind}: {endings.total()} cases; exit code {codes}; {runner.peak:,} bytes at most",
+            file=sys.stderr,  # which the processes of pytest-xdist share with their parent
         )

@@ -383,6 +383,7 @@ def test_unexpected_failures(error: BaseException, monkeypatch: pytest.MonkeyPat
         assert "Traceback" in growkit("inspect", "x").stderr
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
@@ -550,7 +551,7 @@ def test_narrow_encodings(small: Path) -> None:
     """A terminal that lacks a sign gets a question mark, not a traceback."""
     options = {"env": os.environ | {"PYTHONIOENCODING": "latin-1"}, "encoding": "latin-1"}
     with process("plan", small, "--recipe", "double_width", **options) as child:
-        stdout, stderr = child.communicate(timeout=60)
+        stdout, stderr = child.communicate(timeout=300)
     assert (child.returncode, stderr) == (0, "")
     assert "hidden_size: 8 ? 16" in stdout
     assert "× 2" in stdout
@@ -599,6 +600,7 @@ def test_progress_rate_leaves_out_what_was_there(
     assert last == "growing: 1.5 MB of 2 MB, 250 kB/s, 2 s left"
 
 
+@pytest.mark.alone
 def test_a_log_sees_that_it_lives(
     bars: pytest.MonkeyPatch, small: Path, big: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -624,6 +626,7 @@ def test_a_log_sees_that_it_lives(
     assert "working: " in growkit("verify", small, big).stderr
 
 
+@pytest.mark.alone
 def test_progress_bar(bars: pytest.MonkeyPatch) -> None:
     """On a terminal: one line that is redrawn, and nothing left behind."""
 

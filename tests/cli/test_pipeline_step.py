@@ -96,6 +96,7 @@ def test_every_failure_says_the_same(line: str, told: Callable[[str], Told]) -> 
         assert set(common) == set(object_)
 
 
+@pytest.mark.alone
 def test_terminated(home: Path) -> None:
     """SIGTERM is exit code 143 in the object, too."""
     os.mkfifo(home / "slow.yaml")  # whoever reads it waits

@@ -35,7 +35,7 @@ from support.tiny import build, save
 from growkit import api
 from growkit.cli.main import app
 from growkit.errors import GrowkitError
-from growkit.families.load import family_names
+from growkit.families.load import family_names, family_text, read_yaml
 from growkit.recipe.recipe import builtin_recipes
 from growkit.report.text import inspection_text, plan_text
 from growkit.report.words import explain
@@ -116,6 +116,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- progress ------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_bar(small: Path, tmp_path: Path) -> None:
     """Bytes, rate and time left in one line, which is gone at the end; no colour."""
     text = on_terminal("grow", small, "--recipe", "double_width", "-o", tmp_path / "out")
@@ -130,6 +131,7 @@ def test_bar(small: Path, tmp_path: Path) -> None:
     assert result.startswith(f"{tmp_path / 'out'}: written in ")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("flags", "extra"),
     [
@@ -152,6 +154,7 @@ def test_no_bar(flags: str, extra: dict[str, str], small: Path, tmp_path: Path) 
         assert told == text.splitlines()
 
 
+@pytest.mark.alone
 def test_interrupted_bar(small: Path, tmp_path: Path) -> None:
     """After Ctrl-C the error stands on a line of its own."""
     line = ("grow", small, "--recipe", "double_width", "-o", tmp_path / "out")
@@ -196,17 +199,30 @@ def in_columns(name: str, folder: Path, recipes: tuple[str, ...]) -> None:
             assert too_wide(explain(plan, longest.name)) == []
 
 
-@pytest.mark.parametrize("name", zoo.by_speed())
-def test_families_in_80_columns(name: str, tmp_path: Path) -> None:
-    """Each kind of model."""
-    in_columns(name, tmp_path, ("double_width", "double_depth"))
+DOUBLED = ("double_width", "double_depth")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [p for p in zoo.by_speed() if not p.marks])
-def test_recipes_in_80_columns(name: str, tmp_path: Path) -> None:
-    """Each recipe with a model of each family."""
-    in_columns(name, tmp_path, tuple(builtin_recipes()))
+def test_families_in_80_columns(name: str, tmp_path: Path) -> None:
+    """A model of each family."""
+    in_columns(name, tmp_path, DOUBLED)
+
+
+@pytest.mark.parametrize("kind", ["family", "axes", "config", "modules"])
+def test_the_longest_names_in_80_columns(kind: str, tmp_path: Path) -> None:
+    """All models of the family with the longest name of a kind, the first one with each recipe.
+
+    Sentences are broken into lines, whatever is in them; a line that is not is as wide as its name.
+    """
+    models = sorted(zoo.models())
+    names: dict[str, list[str]] = {}
+    for family in {model.partition("/")[0]: None for model in models}:
+        data = {"family": [family]} if kind == "family" else read_yaml(family_text(family), family)
+        names[family] = [*data.get(kind, ())]
+    widest = max(names, key=lambda family: max(map(len, names[family]), default=0))
+    chosen = [model for model in models if model.partition("/")[0] == widest]
+    for number, model in enumerate(chosen):
+        in_columns(model, tmp_path / str(number), DOUBLED if number else tuple(builtin_recipes()))
 
 
 # -- Tab -----------------------------------------------------------------------------------------

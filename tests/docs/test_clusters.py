@@ -110,6 +110,7 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_dask(home: Path) -> None:
     """Scheduler, workers and growkit as three commands, on this machine."""

@@ -11,8 +11,6 @@ import pytest
 import yaml
 from support import lowest
 
-pytestmark = pytest.mark.checkout
-
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

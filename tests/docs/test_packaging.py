@@ -15,8 +15,6 @@ import pytest
 
 import growkit
 
-pytestmark = pytest.mark.checkout
-
 ROOT = Path(__file__).parents[2]
 CARRIED = ("growkit", "recipes", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
 

@@ -17,9 +17,9 @@ from support.hub_server import Hub
 from support.pages import PAGES, README, ROOT, RUN, Block, begin, blocks, same, walk
 
 OWN = {
-    "docs/hub.md": "test_hub_docs.py",  # looks at what is on the Hub afterwards
-    "docs/clusters.md": "test_docs_clusters.py",  # has a batch system and a cluster
-    "docs/pipelines.md": "test_pipelines.py",  # has the engines, in an environment of their own
+    "docs/hub.md": "docs/test_hub.py",  # looks at what is on the Hub afterwards
+    "docs/clusters.md": "docs/test_clusters.py",  # has a batch system and a cluster
+    "docs/pipelines.md": "docs/test_pipelines.py",  # has the engines, in their own environment
 }
 
 
@@ -62,7 +62,7 @@ def test_other_pages_have_a_test_of_their_own(page: str) -> None:
     """It is there and walks the page."""
     text = (ROOT / "tests" / OWN[page]).read_text(encoding="utf-8")
     assert f'"{Path(page).name}"' in text
-    assert "from pages import" in text
+    assert "from support.pages import" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

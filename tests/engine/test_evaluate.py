@@ -437,6 +437,7 @@ for dtype, *terms in cases:
 """
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak")
 def test_the_memory_estimate_is_honest():
     """What the process really takes stays below the estimate, and is not far below it."""

@@ -105,6 +105,7 @@ def whole(small: Path) -> dict[str, bytes]:
     return contents(small.parent / "whole")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("moment", "left", "kept", "match"),
     [
@@ -144,6 +145,7 @@ def test_disk_full(
     assert contents(small) == before
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("size", "option", "match"),
     [

@@ -271,6 +271,7 @@ def test_shards_do_not_change_a_tensor(recipe: str, small: Path) -> None:
         assert tensors(ok(f"small --recipe {recipe} -o {size} --max-shard-size {size}")) == whole
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("number", "code", "word", "recipe"),
     [
@@ -295,7 +296,7 @@ def test_interrupted_and_resumed(
     while child.poll() is None and len([*partial.glob("*.done")]) < 5:
         time.sleep(0.001)
     child.send_signal(number)
-    stdout, stderr = child.communicate(timeout=60)
+    stdout, stderr = child.communicate(timeout=300)
     assert (child.returncode, stdout) == (code, "")
     assert stderr.startswith(word)
     assert "finished shards are kept" in stderr or not word

@@ -183,6 +183,7 @@ with workspace(Path(sys.argv[1])) as work:
 """
 
 
+@pytest.mark.alone
 def test_killed_run_goes_on(tmp_path):
     """Only OUT.partial is left; the next run keeps the finished shard and gives the same bytes."""
     out = tmp_path / "out"

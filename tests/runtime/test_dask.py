@@ -25,6 +25,8 @@ from growkit.output.layout import lay_out
 from growkit.runtime.dask import on_cluster
 from growkit.runtime.task import Task, tasks
 
+pytestmark = pytest.mark.alone
+
 DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors, and no torch
 
 # says where the scheduler is and which processes work, and again when it is asked

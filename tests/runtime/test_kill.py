@@ -22,6 +22,8 @@ import torch
 from support.processes import EDITED, done_files, ended, files, growkit_in, partial, start
 from support.tiny import build, save
 
+pytestmark = pytest.mark.alone
+
 DEPTH = "--recipe double_depth --max-shard-size 2kB"
 SIDE_FILES = 90  # small files to carry: they are written after the last shard
 KILLS, EACH = 105, 5  # in all, and on the way to one result

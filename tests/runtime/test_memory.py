@@ -11,6 +11,7 @@ import pytest
 from growkit.runtime.memory import available_bytes, peak_bytes
 
 
+@pytest.mark.alone
 def test_a_large_parent_does_not_count() -> None:
     """A process started by one that holds much memory reports only its own."""
     ballast = bytearray(300_000_000)

@@ -5,13 +5,14 @@ What a process really holds is measured from outside, on files that are all zero
 
 from __future__ import annotations
 
-import cProfile
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.calls import calls
 from support.growths import sizes, steps_of
 
 from growkit import api
@@ -67,6 +68,7 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, indirect=True)
 def test_the_plan_knows_the_peak(tmp_path: Path, llama: dict[str, Path], recipe: Path) -> None:
@@ -76,6 +78,7 @@ def test_the_plan_knows_the_peak(tmp_path: Path, llama: dict[str, Path], recipe:
     assert found <= said <= 1.3 * found + 100e6
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["copies", "noise"], indirect=True)
 def test_the_plan_counts_its_tensors(tmp_path: Path, recipe: Path) -> None:
@@ -86,6 +89,7 @@ def test_the_plan_counts_its_tensors(tmp_path: Path, recipe: Path) -> None:
     assert found <= said <= 1.3 * found + 100e6
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["copies", "width"], indirect=True)
 def test_larger_models_take_no_more(tmp_path: Path, llama: dict[str, Path], recipe: Path) -> None:
@@ -98,6 +102,7 @@ def test_larger_models_take_no_more(tmp_path: Path, llama: dict[str, Path], reci
     assert max(found) <= planned(llama["7B"], recipe)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, indirect=True)
 def test_max_memory_is_kept(tmp_path: Path, llama: dict[str, Path], recipe: Path) -> None:
@@ -126,25 +131,24 @@ def test_a_block_that_does_not_fit_is_refused(
     assert {p.name for p in tmp_path.iterdir()} == before
 
 
-def calls(source: Path) -> int:
-    """How many functions are called to plan a growth and to tell it, imports aside."""
-    profile = cProfile.Profile()
-    with profile:
-        plan = api.plan_growth(source, NOISY)
-        plan_json(plan, api.estimate(plan))
-    return sum(entry.callcount for entry in profile.getstats())
-
-
 NOISY = steps_of([{"op": "width", "to": {"axes": "2x"}}, {"op": "noise", "snr_db": 10}])
+
+
+def told(source: Path) -> dict[str, Any]:
+    """A planned growth as JSON, with what it costs."""
+    plan = api.plan_growth(source, NOISY)
+    return plan_json(plan, api.estimate(plan))
 
 
 def test_planning_is_linear(tmp_path: Path) -> None:
     """Three times the tensors, at most 3.1 times the work."""
     small, large = (models.mixture(tmp_path / str(n), n) for n in (600, 1800))
     counts = [len(api.plan_growth(folder, NOISY).formulas) for folder in (small, large)]
-    assert calls(large) / calls(small) < 1.03 * counts[1] / counts[0]
+    first, second = (calls(lambda source=source: told(source)) for source in (small, large))
+    assert second / first < 1.03 * counts[1] / counts[0]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_planning_30000_tensors(tmp_path: Path) -> None:
     """A mixture of experts of 30,000 tensors is planned within 300 MB; --json tells them all."""

@@ -149,6 +149,7 @@ def test_memory_is_shared(home: Path) -> None:
 # -- workers that die ----------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_killed_worker_is_replaced(home: Path, tmp_path: Path) -> None:
     """The work goes on with a new pool, and nothing of the lost one is left."""
     out = tmp_path / "out"
@@ -184,11 +185,11 @@ def test_a_script_without_a_guard(home: Path, tmp_path: Path) -> None:
     script.write_text(f"import growkit\n{call}\n")
     command = [sys.executable, script]
     options = {"cwd": tmp_path, "env": ENV, "capture_output": True, "text": True}
-    failed = subprocess.run(command, **options, check=False, timeout=60)
+    failed = subprocess.run(command, **options, check=False, timeout=300)
     assert failed.returncode == 1
     assert "ResourceError: workers: 3 times in a row" in failed.stderr
     script.write_text(f"import growkit\nif __name__ == '__main__':\n    {call}\n")
-    subprocess.run(command, **options, check=True, timeout=60)
+    subprocess.run(command, **options, check=True, timeout=300)
     assert files(tmp_path / "m-double_depth") == files(home / "whole")
 
 
@@ -216,6 +217,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
 @pytest.mark.parametrize(("number", "code", "word"), STOPS)
 def test_no_worker_survives(
@@ -233,7 +235,7 @@ def test_no_worker_survives(
     assert (found, stdout) == (code, "")
     assert stderr.startswith(word)
     assert stderr.count("\n") == 2 or not word, stderr  # Python's own tracker may mourn its parent
-    until(lambda: not any(map(is_alive, workers)), 10)
+    until(lambda: not any(map(is_alive, workers)))
     assert [p.name for p in tmp_path.iterdir()] == ["out.partial"]
     kept = {n: (partial(out) / "model" / n).stat().st_ino for n in done_files(out)}
     assert ended(start(*command))[0] == 0
@@ -242,6 +244,7 @@ def test_no_worker_survives(
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.alone
 def test_the_second_growkit_is_refused(home: Path, tmp_path: Path) -> None:
     """At once, with or without workers, while the first one goes on."""
     out = tmp_path / "out"

@@ -120,6 +120,7 @@ def test_more_ranks_than_files(home: Path, out: Path) -> None:
     assert files(out) == files(home / "few")
 
 
+@pytest.mark.alone
 def test_a_killed_rank_is_run_again(home: Path, out: Path) -> None:
     """While the other one goes on; finished files are kept, and nothing is left of the others."""
     first, second = rank(0, 2, out), rank(1, 2, out)
@@ -136,6 +137,7 @@ def test_a_killed_rank_is_run_again(home: Path, out: Path) -> None:
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_rank(number: signal.Signals, home: Path, out: Path) -> None:
     """The same words and codes as always, and nothing is taken away from others."""
@@ -166,6 +168,7 @@ def test_overwrite_is_remembered(home: Path, out: Path) -> None:
 # -- refused -------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_while_a_rank_works(home: Path, out: Path) -> None:
     """Other ranks may come; a run of its own, the last step, and the same rank again may not."""
     with stopped(rank(0, 2, out), out):

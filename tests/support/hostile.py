@@ -7,8 +7,8 @@
 `base` is a folder that every case gets a fresh copy of, with the case's own files on top. The
 command runs in a worker process of its own kind (this file, run as a script), whose memory and
 time are limited by the system. So a hang and a leak are seen and not only believed to be absent. It
-is processor time that counts, so that other work on the machine makes no hang; a worker that only
-waits is killed by its pid in the end.
+is the worker's own memory and processor time that count, so that other work on the machine makes no
+hang and its tests need not run alone; a worker that only waits is killed by its pid in the end.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 
 def ended(child: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a process that ends by itself."""
-    stdout, stderr = child.communicate(timeout=120)
+    stdout, stderr = child.communicate(timeout=300)
     return child.returncode, stdout, stderr
 
 
@@ -45,7 +45,7 @@ def growkit_in(folder: Path, line: str) -> str:
     return stdout
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
     """Wait for something to come true, and say what it is."""
     end = time.monotonic() + seconds
     while not (found := condition()):
