@@ -45,13 +45,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from growkit._version import __version__
 from growkit.errors import GrowkitError
 
 if TYPE_CHECKING:
     from growkit.api import grow, plan_growth, pull, push, verify_growth
     from growkit.in_memory import grow_state_dict
 
-__version__ = "0.1.0"
 __all__ = [
     "GrowkitError", "__version__", "grow", "grow_state_dict", "plan_growth", "pull", "push",
     "verify_growth",

@@ -1,7 +1,8 @@
 """Files of maps: the matrices of a `learned` or `dense` step by name, read whole, in float64.
 
 The law: a file of maps passes the same strict reader of headers as weights do, so that what is
-read is what is there. (The package safetensors reads no bfloat16 without torch.)
+read is what is there. The package safetensors writes such files (`output/user_files`), but reads
+no bfloat16 without torch.
 """
 
 from __future__ import annotations

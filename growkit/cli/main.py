@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from growkit import __version__
+from growkit._version import __version__
 from growkit.cli.failures import ReportingGroup
 from growkit.cli.families import families
 from growkit.cli.growth import finish, grow, plan

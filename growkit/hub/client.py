@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from growkit import __version__
+from growkit._version import __version__
 from growkit.errors import GrowkitError, HubError
 from growkit.hub.repo import Repo
 from growkit.os_errors import writing

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growkit import __version__
+from growkit._version import __version__
 from growkit.errors import CheckpointError, UsageError, VerifyError
 from growkit.hub.client import TIMEOUT, api, ask, page
 from growkit.hub.remote import README, RECORD, Remote, look, refuse, refuse_without_token

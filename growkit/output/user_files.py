@@ -6,19 +6,21 @@ are there already will do; a summary is written to whatever has its name, a pipe
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from growkit.algebra.kernel import FloatArray
 from growkit.checkpoints.matrices import read_matrices
 from growkit.errors import CheckpointError, OutputError
 from growkit.os_errors import writing
-from growkit.output.layout import lay_out
-from growkit.planning.formula import Formula
 
 DOCTYPE = b"<!doctype html>"
 
@@ -38,9 +40,7 @@ def write_page(path: Path, text: str) -> None:
 
 def write_maps(path: Path, arrays: Mapping[str, FloatArray]) -> None:
     """Write these arrays in float64. A file that is there must already hold the very same."""
-    formulas = [Formula(name, array.shape, "F64") for name, array in arrays.items()]
-    shard = lay_out(formulas, max_shard_bytes=2**63).shards[0]
-    with writing(path, size=shard.size):
+    with writing(path, size=sum(8 * array.size for array in arrays.values())):
         if path.exists():
             if path.is_file() and _same(path, arrays):
                 return
@@ -50,13 +50,14 @@ def write_maps(path: Path, arrays: Mapping[str, FloatArray]) -> None:
             )
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(shard.header)
-                for placed in shard.tensors:
-                    file.write(np.ascontiguousarray(arrays[placed.formula.name], "<f8").data)
-                file.flush()
+            doubles = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+            save_file(doubles, temporary)
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.rename(path)
+        except SafetensorError as error:  # what the disk says stands in its text
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
         finally:
             temporary.unlink(missing_ok=True)
 

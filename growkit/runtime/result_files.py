@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from growkit import __version__
+from growkit._version import __version__
 from growkit.output.layout import INDEX, Layout, Shard, lay_out
 from growkit.output.record import checksums, json_text, seal
 from growkit.output.workspace import Workspace

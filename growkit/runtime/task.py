@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
-from growkit import __version__
+from growkit._version import __version__
 from growkit.checkpoints.rows import SourceRows
 from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.engine.row_blocks import Block, blocks_without_arithmetic, needs_arithmetic
