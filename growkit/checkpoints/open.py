@@ -82,8 +82,8 @@ def open_checkpoint(
             side_files = in_folder(far or files_below(folder), stages)
         for name in side_files:
             path = locate(folder, name)
-            here = not far or path.exists()
-            if here and path.name == "config.json":  # of a stage; its sizes will be edited
+            is_local = not far or path.exists()
+            if is_local and path.name == "config.json":  # of a stage; its sizes will be edited
                 read_json(path, "config")
     return Checkpoint(
         path=str(given if single else folder),
@@ -99,11 +99,11 @@ def open_checkpoint(
 
 def _vocabulary(folder: Path, side_files: Iterable[str]) -> str | None:
     """sha256 of what turns text into tokens: models that differ in it do not belong together."""
-    known = {"tokenizer.json"} & {*side_files} or VOCABULARY & {*side_files}
-    if not known:
+    token_files = {"tokenizer.json"} & {*side_files} or VOCABULARY & {*side_files}
+    if not token_files:
         return None
     sha = hashlib.sha256()
-    for name in sorted(known):
+    for name in sorted(token_files):
         with reading(folder / name), (folder / name).open("rb") as file:
             while block := file.read(_BLOCK):
                 sha.update(block)
@@ -178,11 +178,11 @@ def _in_folder(folder: Path, far: Listing) -> tuple[list[str], Mapping[str, str]
         stem, count = shards[0][1], shards[0][3]
         wanted = (f"{stem}-{i + 1:0{len(count)}d}-of-{count}{WEIGHTS}" for i in range(int(count)))
         present = {*weights}
-        found = [*takewhile(present.__contains__, wanted)]  # the count may be anything
-        if len(found) < int(count):
-            first = f"{stem}-{len(found) + 1:0{len(count)}d}-of-{count}{WEIGHTS}"
+        unbroken = [*takewhile(present.__contains__, wanted)]  # the count may be anything
+        if len(unbroken) < int(count):
+            first = f"{stem}-{len(unbroken) + 1:0{len(count)}d}-of-{count}{WEIGHTS}"
             raise _shards_missing(folder, int(count) - len(weights), int(count), first)
-        return found, None
+        return unbroken, None
     if len(weights) > 1:
         raise CheckpointError(
             f"{folder}: several safetensors files and no index: {', '.join(weights)}",
@@ -231,35 +231,35 @@ def _read_headers(
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         headers = [*(pool.map if far else map)(read, names)]
-    for name, (identity, found, metadata) in zip(names, headers, strict=True):
+    for name, (identity, infos, metadata) in zip(names, headers, strict=True):
         if "DCP_SHARDING_INFO" in metadata:
             raise CheckpointError(
                 f"{folder / name}: a partial shard of PyTorch's distributed checkpoint",
                 hint="join the shards with "
                 "torch.distributed.checkpoint._consolidate_hf_safetensors first",
             )
-        twice = next((t for t in found if t in tensors), None)
+        twice = next((t for t in infos if t in tensors), None)
         if twice is not None:
             raise CheckpointError(
                 f"{folder}: tensor {twice} is in both {tensors[twice].file} and {name}",
                 hint="remove the files that do not belong to this checkpoint",
             )
         files.append(identity)
-        tensors |= found
+        tensors |= infos
     return tuple(files), tensors
 
 
 def _check_index(
     weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo], folder: Path
 ) -> None:
-    found = {name: info.file for name, info in tensors.items()}
-    differing = [n for n in [*weight_map, *found] if weight_map.get(n) != found.get(n)]
+    holders = {name: info.file for name, info in tensors.items()}
+    differing = [n for n in [*weight_map, *holders] if weight_map.get(n) != holders.get(n)]
     if differing:
         name = differing[0]
         raise CheckpointError(
             f"{folder}: the index and the shards disagree on {len({*differing})} tensors: "
             f"{name} is in {weight_map.get(name, 'no file')} by the index, "
-            f"in {found.get(name, 'no file')} by the headers",
+            f"in {holders.get(name, 'no file')} by the headers",
             hint="download or copy the index and the shards of one checkpoint anew",
         )
 

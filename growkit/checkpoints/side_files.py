@@ -56,9 +56,11 @@ def in_folder(names: Iterable[str], stages: Iterable[str]) -> tuple[str, ...]:
 
     `stages` are the folders of its stages.
     """
-    there, own = {*names}, {*stages}
-    found = (name for name in there if _travels(name) or _stage_weights(name, own, there))
-    return tuple(sorted(found, key=lambda name: (name.count("/"), name)))
+    present, folders = {*names}, {*stages}
+    travelling = (
+        name for name in present if _travels(name) or _stage_weights(name, folders, present)
+    )
+    return tuple(sorted(travelling, key=lambda name: (name.count("/"), name)))
 
 
 def _travels(name: str) -> bool:
@@ -69,12 +71,14 @@ def _travels(name: str) -> bool:
     return not _LEFT_OUT.fullmatch(file) or (bool(above) and file == "config.json")
 
 
-def _stage_weights(name: str, stages: set[str], there: set[str]) -> bool:
+def _stage_weights(name: str, stages: set[str], present: set[str]) -> bool:
     """Whether a file is the weights of a stage; of two kinds, safetensors are."""
     folder, _, file = name.rpartition("/")
     if folder not in stages or _FOLDERS_LEFT_OUT.fullmatch(folder):
         return False
-    return file == STAGE_WEIGHTS or (file == _PICKLED and f"{folder}/{STAGE_WEIGHTS}" not in there)
+    return file == STAGE_WEIGHTS or (
+        file == _PICKLED and f"{folder}/{STAGE_WEIGHTS}" not in present
+    )
 
 
 def beside_file(folder: Path) -> tuple[str, ...]:
@@ -108,14 +112,14 @@ def read_stages(folder: Path, side_files: Iterable[str], far: Listing) -> Iterat
 
     Names are relative to the checkpoint's folder, which is where files are looked for.
     """
-    there = {*side_files}
+    present = {*side_files}
     for inner, kind in listed_stages(folder):
         path, weights = folder / inner / "config.json", f"{inner}/{STAGE_WEIGHTS}"
-        known = f"{inner}/config.json" in there and path.is_file()
-        config = read_json(path, "config") if known else None
+        has_config = f"{inner}/config.json" in present and path.is_file()
+        config = read_json(path, "config") if has_config else None
         files: tuple[FileIdentity, ...] = ()
         tensors: dict[str, TensorInfo] = {}
-        if weights in there:
+        if weights in present:
             absent = None if (folder / weights).exists() else far.get(weights)
             blob = blob_of(folder, weights)
             identity, tensors, _ = read_header(folder / weights, weights, blob=blob, far=absent)

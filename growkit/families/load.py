@@ -72,7 +72,7 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
     if file is not None:
         return read_yaml(plain_yaml.read(file, "family file", FamilyError), str(file))
     model_type, built = config.get("model_type"), config.get("architecture")
-    known = model_types()
+    shipped = model_types()
     if model_type is None and isinstance(built, str):  # how timm says what a model is
         for pattern, name in model_types("architecture").items():
             if fnmatchcase(built, pattern):
@@ -82,12 +82,12 @@ def find_family(config: Mapping[str, Any], file: Path | None = None) -> dict[str
             'config.json: no "model_type", so the family is unknown',
             hint="add it, or give the family file: --family FILE",
         )
-    if model_type not in known:
+    if model_type not in shipped:
         raise FamilyError(
             f'config.json: model_type "{model_type}" has no family file',
-            hint=did_you_mean(model_type, known) + "; or write one and pass --family FILE",
+            hint=did_you_mean(model_type, shipped) + "; or write one and pass --family FILE",
         )
-    return _shipped(known[model_type])
+    return _shipped(shipped[model_type])
 
 
 def build_family(

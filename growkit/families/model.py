@@ -231,8 +231,8 @@ def _tie(
     head = family.head
     if head is None or head.tied not in entries:
         return False, ()
-    said = checkpoint.config.get("tie_word_embeddings")
-    tied = head.default if said is None else bool(said)
+    declared = checkpoint.config.get("tie_word_embeddings")
+    tied = head.default if declared is None else bool(declared)
     if head.weight in entries:
         both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
         same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both)

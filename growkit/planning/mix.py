@@ -201,17 +201,17 @@ def apply_fuse(
     """
     family, facts = state.model.family, facts_of(state)
     others = _fusable(state, growth.fuse, models)
-    every = [state, *others]
-    sizes = [each.sizes for each in every]
+    states = [state, *others]
+    sizes = [each.sizes for each in states]
     maps = injections(family, sizes)
     after = {**state.sizes, **{a: sum(s[a] for s in sizes) for a in maps[0]}}
     check_sizes(family, after)
-    inputs = [undo_multipliers(each.parts, family, each.sizes, after) for each in every]
+    inputs = [undo_multipliers(each.parts, family, each.sizes, after) for each in states]
     parts = fuse_parts(inputs, sizes, maps)
     rho = 1.0  # by which logits grow: a tied head adds up those of all models
     if facts.has_head:
         rho = level_factor(family, state.sizes, after, tied=state.tied)
-        rho *= len(every) if state.tied else 1
+        rho *= len(states) if state.tied else 1
     state, parts, tie_claim = divide_logits(state, parts, facts, rho)
     if first and all(same_files(state.model, other.model) for other in others):
         copies, now = True, {a: tile(state.sizes[a], after[a]) for a in maps[0]}
@@ -262,8 +262,10 @@ def apply_blend(state: State, mix: Blending, models: Mapping[str, Model]) -> tup
 def _check_alike(state: State, other: Model, name: str) -> None:
     """Refuse to mix checkpoints that differ in more than their values."""
     family = state.model.family
-    sizes, theirs = family.user_sizes(state.sizes), other.user_sizes()
-    differing = [f"{a} {sizes[a]} and {theirs.get(a)}" for a in sizes if sizes[a] != theirs.get(a)]
+    sizes, other_sizes = family.user_sizes(state.sizes), other.user_sizes()
+    differing = [
+        f"{a} {sizes[a]} and {other_sizes.get(a)}" for a in sizes if sizes[a] != other_sizes.get(a)
+    ]
     if family.name != other.family.name:
         differing = [f"family {family.name} and {other.family.name}"]
     elif state.tied != other.tied:

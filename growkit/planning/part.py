@@ -80,8 +80,8 @@ def ones(shape: Shape, value: float) -> tuple[Term, ...]:
     """A tensor of this value; no term for 0."""
     if not value:
         return ()
-    every = tuple(ones_at(np.ones(size, dtype=bool)) for size in shape)
-    return (Term(Ones((1,) * len(shape)), every, value),)
+    kernels = tuple(ones_at(np.ones(size, dtype=bool)) for size in shape)
+    return (Term(Ones((1,) * len(shape)), kernels, value),)
 
 
 def as_stored(part: Part, shape: Shape) -> tuple[Term, ...]:

@@ -65,7 +65,7 @@ def follow(
     the model puts out is `factor` times what `grown` says; `dtype` is that of dense layers to come.
     Raises CheckpointError for stages that cannot follow.
     """
-    found: list[Follower] = []
+    followers: list[Follower] = []
     for stage in stages:
         if stage.kind == _EVERY_LAYER and deeper:
             raise CheckpointError(
@@ -74,7 +74,7 @@ def follow(
         if grown is None or grown.is_identity:
             continue
         if stage.kind == _DENSE:
-            return (*found, _dense(stage, grown.read.scaled(1.0 / factor), dtype))
+            return (*followers, _dense(stage, grown.read.scaled(1.0 / factor), dtype))
         if stage.kind not in _ANY_SIZE:
             raise CheckpointError(
                 f"{_named(stage)} reads the hidden state, which grows from {grown.old} to "
@@ -83,8 +83,8 @@ def follow(
             )
         if stage.kind == _LENGTH_ONE:
             factor = 1.0 / _stretched(grown)
-        found.append(Follower(stage, resized(stage.stored.config, grown.old, grown.new)))
-    return tuple(found)
+        followers.append(Follower(stage, resized(stage.stored.config, grown.old, grown.new)))
+    return tuple(followers)
 
 
 def _stretched(grown: AxisMap) -> float:

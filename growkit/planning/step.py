@@ -165,9 +165,9 @@ def _put_eps(
         return Claim()
     scale = next(iter(norm_scale.values()))
     scale_eps(facts.family, config, scale)
-    asked = {a for a, s in norm_scale.items() if s == scale}
+    scaled = {a for a, s in norm_scale.items() if s == scale}
     norms = [p.pattern.over for p in parts.values() if p.pattern.over]
-    return prove_norm_scale(facts, scale, sum(not over.axes & asked for over in norms))
+    return prove_norm_scale(facts, scale, sum(not over.axes & scaled for over in norms))
 
 
 def _grow_depth(

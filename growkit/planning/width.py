@@ -138,9 +138,9 @@ def _from_above(part: Part, upper: Part, composer: Composer, grown: Part) -> Par
     rows = dims[row] if row is not None else None
     if row is None or rows is None or upper is part:
         return grown
-    own, again = composer.halves(rows.kernel)
+    first_copies, further_copies = composer.halves(rows.kernel)
     terms = []
-    for source, first in ((part, own), (upper, again)):
+    for source, first in ((part, first_copies), (upper, further_copies)):
         kernels = [d.kernel if d else None for d in dims]
         kernels[row] = first
         terms += [t.through(composer.products(kernels, t.kernels)) for t in source.terms]

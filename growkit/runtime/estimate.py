@@ -78,17 +78,17 @@ def prepare(plan: Plan, options: WriteOptions = DEFAULTS, rank: Rank | None = No
     workers = max(1, min(options.workers, len(shards)))
     # the plan, and the process that waits for the workers
     outside = plan_bytes(plan) + (BASE_BYTES if workers > 1 else 0)
-    asked, free = parse_size(options.max_memory), available_bytes()
+    limit_asked, free = parse_size(options.max_memory), available_bytes()
     # on a cluster, the memory is that of other machines
-    memory = asked if free is None or options.cluster else min(asked, free)
+    memory = limit_asked if free is None or options.cluster else min(limit_asked, free)
     of_each = (memory - outside) // workers
     largest = max(kinds, key=lambda f: working_bytes(f, 1))
     least = fixed + working_bytes(largest, 1)
     if least > of_each:
         several = workers > 1
         enough = f"{-(-(outside + workers * least) // 1_000_000)}MB is enough"
-        limit, hint = f"--max-memory {format_size(asked)}", f"--max-memory {enough}"
-        if memory < asked:
+        limit, hint = f"--max-memory {format_size(limit_asked)}", f"--max-memory {enough}"
+        if memory < limit_asked:
             limit, hint = f"memory: {format_size(memory)} free", f"free some: {enough}"
         raise ResourceError(
             f"{limit}{f' for {workers} workers' if several else ''}: one row of "

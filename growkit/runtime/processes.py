@@ -106,18 +106,18 @@ def _in_pool(
     look: Callable[[], None],
 ) -> None:
     """One pool, until all is done or something fails; no worker is left when this returns."""
-    theirs, ours = context.Pipe(duplex=False)
+    child_end, parent_end = context.Pipe(duplex=False)
     # The tasks lie in shared memory and only their numbers are sent. What fits into a pipe can
     # always be written; for more Python would wait for ever for a worker that died while it began.
-    pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(theirs, *memory))
+    pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(child_end, *memory))
     try:
         with _no_interrupts():
             futures = {pool.submit(_run, number): number for number in numbers}
         gather(futures, written, look)
     finally:
-        ours.close()
+        parent_end.close()
         pool.shutdown(wait=True, cancel_futures=True)
-        theirs.close()
+        child_end.close()
 
 
 @contextmanager

@@ -165,5 +165,5 @@ def prove_norm_scale(facts: Facts, scale: float, others: int) -> Claim:
 
 def prove_above(facts: Facts, axis: str, maps: Mapping[str, AxisMap]) -> Claim:
     """Rows taken from the next layer are not copies of this one's, if there is a next one."""
-    taken = facts.sizes.get(axis, 1) > 1 and any(m.write.repeats.any() for m in maps.values())
-    return approximate(["new rows come from the layer above"] if taken else ())
+    copies = facts.sizes.get(axis, 1) > 1 and any(m.write.repeats.any() for m in maps.values())
+    return approximate(["new rows come from the layer above"] if copies else ())
