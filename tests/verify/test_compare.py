@@ -153,7 +153,10 @@ class Float32Seen(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("family", "head"), HEADS)
+BASES = [("llama", "mistral base"), ("llama", "qwen2 base")]
+
+
+@pytest.mark.parametrize(("family", "head"), [*HEADS, *BASES])
 def test_nothing_runs_in_float32(tmp_path: Path, family: str, head: str) -> None:
     """Inside, no operation and no buffer of any head class is float32."""
     saved = checkpoint(tiny.save(tiny.build(family, head, pad_token_id=0), tmp_path / "m"))
