@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.errors import RecipeError
@@ -81,7 +81,17 @@ class MapOptions(BaseModel):
         return self.model_copy(update={"file": str(folder / self.file)}) if self.file else self
 
 
-How = MapName | MapOptions
+# The form is told before a value is read, so that a mistake is said of that form alone.
+How = Annotated[
+    Annotated[MapName, Tag("name")] | Annotated[MapOptions, Tag("options")],
+    Discriminator(lambda how: "options" if isinstance(how, dict | MapOptions) else "name"),
+]
+Hows = Annotated[
+    Annotated[How, Tag("for all")] | Annotated[dict[str, How], Tag("by axis")],
+    Discriminator(lambda h: "by axis" if isinstance(h, dict) and "map" not in h else "for all"),
+    # for editors {map: tile} is of both forms
+    Field(json_schema_extra=lambda schema: schema.update(anyOf=schema.pop("oneOf"))),
+]
 
 # Maps that do not fit a kind of axis, with the reason.
 _NO_ROTARY = dict.fromkeys(("ropestride", "ropetheta"), "it has no rotary positions")

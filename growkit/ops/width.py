@@ -18,7 +18,7 @@ from growkit.errors import RecipeError, located
 from growkit.ops.axis_maps import isometric, lemon, lemon_scale, pad, tile
 from growkit.ops.derived_axes import follow
 from growkit.ops.heads import head_dim_maps, head_maps
-from growkit.ops.map_choice import How, MapOptions, check_map, plain_map, refuse
+from growkit.ops.map_choice import How, Hows, MapOptions, check_map, plain_map, refuse
 from growkit.ops.matrices import given_maps
 from growkit.ops.operator import (
     Arrays,
@@ -45,7 +45,7 @@ class Width(Operator):
 
     op: Literal["width"] = "width"
     to: dict[str, Size]
-    how: How | dict[str, How] = "auto"
+    how: Hows = "auto"
     new_rows: Literal["own", "above"] = "own"
     _files: Mapping[str, Arrays] = PrivateAttr(default_factory=dict)
 

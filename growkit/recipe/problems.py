@@ -1,110 +1,84 @@
 """What pydantic refused in a recipe, as problems with the path that the user wrote.
 
-The law: one problem per place. Where a value may be of several kinds, pydantic complains once per
-kind; said is what the kinds that fit best lack, and nothing of the others.
+The law: one problem per place, which says what was expected and what was found; unknown words get
+the nearest known one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
 from growkit.errors import did_you_mean
 from growkit.ops import OPERATORS
+from growkit.ops.coalesce import Pairing
+from growkit.ops.map_choice import MapOptions
 from growkit.plain_yaml import Problem
 
-KnownKeys = Callable[[tuple[int | str, ...]], Iterable[str]]  # at the place of an unknown one
+NESTED = {"how": MapOptions.model_fields, "pairing": Pairing.model_fields}  # in a step
+PYTHON = re.compile(r"^(Input|String|Tuple) | (or instance|or object|after validation).*")
+YAML = {"valid integer": "whole number", "valid ": "", "dictionary": "mapping", "tuple": "list"}
 
 
 def sentences(
-    details: list[ErrorDetails], data: Mapping[str, Any], known_keys: KnownKeys
+    details: Iterable[ErrorDetails], data: Mapping[str, Any], keys: Iterable[str]
 ) -> list[Problem]:
-    """One problem per place; of the branches of a union, those that got deepest."""
-    lacking = [d["loc"][:-1] for d in details if d["type"] == "missing" and len(d["loc"]) > 1]
-    for branch in lacking:
-        union, n = branch[:-1], len(branch) - 1
-        others = [d for d in details if d["loc"][:n] == union and d["loc"][n : n + 1] != branch[n:]]
-        if any(_where(d, data) != _place(union, data) for d in others):
-            details = [d for d in details if d["loc"][: n + 1] != branch]
-    by_place: dict[str, list[tuple[str, str]]] = {}
+    """One problem per place, in pydantic's order; `keys` are those of a recipe."""
+    problems: dict[str, Problem] = {}
     for detail in details:
-        by_place.setdefault(_where(detail, data), []).append(_say(detail, known_keys))
-    problems = []
-    for where, pairs in by_place.items():
-        if any(re.match(rf"{re.escape(where)}[.\[]", other) for other in by_place):
-            continue  # a branch that got deeper says more
-        for first in ("unknown key", '"'):  # says more than what other branches of a union say
-            pairs = [pair for pair in pairs if pair[0].startswith(first)] or pairs
-        given = f", found {pairs[-1][0].rpartition(', found ')[2]}"
-        whats = dict.fromkeys(what.removesuffix(given) for what, _ in pairs)
-        end = given if pairs[-1][0].endswith(given) else ""
-        problems.append((where, " or ".join(whats) + end, pairs[0][1]))
-    return problems
+        where, (what, hint) = _place(detail, data), _say(detail, keys)
+        if where in problems:  # a value of one kind or another
+            what = f"{problems[where][1].rpartition(', found ')[0]} or {what}"
+        problems[where] = (where, what, hint)
+    outer = {place[: m.start()] for place in problems for m in re.finditer(r"[.\[]", place)}
+    return [problem for where, problem in problems.items() if where not in outer]
 
 
-def _where(detail: ErrorDetails, data: Any) -> str:
-    """Where the user wrote what pydantic complains about."""
-    match detail["type"]:
-        case "missing":
-            return f"{_place(detail['loc'][:-1], data)}.{detail['loc'][-1]}".lstrip(".")
-        case "union_tag_invalid":
-            return f"{_place(detail['loc'], data)}.op"
-    return _place(detail["loc"], data)
-
-
-def _place(loc: tuple[int | str, ...], data: Any) -> str:
+def _place(detail: ErrorDetails, data: Any) -> str:
     """The path as the user wrote it: without the names that pydantic gives to union branches."""
-    out = ""
-    for part in loc:
+    loc, path = detail["loc"], ""
+    for part in (*loc[:2], *loc[3:]) if loc[:1] == ("steps",) else loc:  # the third is the op
         if isinstance(data, list) and isinstance(part, int):
-            out, data = f"{out}[{part}]", data[part]
+            path, data = f"{path}[{part}]", data[part]
         elif isinstance(data, Mapping) and part in data:
-            out, data = f"{out}.{part}", data[part]
-    return out.lstrip(".")
+            path, data = f"{path}.{part}", data[part]
+    if detail["type"] in ("missing", "union_tag_invalid"):
+        path += f".{loc[-1] if detail['type'] == 'missing' else 'op'}"
+    return path.lstrip(".")
 
 
-def _say(detail: ErrorDetails, known_keys: KnownKeys) -> tuple[str, str]:
+def _say(detail: ErrorDetails, keys: Iterable[str]) -> tuple[str, str]:
     """One of pydantic's findings as (what, hint)."""
-    kind, loc, given = detail["type"], detail["loc"], detail["input"]
-    context = detail.get("ctx", {})
-    match kind:
+    loc, given, context = detail["loc"], detail["input"], detail.get("ctx", {})
+    match detail["type"]:
         case "extra_forbidden":
-            return "unknown key", did_you_mean(str(loc[-1]), known_keys(loc))
+            if len(loc) > 1:
+                fields = OPERATORS[str(loc[2])].model_fields
+                fields = NESTED[str(loc[3])] if len(loc) > 4 else fields
+                keys = [field.alias or name for name, field in fields.items()]
+            return "unknown key", did_you_mean(str(loc[-1]), keys)
         case "missing":
             return "missing", ""
         case "union_tag_invalid":
-            tag = str(context["tag"])
-            return f'unknown op "{tag}"', did_you_mean(tag, OPERATORS)
+            return f'unknown op "{context["tag"]}"', did_you_mean(context["tag"], OPERATORS)
         case "union_tag_not_found":
-            named = next((key for key in given if key in OPERATORS), None)
-            hint = f"write op: {named}" if named else f"known: {', '.join(sorted(OPERATORS))}"
-            return "a step needs the key op", hint
-        case "literal_error" | "enum":
-            options = re.findall(r"'([^']*)'", str(context["expected"]))
+            named = next((f"write op: {key}" for key in given if key in OPERATORS), None)
+            return "a step needs the key op", named or did_you_mean("", OPERATORS)
+        case "literal_error":
+            options = re.findall("'([^']*)'", context["expected"])
             hint = did_you_mean(given, options) if isinstance(given, str) else ""
             return f"{kind_of(given)} is not one of {', '.join(options)}", hint
         case "value_error":
             return str(context["error"]), ""
-        case "too_short" if not given:
-            return "needs at least one entry", ""
-        case "too_long":
-            return f"has more than {context['max_length']} entries", ""
         case "string_pattern_mismatch":
             return f"{kind_of(given)} is not a name (letters, digits, - and _)", ""
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return f"should be a mapping, found {kind_of(given)}", ""
-        case "tuple_type" | "list_type":
-            return f"should be a list, found {kind_of(given)}", ""
-    message = (
-        detail["msg"]
-        .removeprefix("Input ")
-        .replace("a valid integer", "a whole number")
-        .replace("a valid ", "a ")
-    )
-    return f"{message}, found {kind_of(given)}", ""
+    what = PYTHON.sub("", detail["msg"])
+    for python, yaml in YAML.items():
+        what = what.replace(python, yaml)
+    return f"{what}, found {kind_of(given)}", ""
 
 
 def kind_of(value: object) -> str:
@@ -114,5 +88,5 @@ def kind_of(value: object) -> str:
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):
-        return "a list"
+        return f"a list of {len(value)}"
     return f'"{value}"' if isinstance(value, str) else str(value).lower()

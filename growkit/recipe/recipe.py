@@ -29,7 +29,6 @@ from growkit import dtypes, plain_yaml
 from growkit.dtypes import FLOATS, DtypeName
 from growkit.errors import RecipeError, did_you_mean
 from growkit.ops import OPERATORS, Operator
-from growkit.ops.map_choice import MapOptions
 from growkit.plain_yaml import Problem
 from growkit.recipe.override import override
 from growkit.recipe.problems import kind_of, sentences
@@ -232,26 +231,16 @@ def _validate(data: dict[str, Any], name: str, problems: list[Problem]) -> Recip
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False)[: 10 * MAX_PROBLEMS]
-        problems = problems[: MAX_PROBLEMS + 1] + sentences(details, data, _known_keys)
+        problems = problems[: MAX_PROBLEMS + 1] + sentences(details, data, Recipe.model_fields)
     if recipe is not None and not problems:
         return recipe
     if len(problems) == 1:
         where, what, hint = problems[0]
         raise RecipeError(f"{name}: {where + ': ' if where else ''}{what}", hint=hint)
-    lines = [
-        f"  {where + ': ' if where else ''}{what}{f' ({hint})' if hint else ''}"
-        for where, what, hint in problems[:MAX_PROBLEMS]
-    ]
     count = f"more than {MAX_PROBLEMS}" if problems[MAX_PROBLEMS:] else len(problems)
-    raise RecipeError(
-        f"{name}: {count} problems:\n" + "\n".join(lines),
-        hint="`growkit recipes --schema` prints every key there is",
+    lines = "".join(
+        f"\n  {where + ': ' if where else ''}{what}{f' ({hint})' if hint else ''}"
+        for where, what, hint in problems[:MAX_PROBLEMS]
     )
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> Iterable[str]:
-    """The keys that are known at the place of an unknown one."""
-    if len(loc) > 5:
-        return MapOptions.model_fields
-    model = OPERATORS[str(loc[2])] if len(loc) > 3 else Recipe
-    return [f.alias or name for name, f in model.model_fields.items()]
+    hint = "`growkit recipes --schema` prints every key there is"
+    raise RecipeError(f"{name}: {count} problems:{lines}", hint=hint)

@@ -190,7 +190,10 @@ RECIPES: dict[str, tuple[bytes, str]] = {
     "base 60, float": (SEED % (b"1" + b":1" * 400_000 + b".5"), "a number of 800003 characters"),
     "hexadecimal": (SEED % (b"0x" + b"f" * 800_000), "line 1: a number of 800002 characters"),
     "large": (b"steps: [{op: width, to: {mlp: 0x" + b"f" * 90 + b"}}]", "at most 1,000,000, found"),
-    "50,000 steps": (b"steps: [" + b"{op: noise}," * 50_000 + b"]", "has more than 100 entries"),
+    "50,000 steps": (
+        b"steps: [" + b"{op: noise}," * 50_000 + b"]",
+        "at most 100 items, found a list of 50000",
+    ),
     "50,000 wrong steps": (b"steps: [" + b"{a: 1}," * 50_000 + b"]", "more than 20 problems"),
     "90,000 keys": (
         NOISE + b"".join(b"k%d: 1\n" % i for i in range(90_000)),

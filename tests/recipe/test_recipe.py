@@ -135,7 +135,7 @@ def test_parse_recipe_takes_plain_data() -> None:
 REFUSED = {
     "empty": ("", "a recipe is a mapping with the key steps, found nothing", "valid one"),
     "list": ("[1]", "found a list", "valid one"),
-    "no step": ("steps: []", "mine.yaml: steps: needs at least one entry", ""),
+    "no step": ("steps: []", "mine.yaml: steps: .* at least 1 item, found a list of 0", ""),
     "steps": ("steps: 5", "steps: should be a list, found 5", ""),
     "key": (f"{NOISE}sead: 1", "mine.yaml: sead: unknown key", 'did you mean "seed"?'),
     "op": ("steps: [{op: wdith}]", r'steps\[0\].op: unknown op "wdith"', 'mean "width"'),
@@ -167,12 +167,28 @@ REFUSED = {
         "how.wieghts: unknown key",
         'did you mean "weights"?',
     ),
+    "map option": (
+        "steps: [{op: width, to: {}, how: {mlp: {map: tile, weights: [1]}}}]",
+        r"steps\[0\].how.mlp: weights is an option of the map uneven, not of tile$",
+        "",
+    ),
+    "no kind of map": ("steps: [{op: width, to: {}, how: 5}]", "how: 5 is not one of auto", ""),
+    "pairing": (
+        "steps: [{op: coalesce, pairing: {wdth: half}}]",
+        "pairing.wdth: unknown key",
+        'did you mean "width"?',
+    ),
+    "size": (
+        "steps: [{op: width, to: {mlp: 1.5}}]",
+        "to.mlp: should be a whole number or should be a string, found 1.5",
+        "",
+    ),
     "dtype": (f"{NOISE}dtype: float31", 'dtype: "float31" is not one of keep', '"float32"'),
     "negative seed": (f"{NOISE}seed: -1", "seed: should be greater than or equal to 0", ""),
     "seed": (f"{NOISE}seed: true", "seed: should be a whole number, found true", ""),
     "tied": (f"{NOISE}tied: unite", 'tied: "unite" is not one of final_norm', '"untie"'),
     "family": (f"{NOISE}family: 5", "family: should be a string or should be a list", ""),
-    "no source": (f"{NOISE}sources: []", "sources: needs at least one entry", ""),
+    "no source": (f"{NOISE}sources: []", "sources: should have at least 1 item", ""),
     "name": (f"{NOISE}sources: [a b]", r'sources\[0\]: "a b" is not a name', ""),
     "twice": (f"{NOISE}sources: [a, a]", "sources: 'a' is listed twice", ""),
     "unused": (f"{NOISE}sources: [a, b]", "sources: no step uses 'b'", ""),
@@ -400,3 +416,11 @@ def test_schema_tells_steps_apart_by_op() -> None:
     assert steps["discriminator"]["propertyName"] == "op"
     assert set(steps["discriminator"]["mapping"]) == set(OPERATORS)
     assert fits(yaml.safe_load(f"{NOISE}dtype: bf16"), schema, schema)
+
+
+@pytest.mark.parametrize("how", ["tile", "{map: tile}", "{mlp: tile}", "{mlp: {map: tile}}"])
+def test_schema_takes_every_form_of_how(how: str) -> None:
+    """A map's name or a map with options, for all axes or by axis."""
+    text = f"steps: [{{op: width, to: {{}}, how: {how}}}]"
+    assert fits(yaml.safe_load(text), json_schema(), json_schema())
+    assert parse_recipe(yaml.safe_load(text))
