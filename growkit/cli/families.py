@@ -77,7 +77,7 @@ def _check(file: Path, config: Path, as_json: bool) -> None:
         verdict = {"family": str(file), "passed": not wrong, "findings": rows}
         print_json({**verdict, **failed} if wrong else verdict)
     else:
-        from growkit.report.words import wrapped
+        from growkit.report.text import wrapped
 
         for f in findings:
             mark = "ok" if f.passed else "WRONG"

@@ -139,9 +139,9 @@ def plan(
     """
     quiet_downloads(quiet=False)
     from growkit import api
-    from growkit.report.as_json import plan_json
-    from growkit.report.text import plan_text
-    from growkit.report.words import explain, maps_json, shape_text, terms_json
+    from growkit.report.as_json import plan_json, terms_json
+    from growkit.report.text import explain, plan_text
+    from growkit.report.words import shape_text
 
     writing = write_options(options)
     planned = api.plan_growth(source, recipe, **options)
@@ -155,7 +155,7 @@ def plan(
         lines = [f"\nmaps in {maps}", *lines] if lines else []
         click.echo("\n".join([text, *lines, *([f"\npage in {html}"] if html else [])]))
         return
-    answer = plan_json(planned, estimate) | {"maps": maps_json(planned)}
+    answer = plan_json(planned, estimate)
     for formula in planned.formulas:  # JSON is made of it when it is printed: many are large
         answer["tensors"][formula.name]["terms"] = formula
     if tensor is not None:

@@ -23,7 +23,7 @@ def quiet_downloads(quiet: bool) -> None:
 def pushed_text(pushed: Mapping[str, Any]) -> str:
     """What a push has done, from its JSON."""
     from growkit.byte_sizes import format_size
-    from growkit.report.words import wrapped
+    from growkit.report.text import wrapped
 
     done = "pushed" if pushed["changed"] else "already there"
     first = f"{pushed['url']}: {done}, {'private' if pushed['private'] else 'public'}"

@@ -22,7 +22,6 @@ from growkit.dtypes import FLOATS, holds
 from growkit.errors import CheckpointError, located
 from growkit.families.model import Model
 from growkit.ops import Arrays, Growth
-from growkit.planning.depth import silent_layers
 from growkit.planning.formula import Formula, Noise
 from growkit.planning.hints import hints
 from growkit.planning.part import as_stored, shapes
@@ -54,8 +53,6 @@ class Plan:
     maps: Mapping[str, AxisMap]  # composed over all steps, by family axis
     axes: Mapping[str, tuple[str, ...]]  # the axes behind `sizes_after`, as the family names them
     other_maps: Mapping[str, Mapping[str, AxisMap]]  # source fused with the first → the same
-    layers: Mapping[str, tuple[int, ...]]  # layer axis → the old layer that each new one copies
-    silent: Mapping[str, frozenset[int]]  # layer axis → layers that add nothing to the stream
     hidden_axis: str | None  # the family axis of the last hidden state
     dropped: tuple[str, ...]  # "name: reason"
     zeroed: tuple[str, ...]  # output tensors that are zero on purpose
@@ -163,8 +160,6 @@ def _plan_of_state(
         maps=state.maps,
         axes={u: a for u, a in family.user_axes.items() if a[0] in state.sizes},
         other_maps=state.other_maps,
-        layers={a: tuple(n.source for n in layers) for a, layers in state.layer_maps.items()},
-        silent={a: silent_layers(state.parts, family, a) for a in state.layer_maps},
         hidden_axis=hidden_axis,
         dropped=tuple(d for each in models.values() for d in each.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),

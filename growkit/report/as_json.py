@@ -18,15 +18,14 @@ from typing import Any
 import yaml
 
 from growkit.algebra.kernel import Kernel
+from growkit.planning.formula import Formula
 from growkit.planning.plan import Estimate, Plan
 from growkit.planning.proof.claim import APPROXIMATE
 from growkit.recipe.recipe import resolved
 from growkit.report.provenance import further_copies, origin, provenance, provenance_json
+from growkit.report.words import ROLES, in_words, roles, source_text
 
 Json = dict[str, Any]
-
-
-# -- JSON ----------------------------------------------------------------------------------------
 
 
 def report_json(
@@ -64,7 +63,11 @@ def report_json(
         },
         "exactness": _exactness(plan),
         "readback": plan.hidden_axis if plan.hidden_axis in plan.maps else None,
-        "maps": {axis: _read_map(m.read) for axis, m in plan.maps.items() if _is_kept(plan, axis)},
+        "maps": {  # ways back that are short to write, or needed to compare the two models
+            axis: _read_map(m.read)
+            for axis, m in plan.maps.items()
+            if m.read.is_gather or axis == plan.hidden_axis
+        },
         "files": dict(files),
         "checksums": dict(checksums),
         "tensors": listed,
@@ -85,7 +88,7 @@ def plan_json(plan: Plan, estimate: Estimate) -> Json:
         "digest": estimate.digest,
         **_head(plan),
         "config": config_changes(plan),
-        "descent": {axis: provenance_json(found) for axis, found in provenance(plan).items()},
+        "descent": {axis: provenance_json(entry) for axis, entry in provenance(plan).items()},
         "exactness": _exactness(plan),
         "output_bytes": estimate.output_bytes,
         "disk_bytes": estimate.disk_bytes,
@@ -97,7 +100,32 @@ def plan_json(plan: Plan, estimate: Estimate) -> Json:
         "dropped": list(plan.dropped),
         "hints": training_hints(plan),
         "resolved": yaml.safe_load(resolved(plan.recipe)),
+        "maps": maps_json(plan),
     }
+
+
+def maps_json(plan: Plan) -> Json:
+    """Every axis that grows, and its maps in words."""
+    return {
+        axis: {"old": m.old, "new": m.new} | {role: in_words(k) for role, k in roles(m).items()}
+        for axis, m in plan.maps.items()
+        if not m.is_identity
+    }
+
+
+def terms_json(formula: Formula) -> list[Json]:
+    """What an output tensor is the sum of; an empty list is zeros."""
+    return [
+        {
+            "source": source_text(term),
+            "scale": term.scale,
+            "dims": [
+                {"axes": str(axes), "role": ROLES.get(role, "kept"), "map": in_words(kernel)}
+                for (axes, role), kernel in zip(formula.dims, term.kernels, strict=True)
+            ],
+        }
+        for term in formula.terms
+    ]
 
 
 def summary_json(
@@ -123,9 +151,9 @@ def summary_json(
     }
 
 
-def verification_json(found: Any) -> Json:
+def verification_json(verification: Any) -> Json:
     """A `verify.Verification` as JSON: what was measured, what was claimed, do they agree."""
-    return {"passed": found.passed, **_plain(found)}
+    return {"passed": verification.passed, **_plain(verification)}
 
 
 def config_changes(plan: Plan) -> dict[str, list[Any]]:
@@ -167,11 +195,6 @@ def _plain(record: Any) -> Json:
     """A dataclass as JSON holds it, with lists for tuples: equal to what is read back later."""
     plain: Json = json.loads(json.dumps(asdict(record)))
     return plain
-
-
-def _is_kept(plan: Plan, axis: str) -> bool:
-    """Whether the way back on an axis is short to write, or needed to compare the two models."""
-    return plan.maps[axis].read.is_gather or axis == plan.hidden_axis
 
 
 def _read_map(read: Kernel) -> Json:
@@ -239,8 +262,8 @@ def class_names(config: Mapping[str, Any]) -> list[str]:
     >>> class_names({"architectures": ["BertModel"]})
     ['BertModel']
     """
-    said = config.get("architectures")
-    return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
+    names = config.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def hub_id(path: str, revision: str | None) -> str | None:

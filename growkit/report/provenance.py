@@ -16,7 +16,6 @@ whatever the steps were; nothing is decided here.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ import numpy as np
 from growkit.algebra.kernel import BoolArray, Kernel
 from growkit.checkpoints.types import Stored
 from growkit.families.family import numbered
+from growkit.planning.depth import silent_layers
 from growkit.planning.formula import Formula, Kernels
 from growkit.planning.plan import Plan
 
@@ -95,7 +95,7 @@ def provenance(plan: Plan) -> dict[str, Provenance]:
 
 def axis_provenance(plan: Plan, axis: str) -> Provenance:
     """Of the layers of a stack, or the units of another axis, by the family's name."""
-    if axis in plan.layers:
+    if axis in plan.layer_maps:
         entry = _layer_provenance(plan, axis)
     elif axis in plan.maps:
         every = {plan.main: plan.maps, **plan.other_maps}
@@ -111,7 +111,8 @@ def _without_map(plan: Plan, user: str) -> Provenance:
     kept = min(before, after)
     runs = [Run("old", 0, kept, ((plan.main, 0),))]
     runs += [Run("new", kept, after)] if after > kept else []
-    return Provenance({plan.main: before}, after, _counts(runs), tuple(runs), before - kept)
+    counts = _counts({"old": kept, "new": after - kept})
+    return Provenance({plan.main: before}, after, counts, tuple(runs), before - kept)
 
 
 def provenance_json(entry: Provenance) -> dict[str, Any]:
@@ -129,26 +130,30 @@ def provenance_json(entry: Provenance) -> dict[str, Any]:
 
 
 def _layer_provenance(plan: Plan, axis: str) -> Provenance:
-    places_of: list[dict[Place, None]] = [{} for _ in plan.layers[axis]]
+    layers = plan.layer_maps[axis]
+    places_of: list[dict[Place, None]] = [{} for _ in layers]
     for formula in plan.formulas:
-        numbers = [n for a, n in formula.numbers if a == axis]
-        for stored in _stored(formula) if numbers else ():
-            places_of[numbers[0]][stored.source, _number(stored.name, formula, axis)] = None
+        for slot, (slot_axis, layer) in enumerate(formula.numbers, -len(formula.numbers)):
+            for stored in _stored(formula) if slot_axis == axis else ():
+                places_of[layer][stored.source, numbered(stored.name)[1][slot]] = None
     if not any(places_of):  # the class has no such stack, only its config
-        places_of = [{(plan.main, old): None} for old in plan.layers[axis]]
+        places_of = [{(plan.main, layer.source): None} for layer in layers]
     user = next(u for u, axes in plan.axes.items() if axis in axes)
     before = {plan.main: plan.sizes_before[user]}
+    silent = silent_layers(plan.state.parts, plan.state.model.family, axis)
     seen, taken = set[Place](), set[Place]()
     runs: list[Run] = []
+    kinds = Counter[Kind]()
     for number, places in enumerate(places_of):
-        kind = _kind_of_layer(places, number in plan.silent.get(axis, ()), seen)
+        kind = _kind_of_layer(places, number in silent, seen)
+        kinds[kind] += 1
         seen |= places.keys() if kind == "old" else set()
         taken |= places.keys()
         for source, old in places:
             before[source] = max(before.get(source, 0), old + 1)
         _join(runs, Run(kind, number, number + 1, tuple(places)))
     left_out = sum(before.values()) - len(taken)
-    return Provenance(before, len(places_of), _counts(runs), tuple(runs), left_out)
+    return Provenance(before, len(layers), _counts(kinds), tuple(runs), left_out)
 
 
 def _kind_of_layer(places: Mapping[Place, None], silent: bool, seen: set[Place]) -> Kind:
@@ -165,12 +170,6 @@ def _stored(formula: Formula) -> Iterator[Stored]:
             yield term.source
 
 
-def _number(name: str, formula: Formula, axis: str) -> int:
-    """The number on a layer axis in the name of a tensor that a formula is made of."""
-    numbers = numbered(name)[1][-len(formula.numbers) :]
-    return numbers[[a for a, _ in formula.numbers].index(axis)]
-
-
 def _join(runs: list[Run], run: Run) -> None:
     """Append a run of one, or lengthen the last one that it continues."""
     last = runs[-1] if runs else None
@@ -182,14 +181,7 @@ def _join(runs: list[Run], run: Run) -> None:
     runs.append(run)
 
 
-def _counts(runs: list[Run]) -> dict[Kind, int]:
-    counts = Counter[Kind]()
-    for run in runs:
-        counts[run.kind] += run.stop - run.start
-    return _ordered(counts)
-
-
-def _ordered(counts: Mapping[Any, int]) -> dict[Kind, int]:
+def _counts(counts: Mapping[Any, int]) -> dict[Kind, int]:
     """Counts by kind, in the order of KINDS; no zeros."""
     return {kind: counts[kind] for kind in KINDS if counts.get(kind)}
 
@@ -209,7 +201,9 @@ def unit_provenance(kernels: Mapping[str, Kernel]) -> Provenance:
     joined = reduce(_side_by_side, sparse)
     kinds: list[Any] = joined.row_kinds.kind.tolist()
     taken = np.where(joined.coef != 0, joined.index, -1)  # units of all sources, one after another
-    many = np.logical_or.reduce([_takes_many(kernel) for kernel in sparse])
+    many = np.logical_or.reduce(  # rows that take more than are told one by one
+        [k.left.any(axis=1) | ((k.coef != 0).sum(axis=1) > FEW) for k in sparse]
+    )
     taken[many] = -1
     owner = np.searchsorted(starts, taken, side="right") - 1  # whose unit it is; -1 where none is
     step = (np.diff(owner, axis=0) == 0) & ((np.diff(taken, axis=0) == 1) | (owner[1:] < 0))
@@ -223,7 +217,7 @@ def unit_provenance(kernels: Mapping[str, Kernel]) -> Provenance:
 
     runs = [Run(kinds[start], start, stop, places(start)) for start, stop in pairwise(ends)]
     left_out = 0 if many.any() else joined.old - len(np.unique(taken[taken >= 0]))
-    return Provenance(before, joined.new, _ordered(Counter(kinds)), tuple(runs), left_out)
+    return Provenance(before, joined.new, _counts(Counter(kinds)), tuple(runs), left_out)
 
 
 def _sparse(kernel: Kernel) -> Kernel:
@@ -239,11 +233,6 @@ def _side_by_side(left: Kernel, right: Kernel) -> Kernel:
     rows = np.arange(left.new)
     both = Kernel.gather(np.stack([rows, rows + left.new], axis=1), old=2 * left.new)
     return both.after(left.direct_sum(right))
-
-
-def _takes_many(kernel: Kernel) -> BoolArray:
-    """Which rows take more sources than are told one by one."""
-    return np.asarray(kernel.left.any(axis=1) | ((kernel.coef != 0).sum(axis=1) > FEW))
 
 
 # -- tensors -------------------------------------------------------------------------------------
@@ -308,15 +297,10 @@ def further_copies(formulas: Sequence[Formula]) -> set[str]:
     """Tensors whose sources an earlier tensor already carries: those of added layers, mostly."""
     seen: set[tuple[Stored, ...]] = set()
     further = set()
-    for formula in sorted(formulas, key=lambda f: _natural(f.name)):
+    for formula in sorted(formulas, key=lambda f: numbered(f.name)):
         sources = origin(formula).sources
         if sources in seen:
             further.add(formula.name)
         elif sources:
             seen.add(sources)
     return further
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts layer 2 before layer 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -6,61 +6,95 @@ The law: every number shown is read off the plan. Nothing is decided here and no
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from growkit.byte_sizes import format_size
+from growkit.errors import UsageError, did_you_mean
 from growkit.planning.plan import Estimate, Plan
 from growkit.recipe.recipe import resolved
-from growkit.report.as_json import config_changes, origins, training_hints
+from growkit.report.as_json import config_changes, training_hints
 from growkit.report.provenance import origin
-from growkit.report.words import count, wrapped
+from growkit.report.words import (
+    ROLES,
+    count,
+    first_rows,
+    in_words,
+    roles,
+    shape_text,
+    source_text,
+)
 
-# -- the whole plan ------------------------------------------------------------------------------
+WIDTH = 80  # columns, on wider terminals too: text of one shape can be compared and pasted
 
 
 def plan_text(plan: Plan, estimate: Estimate) -> str:
     """The plan for people: sizes, config, claim, steps, tensors, cost, recipe."""
-    kinds = origins({f.name: {"origin": origin(f).kind} for f in plan.formulas})
-    return "\n".join(
-        [
-            f"{plan.recipe_name}: {plan.family}, {len(plan.formulas)} tensors",
-            "",
-            *_sizes(plan),
-            *_section("config.json", (_change(k, *v) for k, v in config_changes(plan).items())),
-            *_section("claim", [claim_text(plan.claim.claim, plan.claim.reasons)]),
-            *_section(
-                "steps",
-                (
-                    f"{i} {step.op}: {claim_text(step.claim, step.reasons)}"
-                    for i, step in enumerate(plan.steps)
-                ),
-            ),
-            *_section(
-                "tensors",
-                [
-                    ", ".join(f"{n} {kind}" for kind, n in kinds.items()),
-                    *([f"{len(plan.zeroed)} zero on purpose"] if plan.zeroed else []),
-                    *(f"dropped: {name}" for name in plan.dropped),
-                ],
-            ),
-            *_section(
-                "cost",
-                [
-                    f"output {format_size(estimate.output_bytes)} in "
-                    f"{count(len(estimate.shards), 'file')}, {plan.storage.dtype}, "
-                    f"values {plan.storage.claim}",
-                    f"disk needed {format_size(estimate.disk_bytes)}, "
-                    f"peak memory {format_size(estimate.peak_bytes)}",
-                    f"digest {estimate.digest}",
-                ],
-            ),
-            *_section("hints", training_hints(plan)),
-            "",
-            "recipe",
-            textwrap.indent(resolved(plan.recipe).rstrip(), "  "),
-        ]
-    )
+    kinds = Counter(origin(f).kind for f in plan.formulas).most_common()
+    sections = {
+        "config.json": [_change(key, *pair) for key, pair in config_changes(plan).items()],
+        "claim": [claim_text(plan.claim.claim, plan.claim.reasons)],
+        "steps": [
+            f"{i} {step.op}: {claim_text(step.claim, step.reasons)}"
+            for i, step in enumerate(plan.steps)
+        ],
+        "tensors": [
+            ", ".join(f"{n} {kind}" for kind, n in kinds),
+            *([f"{len(plan.zeroed)} zero on purpose"] if plan.zeroed else []),
+            *(f"dropped: {name}" for name in plan.dropped),
+        ],
+        "cost": [
+            f"output {format_size(estimate.output_bytes)} in "
+            f"{count(len(estimate.shards), 'file')}, {plan.storage.dtype}, "
+            f"values {plan.storage.claim}",
+            f"disk needed {format_size(estimate.disk_bytes)}, "
+            f"peak memory {format_size(estimate.peak_bytes)}",
+            f"digest {estimate.digest}",
+        ],
+        "hints": training_hints(plan),
+    }
+    lines = [f"{plan.recipe_name}: {plan.family}, {len(plan.formulas)} tensors", "", *_sizes(plan)]
+    for title, items in sections.items():
+        lines += ["", title, *(x for item in items for x in wrapped(item, "  "))] if items else []
+    recipe = textwrap.indent(resolved(plan.recipe).rstrip(), "  ")
+    return "\n".join([*lines, "", "recipe", recipe])
+
+
+def explain(plan: Plan, name: str) -> str:
+    """What one output tensor is made of, term by term, and the maps of the axes behind it.
+
+    Raises UsageError for a tensor that the plan does not write.
+    """
+    formulas = {f.name: f for f in plan.formulas}
+    if name not in formulas:
+        raise UsageError(
+            f"--tensor {name}: the plan writes no such tensor", hint=did_you_mean(name, formulas)
+        )
+    formula = formulas[name]
+    kind, _, new_rows = origin(formula)
+    lines = [
+        name,
+        f"  {shape_text(formula.shape)} {formula.dtype}, {kind}, {count(new_rows, 'new row')}",
+    ]
+    lines += [] if formula.terms else ["", "  = 0"]
+    for i, term in enumerate(formula.terms):
+        scale = "" if term.scale == 1.0 else f"{term.scale:.6g} × "
+        lines += ["", *wrapped(f"{'+' if i else '='} {scale}{source_text(term)}", "  ")]
+        for dim, ((expression, role), kernel) in enumerate(
+            zip(formula.dims, term.kernels, strict=True)
+        ):
+            axes = f"{expression}, {ROLES[role]}" if role in ROLES else f"{expression}"
+            lines += wrapped(f"dim {dim}: {axes}: {in_words(kernel)}", "    ")
+            if kernel is not None and kernel.scalar() is None:
+                lines += wrapped(first_rows(kernel), "      ")
+    behind = {a for expression, _ in formula.dims for a in expression.axes}
+    for axis, m in plan.maps.items():
+        if not m.is_identity and axis in behind:
+            lines += ["", f"  {axis}: {m.old} → {m.new}"]
+            for role, kernel in roles(m).items():
+                lines += wrapped(f"{role}: {in_words(kernel)}", "    ")
+    return "\n".join(lines)
 
 
 def claim_text(claim: str, reasons: Sequence[str]) -> str:
@@ -80,12 +114,6 @@ def _sizes(plan: Plan) -> list[str]:
             f"  {axis:<{width}}{'' if old is None else f'{old:,}':>16}{new:>16,}   {ratio}".rstrip()
         )
     return [f"  {'':<{width}}{'before':>16}{'after':>16}", *rows]
-
-
-def _section(title: str, items: Iterable[str]) -> list[str]:
-    """A title and its items; nothing at all without items."""
-    lines = [line for item in items for line in wrapped(item, "  ")]
-    return ["", title, *lines] if lines else []
 
 
 def _change(key: str, before: Any, after: Any) -> str:
@@ -183,3 +211,15 @@ def table_text(rows: Mapping[str, str]) -> str:
         for line in wrapped(f"{name:<{width}}{about}", "", hang=width)
     ]
     return "\n".join(lines)
+
+
+def wrapped(text: str, indent: str, hang: int = 2) -> list[str]:
+    """Lines of at most 80 columns; a longer word, such as a path, stays whole to be copied."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + " " * hang,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

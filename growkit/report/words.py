@@ -1,13 +1,11 @@
-"""Formulas and maps in words, for whoever asks what one tensor is made of or what a map does.
+"""Phrases: what a map does, where the numbers of a term come from, counts and shapes.
 
-`plan --tensor` prints them as lines, `plan --json` and the page have them as phrases.
-
-The law: words are exact where they can be; what has no short word is told as sizes.
+`report.text` makes lines of them for terminals, `report.as_json` and the page have them as they
+are. The law: words are exact where they can be; what has no short word is told as sizes.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,85 +15,14 @@ import numpy as np
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import IntArray, Kernel
 from growkit.checkpoints.types import Stored
-from growkit.errors import UsageError, did_you_mean
-from growkit.planning.formula import Formula, Ones, Term
-from growkit.planning.plan import Plan
-from growkit.report.provenance import origin
+from growkit.planning.formula import Ones, Term
 
-WIDTH = 80  # columns, on wider terminals too: text of one shape can be compared and pasted
 RUNS = 4  # ranges of a map that are spelled out
 ROWS = 3  # first rows of a map that are spelled out
 
 
-def explain(plan: Plan, name: str) -> str:
-    """What one output tensor is made of, term by term, and the maps of the axes behind it.
-
-    Raises UsageError for a tensor that the plan does not write.
-    """
-    formulas = {f.name: f for f in plan.formulas}
-    if name not in formulas:
-        raise UsageError(
-            f"--tensor {name}: the plan writes no such tensor", hint=did_you_mean(name, formulas)
-        )
-    formula = formulas[name]
-    kind, _, new_rows = origin(formula)
-    lines = [
-        name,
-        f"  {shape_text(formula.shape)} {formula.dtype}, {kind}, {count(new_rows, 'new row')}",
-    ]
-    lines += [] if formula.terms else ["", "  = 0"]
-    for i, term in enumerate(formula.terms):
-        scale = "" if term.scale == 1.0 else f"{term.scale:.6g} × "
-        lines += ["", *wrapped(f"{'+' if i else '='} {scale}{source_text(term)}", "  ")]
-        for dim, kernel in enumerate(term.kernels):
-            lines += wrapped(f"dim {dim}: {_dim(formula, dim)}{in_words(kernel)}", "    ")
-            if kernel is not None and kernel.scalar() is None:
-                lines += wrapped(first_rows(kernel), "      ")
-    behind = {a for expression, _ in formula.dims for a in expression.axes}
-    for axis, m in plan.maps.items():
-        if not m.is_identity and axis in behind:
-            lines += ["", f"  {axis}: {m.old} → {m.new}"]
-            for role, kernel in _roles(m).items():
-                lines += wrapped(f"{role}: {in_words(kernel)}", "    ")
-    return "\n".join(lines)
-
-
-def maps_json(plan: Plan) -> dict[str, Any]:
-    """Every axis that grows, and its maps in words."""
-    return {
-        axis: {"old": m.old, "new": m.new} | {role: in_words(k) for role, k in _roles(m).items()}
-        for axis, m in plan.maps.items()
-        if not m.is_identity
-    }
-
-
-def terms_json(formula: Formula) -> list[dict[str, Any]]:
-    """What an output tensor is the sum of; an empty list is zeros."""
-
-    def dim(number: int, kernel: Kernel | None) -> dict[str, str]:
-        expression, role = formula.dims[number] if formula.dims else ("", "")
-        role_word = ROLES.get(role, "kept")
-        return {"axes": str(expression), "role": role_word, "map": in_words(kernel)}
-
-    return [
-        {
-            "source": source_text(term),
-            "scale": term.scale,
-            "dims": [dim(i, kernel) for i, kernel in enumerate(term.kernels)],
-        }
-        for term in formula.terms
-    ]
-
-
+# what a tensor does with the axis of a dim; any other axis is kept as it is
 ROLES = {"+": "write", "-": "read", "*": "gain", "~": "shift", "#": "table"}
-
-
-def _dim(formula: Formula, number: int) -> str:
-    """What a dim is: its axes, and what the tensor does with them."""
-    if number >= len(formula.dims):
-        return ""
-    expression, role = formula.dims[number]
-    return f"{expression}, {ROLES[role]}: " if role in ROLES else f"{expression}: "
 
 
 @lru_cache(maxsize=1024)
@@ -209,7 +136,7 @@ def source_text(term: Term) -> str:
     return f"noise of step {source.step}, seed {source.seed}, {level}"
 
 
-def _roles(m: AxisMap) -> dict[str, Kernel]:
+def roles(m: AxisMap) -> dict[str, Kernel]:
     """The kernels of an axis, by what a tensor does with it."""
     roles = {"write": m.write, "read": m.read}
     if in_words(m.write_normed) != in_words(m.write):
@@ -220,15 +147,3 @@ def _roles(m: AxisMap) -> dict[str, Kernel]:
 def shape_text(shape: Sequence[int]) -> str:
     """A shape as a tuple."""
     return f"({', '.join(map(str, shape))})"
-
-
-def wrapped(text: str, indent: str, hang: int = 2) -> list[str]:
-    """Lines of at most 80 columns; a longer word, such as a path, stays whole to be copied."""
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent + " " * hang,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -37,8 +37,7 @@ from growkit.cli.main import app
 from growkit.errors import GrowkitError
 from growkit.families.load import family_names, family_text, read_yaml
 from growkit.recipe.recipe import builtin_recipes
-from growkit.report.text import inspection_text, plan_text
-from growkit.report.words import explain
+from growkit.report.text import explain, inspection_text, plan_text
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COLUMNS = 80

@@ -16,6 +16,7 @@ from support import pictured, tiny, trained
 from support.calls import calls
 
 from growkit import api
+from growkit.algebra.layer_map import unmoved
 from growkit.byte_sizes import format_size
 from growkit.checkpoints.open import open_checkpoint
 from growkit.errors import OutputError
@@ -219,10 +220,10 @@ def test_large_models_stay_small_pages(plans: dict[str, Plan]) -> None:
 def test_thousands_of_layers_are_told_as_runs(plans: dict[str, Plan]) -> None:
     """A table of runs, and a bar in place of a stack."""
     plan = plans["stacked"]
-    many = {"layers": tuple(range(4)) * 500}
+    many = replace(plan.state, layer_maps={"layers": unmoved(4) * 500})
     first = [f for f in plan.formulas if not any(a == "layers" for a, _ in f.numbers)]
     deep = replace(
-        plan, layers=many, silent={}, sizes_after={**plan.sizes_after, "layers": 2000},
+        plan, state=many, sizes_after={**plan.sizes_after, "layers": 2000},
         formulas=tuple(first),
     )  # fmt: skip
     page = page_of(deep)

@@ -15,8 +15,8 @@ from growkit.api import plan_growth
 from growkit.errors import UsageError
 from growkit.ops.axis_maps import circular, isometric, pad, repeat, tile, uneven
 from growkit.planning.plan import Estimate, Plan
-from growkit.report.text import plan_text, verification_text
-from growkit.report.words import explain, first_rows, in_words
+from growkit.report.text import explain, plan_text, verification_text
+from growkit.report.words import first_rows, in_words
 
 ESTIMATE = Estimate(437_951_328, 437_955_000, 310_000_000, ("model.safetensors",), "d" * 64)
 HEADS = AxisMap.identity(3).kron(tile(4, 8))
@@ -146,7 +146,7 @@ def test_explain_refuses_unknown_tensors(plan: Plan) -> None:
 
 def test_verification_text() -> None:
     """What was measured, what was claimed, and the verdict in the last line."""
-    told = {
+    verification = {
         "passed": False,
         "measurement": {
             "kind": "logits",
@@ -163,7 +163,7 @@ def test_verification_text() -> None:
         "notes": ["compared: the first 3"],
         "failures": ["logits differ by 5.00e-01"],
     }
-    assert verification_text(told).splitlines() == [
+    assert verification_text(verification).splitlines() == [
         "logits of 8 tokens: largest relative difference 5.00e-01, rms 2.50e-01",
         "KL 1.25e-01 nats, same first choice 75.0%",
         'claim "exact up to norm eps" allows 2.00e-05',

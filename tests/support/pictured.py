@@ -123,10 +123,10 @@ def _renamed(term: Term) -> Term:
 
 def layers_of(plan: Plan) -> list[str]:
     """Every layer of the result, such as `decoder.layers.3`."""
-    stacks = [user for user, axes in plan.axes.items() if axes[0] in plan.layers]
+    stacks = [user for user, axes in plan.axes.items() if axes[0] in plan.layer_maps]
     return [f"{user}.{n}" for user in stacks for n in range(plan.sizes_after[user])]
 
 
 def axes_of(plan: Plan) -> list[str]:
     """Every other axis that the user sees."""
-    return [user for user, axes in plan.axes.items() if axes[0] not in plan.layers]
+    return [user for user, axes in plan.axes.items() if axes[0] not in plan.layer_maps]

@@ -17,7 +17,7 @@ from growkit.ops import Operator
 from growkit.planning.formula import Noise
 from growkit.planning.plan import Plan
 from growkit.planning.proof.claim import EXACT, StepClaim
-from growkit.report.as_json import training_hints
+from growkit.report.as_json import maps_json, training_hints
 from growkit.report.page.drawing import bars, comes_from, figure, legend, span, stack, stream_ratio
 from growkit.report.page.markup import Markup, element, listed, prose, row, section, soft, table
 from growkit.report.page.sentences import (
@@ -35,7 +35,7 @@ from growkit.report.page.sentences import (
 )
 from growkit.report.page.style import HATCHES, PAGE_STYLE
 from growkit.report.provenance import Provenance, provenance
-from growkit.report.words import count, maps_json, source_text
+from growkit.report.words import count, source_text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_ROWS = 400  # layers that are told one by one, and runs of them where they are more

@@ -125,7 +125,7 @@ def change(entry: Provenance) -> tuple[str, str]:
 
 def stacks(plan: Plan, by_axis: Mapping[str, Provenance]) -> dict[str, Provenance]:
     """Those that are layers."""
-    return {a: d for a, d in by_axis.items() if d.axis in plan.layers}
+    return {a: d for a, d in by_axis.items() if d.axis in plan.layer_maps}
 
 
 def about_axis(axis: str) -> str:
