@@ -35,7 +35,7 @@ The words, each with one meaning:
     source       where a term's numbers come from: a checkpoint's tensor, or a seeded generator
     layout       where the output's bytes go
     shard        one output file of several
-    stage        what sentence-transformers runs behind a model, such as pooling
+    module       what sentence-transformers runs behind a model, such as pooling
     task         the writing of one shard, by whoever it is sent to
     rank         one of several processes that share the files and do not talk to each other
     report       what a finished growth says about itself

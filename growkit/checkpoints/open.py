@@ -27,8 +27,8 @@ from growkit.checkpoints.side_files import (
     beside_file,
     files_below,
     in_folder,
-    listed_stages,
-    read_stages,
+    listed_modules,
+    read_modules,
 )
 from growkit.checkpoints.types import Checkpoint, FileIdentity, TensorInfo
 from growkit.errors import CheckpointError
@@ -78,12 +78,12 @@ def open_checkpoint(
         if single:
             side_files = beside_file(folder)
         else:
-            stages = (inner for inner, _ in listed_stages(folder))
-            side_files = in_folder(far or files_below(folder), stages)
+            modules = (inner for inner, _ in listed_modules(folder))
+            side_files = in_folder(far or files_below(folder), modules)
         for name in side_files:
             path = locate(folder, name)
             is_local = not far or path.exists()
-            if is_local and path.name == "config.json":  # of a stage; its sizes will be edited
+            if is_local and path.name == "config.json":  # of a module; its sizes will be edited
                 read_json(path, "config")
     return Checkpoint(
         path=str(given if single else folder),
@@ -93,7 +93,7 @@ def open_checkpoint(
         side_files=side_files,
         revision=revision,
         vocabulary=_vocabulary(folder, side_files),
-        stages=tuple(read_stages(folder, side_files, far)),
+        modules=tuple(read_modules(folder, side_files, far)),
     )
 
 

@@ -2,7 +2,7 @@
 
 A folder is a model's own, so everything in it travels that is not a weight, not written by growkit
 itself and not left over from training. A single file may lie among strangers, so only files with
-well-known names beside it do. The weights of stages, which modules.json of sentence-transformers
+well-known names beside it do. The weights of modules, which modules.json of sentence-transformers
 lists and which run behind the model, travel with them.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from growkit.checkpoints.header import read_header, read_json
 from growkit.checkpoints.hub_cache import Listing, blob_of
-from growkit.checkpoints.types import Checkpoint, FileIdentity, Stage, TensorInfo
+from growkit.checkpoints.types import Checkpoint, FileIdentity, TensorInfo, TrailingModule
 from growkit.errors import GrowkitError
 
 # written by growkit, or weights, or left over from training; matched against the whole file name
@@ -37,9 +37,9 @@ _WELL_KNOWN = re.compile(
     r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json"
 )
 
-STAGES = "modules.json"
-STAGE_WEIGHTS = "model.safetensors"
-_PICKLED = "pytorch_model.bin"  # of a stage: carried unopened, where nothing in it has to change
+MODULES = "modules.json"
+MODULE_WEIGHTS = "model.safetensors"
+_PICKLED = "pytorch_model.bin"  # of a module: carried unopened, where nothing in it has to change
 
 
 def files_below(folder: Path) -> list[str]:
@@ -51,49 +51,49 @@ def files_below(folder: Path) -> list[str]:
     return names
 
 
-def in_folder(names: Iterable[str], stages: Iterable[str]) -> tuple[str, ...]:
+def in_folder(names: Iterable[str], modules: Iterable[str]) -> tuple[str, ...]:
     """Those of a model's files that travel: its own, and those of the folders in it.
 
-    `stages` are the folders of its stages.
+    `modules` are the folders of its modules.
     """
-    present, folders = {*names}, {*stages}
+    present, folders = {*names}, {*modules}
     travelling = (
-        name for name in present if _travels(name) or _stage_weights(name, folders, present)
+        name for name in present if _travels(name) or _module_weights(name, folders, present)
     )
     return tuple(sorted(travelling, key=lambda name: (name.count("/"), name)))
 
 
 def _travels(name: str) -> bool:
-    """Whether a file travels; the config.json of a stage in a folder does."""
+    """Whether a file travels; the config.json of a module in a folder does."""
     *above, file = name.split("/")
     if len(above) > 1 or any(_FOLDERS_LEFT_OUT.fullmatch(folder) for folder in above):
         return False
     return not _LEFT_OUT.fullmatch(file) or (bool(above) and file == "config.json")
 
 
-def _stage_weights(name: str, stages: set[str], present: set[str]) -> bool:
-    """Whether a file is the weights of a stage; of two kinds, safetensors are."""
+def _module_weights(name: str, modules: set[str], present: set[str]) -> bool:
+    """Whether a file is the weights of a module; of two kinds, safetensors are."""
     folder, _, file = name.rpartition("/")
-    if folder not in stages or _FOLDERS_LEFT_OUT.fullmatch(folder):
+    if folder not in modules or _FOLDERS_LEFT_OUT.fullmatch(folder):
         return False
-    return file == STAGE_WEIGHTS or (
-        file == _PICKLED and f"{folder}/{STAGE_WEIGHTS}" not in present
+    return file == MODULE_WEIGHTS or (
+        file == _PICKLED and f"{folder}/{MODULE_WEIGHTS}" not in present
     )
 
 
 def beside_file(folder: Path) -> tuple[str, ...]:
-    """Files with well-known names, and the folders of stages."""
+    """Files with well-known names, and the folders of modules."""
     names = [p.name for p in sorted(folder.iterdir()) if _WELL_KNOWN.fullmatch(p.name)]
-    stages = [inner for inner, _ in listed_stages(folder) if (folder / inner).is_dir()]
-    for stage in stages:
-        within = (f"{stage}/{path.name}" for path in (folder / stage).iterdir())
-        names += in_folder(within, stages)
+    modules = [inner for inner, _ in listed_modules(folder) if (folder / inner).is_dir()]
+    for module in modules:
+        within = (f"{module}/{path.name}" for path in (folder / module).iterdir())
+        names += in_folder(within, modules)
     return tuple(name for name in names if (folder / name).is_file())
 
 
-def listed_stages(folder: Path) -> list[tuple[str, str]]:
-    """Folder and kind of each stage in modules.json; none where it is not such a list."""
-    path = folder / STAGES
+def listed_modules(folder: Path) -> list[tuple[str, str]]:
+    """Folder and kind of each module in modules.json; none where it is not such a list."""
+    path = folder / MODULES
     try:
         listed = read_json(path, "list of modules") if path.is_file() else []
     except GrowkitError:
@@ -107,14 +107,14 @@ def _is_folder_name(name: str) -> bool:
     return bool(name) and "\0" not in name and Path(name).name == name
 
 
-def read_stages(folder: Path, side_files: Iterable[str], far: Listing) -> Iterator[Stage]:
-    """The stages of a checkpoint, with the headers of those weights that are in safetensors.
+def read_modules(folder: Path, side_files: Iterable[str], far: Listing) -> Iterator[TrailingModule]:
+    """The modules of a checkpoint, with the headers of those weights that are in safetensors.
 
     Names are relative to the checkpoint's folder, which is where files are looked for.
     """
     present = {*side_files}
-    for inner, kind in listed_stages(folder):
-        path, weights = folder / inner / "config.json", f"{inner}/{STAGE_WEIGHTS}"
+    for inner, kind in listed_modules(folder):
+        path, weights = folder / inner / "config.json", f"{inner}/{MODULE_WEIGHTS}"
         has_config = f"{inner}/config.json" in present and path.is_file()
         config = read_json(path, "config") if has_config else None
         files: tuple[FileIdentity, ...] = ()
@@ -125,4 +125,4 @@ def read_stages(folder: Path, side_files: Iterable[str], far: Listing) -> Iterat
             identity, tensors, _ = read_header(folder / weights, weights, blob=blob, far=absent)
             files = (identity,)
         settings: dict[str, Any] = config if isinstance(config, dict) else {}
-        yield Stage(inner, kind, Checkpoint(str(folder), settings, tensors, files))
+        yield TrailingModule(inner, kind, Checkpoint(str(folder), settings, tensors, files))

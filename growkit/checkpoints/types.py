@@ -1,10 +1,10 @@
 """What is known of a checkpoint before any weight is read: its headers, config and file names.
 
-    Checkpoint     all of it, for one model
-    TensorInfo     where one tensor lies, and of what dtype and shape it is
-    FileIdentity   what tells that a file is still the one that was planned with
-    Stage          one module of sentence-transformers behind the model, such as Dense
-    Stored         a tensor of a checkpoint, as a term of a formula names it
+    Checkpoint      all of it, for one model
+    TensorInfo      where one tensor lies, and of what dtype and shape it is
+    FileIdentity    what tells that a file is still the one that was planned with
+    TrailingModule  one module of sentence-transformers behind the model, such as Dense
+    Stored          a tensor of a checkpoint, as a term of a formula names it
 
 Nouns only: nothing is opened here.
 """
@@ -52,11 +52,13 @@ class Checkpoint:
     side_files: tuple[str, ...] = ()  # tokenizer and the like, relative paths, to be carried along
     revision: str | None = None
     vocabulary: str | None = None  # sha256 of the tokenizer's files, if there are any
-    stages: tuple[Stage, ...] = ()  # what sentence-transformers runs behind the model, in order
+    modules: tuple[
+        TrailingModule, ...
+    ] = ()  # what sentence-transformers runs behind the model, in order
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrailingModule:
     """What sentence-transformers calls a module: it runs behind the model, from a folder inside.
 
     `stored` are its config and the headers of its weights; it has no tensors where they are not in

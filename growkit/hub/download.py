@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from growkit.byte_sizes import format_size
 from growkit.checkpoints.hub_cache import Far
 from growkit.checkpoints.open import INDEX, VOCABULARY, open_checkpoint
-from growkit.checkpoints.side_files import STAGES, listed_stages
+from growkit.checkpoints.side_files import MODULES, listed_modules
 from growkit.checkpoints.types import Checkpoint
 from growkit.errors import CheckpointError, GrowkitError, HubError, OutputError, ResourceError
 from growkit.hub.client import TIMEOUT, api, ask, host, is_offline
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-FIRST = ("config.json", f"*{INDEX}", STAGES, "tokenizer.json", *sorted(VOCABULARY))  # to plan with
+FIRST = ("config.json", f"*{INDEX}", MODULES, "tokenizer.json", *sorted(VOCABULARY))  # to plan with
 # of a model that growkit pushed
 RECORDS = ("growkit.json", "recipe.yaml", "README.md", "growth.html", "growth.svg")
 CHUNK = 1 << 17  # bytes; holds the whole header of most files
@@ -64,9 +64,9 @@ def _open(repo: Repo, config: Path | None) -> tuple[Checkpoint, Mapping[str, Far
             f"{repo}: holds no config.json",
             hint="only models that transformers can load from their repository can be grown",
         )
-    stages = [f"{inner}/config.json" for inner, _ in listed_stages(folder)]
-    if any(name in files and not (folder / name).exists() for name in stages):
-        _snapshot(client, repo, folder.name, stages)
+    modules = [f"{inner}/config.json" for inner, _ in listed_modules(folder)]
+    if any(name in files and not (folder / name).exists() for name in modules):
+        _snapshot(client, repo, folder.name, modules)
     return open_checkpoint(folder, config=config, far=files), files
 
 
@@ -155,7 +155,7 @@ def download(repo: Repo, checkpoint: Checkpoint, *, out: Path, out_bytes: int) -
     Raises ResourceError if they, and a result of `out_bytes` at `out`, do not fit on the disk.
     """
     folder = Path(checkpoint.path)
-    weights = [*checkpoint.files, *(f for s in checkpoint.stages for f in s.stored.files)]
+    weights = [*checkpoint.files, *(f for s in checkpoint.modules for f in s.stored.files)]
     missing = {f.name: f.size for f in weights if not (folder / f.name).exists()}
     side = [name for name in checkpoint.side_files if not (folder / name).exists()]
     if not missing and not side:

@@ -173,7 +173,7 @@ def _tensor_problems(path: Path, listed: Mapping[str, Json]) -> list[str]:
 
 def _file_crc32(path: Path, name: str) -> str:
     with path.open("rb") as file:
-        if path.suffix != WEIGHTS or "/" in name:  # of a stage: none of its tensors is listed
+        if path.suffix != WEIGHTS or "/" in name:  # of a module: none of its tensors is listed
             return _crc32(file, path.stat().st_size)
         prefix = file.read(8)
         return _crc32(file, int.from_bytes(prefix, "little"), zlib.crc32(prefix))

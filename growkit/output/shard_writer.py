@@ -40,7 +40,7 @@ class ShardWriter:
 
     def __enter__(self) -> Self:
         with writing(self._temporary, size=self._shard.size):
-            self._path.parent.mkdir(exist_ok=True)  # of a stage
+            self._path.parent.mkdir(exist_ok=True)  # of a module
             self._temporary.unlink(missing_ok=True)  # so that the umask of today decides the mode
             self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             self._stream = Stream(self._fd, self._temporary)

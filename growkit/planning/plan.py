@@ -26,7 +26,7 @@ from growkit.planning.formula import Formula, Noise
 from growkit.planning.hints import hints
 from growkit.planning.part import as_stored, shapes
 from growkit.planning.proof.claim import APPROXIMATE, Claim, StepClaim
-from growkit.planning.sentence_transformers import Follower, embedding_hints, follow
+from growkit.planning.sentence_transformers import GrownModule, embedding_hints, grow_modules
 from growkit.planning.state import State, begin
 from growkit.planning.step import apply
 from growkit.recipe.recipe import Recipe
@@ -58,7 +58,7 @@ class Plan:
     zeroed: tuple[str, ...]  # output tensors that are zero on purpose
     hints: tuple[str, ...]
     same: tuple[tuple[str, str, str], ...]  # (source, name, name): tied copies that must be equal
-    stages: tuple[Follower, ...] = ()  # what runs behind the model and has to change
+    modules: tuple[GrownModule, ...] = ()  # what runs behind the model and has to change
 
     @property
     def main(self) -> str:
@@ -132,8 +132,8 @@ def _plan_of_state(
         config[next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")] = recipe.dtype
     hidden_axis = next((a for a in family.of_kind("stream") if a in state.sizes), None)
     hidden_map = state.maps.get(hidden_axis or "")
-    modules = model.checkpoint.stages
-    followers = follow(
+    modules = model.checkpoint.modules
+    grown_modules = grow_modules(
         modules,
         hidden_map,
         deeper=any(n != unmoved(model.sizes[a]) for a, n in state.layer_maps.items()),
@@ -163,9 +163,9 @@ def _plan_of_state(
         hidden_axis=hidden_axis,
         dropped=tuple(d for each in models.values() for d in each.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        hints=(*warnings, *embedding_hints(modules, followers, hidden_map, exact=exact)),
+        hints=(*warnings, *embedding_hints(modules, grown_modules, hidden_map, exact=exact)),
         same=tuple((name, *pair) for name, each in models.items() for pair in each.same),
-        stages=followers,
+        modules=grown_modules,
     )
 
 

@@ -1,14 +1,14 @@
 """What runs behind the model in a pipeline, and how it follows the growth of the hidden state.
 
-A checkpoint of sentence-transformers lists stages in modules.json: pooling over the tokens, a dense
-layer, a scaling to length 1. Pooling treats every number of the hidden state alike and is told the
-new size. A dense layer is grown as an output head is, by the map back,
+A checkpoint of sentence-transformers lists its modules in modules.json: pooling over the tokens, a
+dense layer, a scaling to length 1. Pooling treats every number of the hidden state alike and is
+told the new size. A dense layer is grown as an output head is, by the map back,
 
     W_new = W · readᵀ          readᵀ · (what the grown model puts out) = what the small one put out
 
 so that it gives what it gave, and nothing behind it changes.
 
-The law: a stage that growth concerns is made to fit, or the growth is refused; none travels that
+The law: a module that growth concerns is made to fit, or the growth is refused; none travels that
 would load and compute something else.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
-from growkit.checkpoints.types import Stage, Stored
+from growkit.checkpoints.types import Stored, TrailingModule
 from growkit.errors import CheckpointError
 from growkit.planning.formula import Formula, Term
 
@@ -34,10 +34,10 @@ _EVERY_LAYER = "WeightedLayerPooling"  # reads the hidden state behind every lay
 
 
 @dataclass(frozen=True, slots=True)
-class Follower:
-    """A stage as growth leaves it."""
+class GrownModule:
+    """A module as growth leaves it."""
 
-    stage: Stage
+    module: TrailingModule
     sizes: Mapping[str, int]  # keys of its config.json that change
     formulas: tuple[Formula, ...] = ()  # its weights, where they change
 
@@ -51,40 +51,42 @@ def resized(config: Mapping[str, Any], old: int, new: int) -> dict[str, int]:
     return {key: new for key in SIZES if config.get(key) == old}
 
 
-def follow(
-    stages: Iterable[Stage],
+def grow_modules(
+    modules: Iterable[TrailingModule],
     grown: AxisMap | None,
     *,
     deeper: bool,
     factor: float = 1.0,
     dtype: str | None = None,
-) -> tuple[Follower, ...]:
-    """The stages that have to change, up to the first dense layer.
+) -> tuple[GrownModule, ...]:
+    """The modules that have to change, up to the first dense layer.
 
     `grown` is the map of the hidden state, `deeper` says that layers were added or taken away. What
     the model puts out is `factor` times what `grown` says; `dtype` is that of dense layers to come.
-    Raises CheckpointError for stages that cannot follow.
+    Raises CheckpointError for modules that cannot follow.
     """
-    followers: list[Follower] = []
-    for stage in stages:
-        if stage.kind == _EVERY_LAYER and deeper:
+    grown_modules: list[GrownModule] = []
+    for module in modules:
+        if module.kind == _EVERY_LAYER and deeper:
             raise CheckpointError(
-                f"{_named(stage)} weighs every layer, and layers change", hint=_OUT
+                f"{_named(module)} weighs every layer, and layers change", hint=_OUT
             )
         if grown is None or grown.is_identity:
             continue
-        if stage.kind == _DENSE:
-            return (*followers, _dense(stage, grown.read.scaled(1.0 / factor), dtype))
-        if stage.kind not in _ANY_SIZE:
+        if module.kind == _DENSE:
+            return (*grown_modules, _dense(module, grown.read.scaled(1.0 / factor), dtype))
+        if module.kind not in _ANY_SIZE:
             raise CheckpointError(
-                f"{_named(stage)} reads the hidden state, which grows from {grown.old} to "
+                f"{_named(module)} reads the hidden state, which grows from {grown.old} to "
                 f"{grown.new}, and growkit knows no way to let it follow",
                 hint=_OUT,
             )
-        if stage.kind == _LENGTH_ONE:
+        if module.kind == _LENGTH_ONE:
             factor = 1.0 / _stretched(grown)
-        followers.append(Follower(stage, resized(stage.stored.config, grown.old, grown.new)))
-    return tuple(followers)
+        grown_modules.append(
+            GrownModule(module, resized(module.stored.config, grown.old, grown.new))
+        )
+    return tuple(grown_modules)
 
 
 def _stretched(grown: AxisMap) -> float:
@@ -98,23 +100,23 @@ def _evenly(grown: AxisMap) -> bool:
     return written.transpose().after(written).scalar() is not None
 
 
-def _named(stage: Stage) -> str:
-    return f"{stage.folder}: a stage of kind {stage.kind}, which"
+def _named(module: TrailingModule) -> str:
+    return f"{module.folder}: a module of kind {module.kind}, which"
 
 
-def _dense(stage: Stage, read: Kernel, dtype: str | None) -> Follower:
+def _dense(module: TrailingModule, read: Kernel, dtype: str | None) -> GrownModule:
     """A dense layer that reads the grown state, or several pooled ones side by side."""
-    config, stored = stage.stored.config, stage.stored
+    config, stored = module.stored.config, module.stored
     size, out = (config.get(key) for key in ("in_features", "out_features"))
-    where = f"{stage.folder}/config.json"
+    where = f"{module.folder}/config.json"
     if not isinstance(size, int) or size < 1 or size % read.old:
         raise CheckpointError(
             f"{where}: in_features {size!r} is no multiple of the hidden size {read.old}",
-            hint="mend it, or take this stage out of modules.json",
+            hint="mend it, or take this module out of modules.json",
         )
     if not stored.tensors:
         raise CheckpointError(
-            f"{stage.folder}: no safetensors weights, and they have to follow the hidden size "
+            f"{module.folder}: no safetensors weights, and they have to follow the hidden size "
             f"{read.old} → {read.new}",
             hint="load the whole with sentence-transformers and save it: that writes safetensors",
         )
@@ -131,33 +133,37 @@ def _dense(stage: Stage, read: Kernel, dtype: str | None) -> Follower:
         reads = len(info.shape) == 2
         if reads and info.shape != (out, size):
             raise CheckpointError(
-                f"{stage.folder}: tensor {info.name}: expected shape {(out, size)}, "
+                f"{module.folder}: tensor {info.name}: expected shape {(out, size)}, "
                 f"found {info.shape}",
                 hint="its config.json and its weights must belong together",
             )
-        source = Stored(stage.folder, info.name, info.shape, info.dtype)
+        source = Stored(module.folder, info.name, info.shape, info.dtype)
         kernels = (None, kernel) if reads else (None,) * len(info.shape)
         shape = (info.shape[0], kernel.new) if reads else info.shape
         formulas.append(Formula(info.name, shape, dtype or info.dtype, (Term(source, kernels),)))
-    return Follower(stage, {"in_features": kernel.new}, tuple(formulas))
+    return GrownModule(module, {"in_features": kernel.new}, tuple(formulas))
 
 
 def embedding_hints(
-    stages: Sequence[Stage], followers: Sequence[Follower], grown: AxisMap | None, *, exact: bool
+    modules: Sequence[TrailingModule],
+    grown_modules: Sequence[GrownModule],
+    grown: AxisMap | None,
+    *,
+    exact: bool,
 ) -> Iterator[str]:
     """What growth means for the embeddings that come out at the end.
 
     `exact`: the grown model computes the small one's function.
     """
-    if grown is None or not followers:
+    if grown is None or not grown_modules:
         return
     written = grown.write_normed
     lone = written.is_gather and written.index.shape[1] <= 1 and bool((written.coef >= 0).all())
-    most = any(_takes_maximum(s.stored.config) for s in stages if s.kind == _POOLING)
+    most = any(_takes_maximum(s.stored.config) for s in modules if s.kind == _POOLING)
     even, kept = _evenly(grown), exact and (lone or not most)
-    dense = next((f.stage.folder for f in followers if f.formulas), None)
+    dense = next((f.module.folder for f in grown_modules if f.formulas), None)
     if dense is not None:
-        kept &= even or all(f.stage.kind != _LENGTH_ONE for f in followers)
+        kept &= even or all(f.module.kind != _LENGTH_ONE for f in grown_modules)
         keeps = "the embeddings stay" if kept else "the embeddings stay about the same"
         yield f"{dense} is grown with the hidden state, by the map back: {keeps}"
         return

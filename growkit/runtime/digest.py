@@ -58,7 +58,7 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
         return f"({identified_by!r}, {last}"
 
     identity = {
-        n: [_identity(f) for f in (*c.files, *(f for s in c.stages for f in s.stored.files))]
+        n: [_identity(f) for f in (*c.files, *(f for s in c.modules for f in s.stored.files))]
         for n, c in plan.sources.items()
     }
     revisions = {n: c.revision for n, c in plan.sources.items()}

@@ -70,8 +70,8 @@ def estimate(plan: Plan, options: WriteOptions = DEFAULTS) -> Estimate:
 def prepare(plan: Plan, options: WriteOptions = DEFAULTS, rank: Rank | None = None) -> PreparedPlan:
     """Lay the files out and share the memory out. Raises ResourceError if a row does not fit."""
     layout = lay_out(plan.formulas, max_shard_bytes=parse_size(options.max_shard_size))
-    of_stages = [formula for stage in plan.stages for formula in stage.formulas]
-    kinds = one_per_cost([*plan.formulas, *of_stages])
+    of_modules = [formula for module in plan.modules for formula in module.formulas]
+    kinds = one_per_cost([*plan.formulas, *of_modules])
     torch = TORCH_BYTES if any(map(needs_arithmetic, kinds)) else 0
     fixed = BASE_BYTES + WRITER_BYTES + torch + MATRIX_COPIES * dense_bytes(kinds)
     shards = rank.part_of(layout.shards) if rank else layout.shards
@@ -98,7 +98,7 @@ def prepare(plan: Plan, options: WriteOptions = DEFAULTS, rank: Rank | None = No
         )
     block_bytes = of_each - fixed
     working = max(working_bytes(f, block_rows(f, block_bytes)) for f in kinds)
-    stage_bytes = sum(shard.size for shard in result_files.stage_files(plan).values())
+    module_bytes = sum(shard.size for shard in result_files.module_files(plan).values())
     # a result that may hold NaN is not what a run that refuses NaN asks for
     recipe_text = resolved(plan.recipe) + ("allow-nonfinite" if options.allow_nonfinite else "")
     return PreparedPlan(
@@ -109,7 +109,7 @@ def prepare(plan: Plan, options: WriteOptions = DEFAULTS, rank: Rank | None = No
         block_bytes,
         Estimate(
             output_bytes=sum(formula.nbytes for formula in plan.formulas),
-            disk_bytes=layout.total_bytes + stage_bytes,
+            disk_bytes=layout.total_bytes + module_bytes,
             peak_bytes=outside + workers * (fixed + working),
             shards=tuple(shard.name for shard in layout.shards),
             digest=digest(plan, (shard.header for shard in layout.shards), recipe_text),

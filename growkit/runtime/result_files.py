@@ -1,4 +1,4 @@
-"""Everything beside the weights: config, index, recipe, report, page, card, tokenizer, stages.
+"""Everything beside the weights: config, index, recipe, report, page, card, tokenizer, modules.
 
 Most of it is known before a weight is written. The law: a description is plain data, so that
 another process can complete the result without the plan or the sources; growkit.json comes last.
@@ -92,14 +92,14 @@ def complete(
     return record
 
 
-def stage_files(plan: Plan) -> dict[str, Shard]:
-    """The files of weights that stages behind the model grow, by their names in OUT."""
+def module_files(plan: Plan) -> dict[str, Shard]:
+    """The files of weights that modules behind the model grow, by their names in OUT."""
     shards = {}
-    for grown in plan.stages:
+    for grown in plan.modules:
         if grown.formulas:
             size = sum(formula.nbytes for formula in grown.formulas)
             (shard,) = lay_out(grown.formulas, max_shard_bytes=size).shards
-            name = f"{grown.stage.folder}/{shard.name}"
+            name = f"{grown.module.folder}/{shard.name}"
             shards[name] = replace(shard, name=name)
     return shards
 
@@ -107,9 +107,9 @@ def stage_files(plan: Plan) -> dict[str, Shard]:
 def copy_side_files(plan: Plan, work: Workspace, *, budget: int, allow_nonfinite: bool) -> None:
     """Tokenizer and the like, byte for byte; what holds a grown size is edited, or grown itself."""
     source = next(iter(plan.sources.values()))
-    shards, grown = stage_files(plan), {stage.stage.folder: stage for stage in plan.stages}
+    shards, grown = module_files(plan), {module.module.folder: module for module in plan.modules}
     folders = {name.rpartition("/")[0] for name in source.side_files}
-    unlisted = folders - {stage.folder for stage in source.stages}
+    unlisted = folders - {module.folder for module in source.modules}
     before, after = (sizes.get("hidden") for sizes in (plan.sizes_before, plan.sizes_after))
 
     def edit(folder: str, value: Any) -> Any:
@@ -124,7 +124,7 @@ def copy_side_files(plan: Plan, work: Workspace, *, budget: int, allow_nonfinite
     for name in source.side_files:
         folder, _, file = name.rpartition("/")
         if name in shards:
-            stored = {folder: grown[folder].stage.stored}
+            stored = {folder: grown[folder].module.stored}
             write_file(
                 Task(shards[name], stored, work.marks, budget, allow_nonfinite, shared=False)
             )

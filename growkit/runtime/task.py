@@ -80,7 +80,7 @@ def _needed(shard: Shard, sources: Mapping[str, Checkpoint]) -> dict[str, Checkp
         names_of_files = {info.file for info in tensors.values()}
         files = tuple(file for file in checkpoint.files if file.name in names_of_files)
         needed[source] = replace(
-            checkpoint, config={}, tensors=tensors, files=files, side_files=(), stages=()
+            checkpoint, config={}, tensors=tensors, files=files, side_files=(), modules=()
         )
     return needed
 

@@ -42,30 +42,30 @@ def dense(size: int, out: int, **options: Any) -> Any:
 
 
 def built(folder: Path, *kinds: Any, family: str = "bert", head: str = "base") -> Path:
-    """A tiny model, 32 wide, with stages behind it."""
+    """A tiny model, 32 wide, with modules behind it."""
     sizes = {"heads": 4, "head_dim": 8, "mlp": 24}
     model = sentences.saved(family, head, folder / "model", marks=family == "bert", **sizes)
     return staged(model, *kinds)
 
 
 def staged(model: Path, *kinds: Any, width: int = 32) -> Path:
-    """The model with stages behind it, saved by sentence-transformers.
+    """The model with modules behind it, saved by sentence-transformers.
 
-    A stage is a pooling mode, the size and options of a dense layer, or "normalize".
+    A module is a pooling mode, the size and options of a dense layer, or "normalize".
     """
     package, modules = packages.package("sentence_transformers"), packages.package(MODULES)
-    stages = [modules.Transformer(str(model))]
+    modules = [modules.Transformer(str(model))]
     for kind in kinds:
         if kind == "normalize":
-            stages.append(modules.Normalize())
+            modules.append(modules.Normalize())
         elif isinstance(kind, dict):
-            stages.append(dense(width, **kind))
+            modules.append(dense(width, **kind))
             width = kind["out"]
         else:
-            stages.append(modules.Pooling(width, pooling_mode=kind))
+            modules.append(modules.Pooling(width, pooling_mode=kind))
             width = width if isinstance(kind, str) else width * len(kind)
     small = model.parent / "small"
-    package.SentenceTransformer(modules=stages, device="cpu").save(str(small))
+    package.SentenceTransformer(modules=modules, device="cpu").save(str(small))
     for name in ("config.json", "model.safetensors"):  # with the head that it may have
         shutil.copy(model / name, small / name)
     return small
@@ -106,7 +106,7 @@ def test_cosines_stay(mode: Any, normalized: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stages",
+    "modules",
     [
         ("mean", {"out": 10}),
         ("cls", {"out": 32}, "normalize"),
@@ -119,18 +119,18 @@ def test_cosines_stay(mode: Any, normalized: bool, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("uneven", [False, True], ids=["twice", "uneven"])
 def test_a_dense_layer_gives_what_it_gave(
-    stages: tuple[Any, ...], uneven: bool, tmp_path: Path
+    modules: tuple[Any, ...], uneven: bool, tmp_path: Path
 ) -> None:
     """It follows the hidden state by the map back, and all behind it stays as it is, to the byte.
 
     In a pre-norm model that holds for any size.
     """
     family = {"family": "gpt2"} if uneven else {}
-    small = built(tmp_path, *stages, **family)
+    small = built(tmp_path, *modules, **family)
     steps = [{"op": "width", "to": {"axes": "3/2x"}}] if uneven else TWICE
     result = api.grow(small, recipe(*steps), out=tmp_path / "big")
     assert result.plan.claim.claim == (EXACT if uneven else EPS)
-    first = next(n for n, stage in enumerate(stages, 1) if isinstance(stage, dict))
+    first = next(n for n, module in enumerate(modules, 1) if isinstance(module, dict))
     told = f"{first}_Dense is grown with the hidden state, by the map back: the embeddings stay"
     assert told in result.plan.hints
     assert (embeddings(result.out) - embeddings(small)).abs().max() <= NEAR
@@ -272,7 +272,7 @@ def test_a_dense_layer_of_another_dtype(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "width"), [("bert_base", 768), ("double_depth", 384)])
 def test_the_grown_minilm(name: str, width: int, tmp_path: Path) -> None:
-    """The trained model that README grows, with the stages that its makers gave it."""
+    """The trained model that README grows, with the modules that its makers gave it."""
     packages.package("sentence_transformers")
     texts = (trained.small().parent / "sentences.txt").read_text().splitlines()
     small = Path(shutil.copytree(trained.small().parent, tmp_path / "small"))

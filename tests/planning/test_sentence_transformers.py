@@ -22,8 +22,8 @@ DENSE = {"in_features": 12, "out_features": 5}
 POOLING = {"word_embedding_dimension": 12, "pooling_mode_mean_tokens": True}
 
 
-def stage(folder: Path, name: str, config: Any, weights: Any = None) -> None:
-    """One more stage of the model in a folder; its kind is what follows the number."""
+def module(folder: Path, name: str, config: Any, weights: Any = None) -> None:
+    """One more module of the model in a folder; its kind is what follows the number."""
     path = folder / "modules.json"
     listed = json.loads(path.read_text()) if path.exists() else []
     kind = f"sentence_transformers.models.{name.partition('_')[2]}"
@@ -39,7 +39,7 @@ def stage(folder: Path, name: str, config: Any, weights: Any = None) -> None:
 def small(tmp_path: Path) -> Path:
     """A tiny encoder, 12 wide, that pools over its tokens."""
     folder = tiny.save(tiny.build("bert", "base", dtype=torch.float32), tmp_path / "small")
-    stage(folder, "1_Pooling", POOLING)
+    module(folder, "1_Pooling", POOLING)
     return folder
 
 
@@ -51,7 +51,7 @@ def linear(out: int, size: int) -> dict[str, torch.Tensor]:
 REFUSED: dict[str, tuple[str, Any, Any, str]] = {
     "of an unknown kind": (
         "2_CNN", {"in_word_embedding_dimension": 12}, None,
-        "2_CNN: a stage of kind CNN, which reads the hidden state, which grows from 12 to 24",
+        "2_CNN: a module of kind CNN, which reads the hidden state, which grows from 12 to 24",
     ),
     "without weights": ("2_Dense", DENSE, None, "2_Dense: no safetensors weights, and they have"),
     "of another size": (
@@ -72,9 +72,9 @@ REFUSED: dict[str, tuple[str, Any, Any, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_follow_is_refused(case: str, small: Path, tmp_path: Path) -> None:
-    """Before anything is written, with the stage's name; deeper alone, it travels as it is."""
+    """Before anything is written, with the module's name; deeper alone, it travels as it is."""
     name, config, weights, match = REFUSED[case]
-    stage(small, name, config, weights)
+    module(small, name, config, weights)
     with pytest.raises(CheckpointError, match=match) as caught:
         api.plan_growth(small, WIDER)
     assert caught.value.hint
@@ -85,17 +85,17 @@ def test_what_cannot_follow_is_refused(case: str, small: Path, tmp_path: Path) -
 
 def test_weights_of_every_layer(small: Path) -> None:
     """They do not fit when layers are added, and nothing else says so."""
-    stage(small, "2_WeightedLayerPooling", {"num_hidden_layers": 2})
-    match = "2_WeightedLayerPooling: a stage of kind W.*, which weighs every layer, and layers cha"
+    module(small, "2_WeightedLayerPooling", {"num_hidden_layers": 2})
+    match = "2_WeightedLayerPooling: a module of kind W.*, which weighs every layer, and layers cha"
     with pytest.raises(CheckpointError, match=match):
         api.plan_growth(small, DEEPER)
 
 
 def test_what_stands_behind_a_dense_layer_stays(small: Path, tmp_path: Path) -> None:
     """Whatever it is, and even if it names the size that the hidden state had."""
-    stage(small, "2_Dense", {"in_features": 12, "out_features": 12}, linear(12, 12))
-    stage(small, "3_Pooling", POOLING)
-    stage(small, "4_LayerNorm", {"dimension": 12}, {"norm.weight": torch.ones(12)})
+    module(small, "2_Dense", {"in_features": 12, "out_features": 12}, linear(12, 12))
+    module(small, "3_Pooling", POOLING)
+    module(small, "4_LayerNorm", {"dimension": 12}, {"norm.weight": torch.ones(12)})
     out = api.grow(small, WIDER, out=tmp_path / "out").out
     sizes = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/config.json")}
     assert sizes == {
@@ -111,7 +111,7 @@ def test_what_stands_behind_a_dense_layer_stays(small: Path, tmp_path: Path) -> 
 def test_a_dense_layer_is_read_by_the_map_back(small: Path, tmp_path: Path) -> None:
     """W_new = W · readᵀ, for each of two pooled states; the bias stays."""
     weights = linear(5, 24)
-    stage(small, "2_Dense", {**DENSE, "in_features": 24}, weights)
+    module(small, "2_Dense", {**DENSE, "in_features": 24}, weights)
     result = api.grow(small, WIDER, out=tmp_path / "out")
     grown = load_file(result.out / "2_Dense" / "model.safetensors")
     read = np.kron(np.eye(2), result.plan.maps["hidden"].read.matrix())
@@ -122,7 +122,7 @@ def test_a_dense_layer_is_read_by_the_map_back(small: Path, tmp_path: Path) -> N
 
 def test_pickled_weights_travel_unopened(small: Path, tmp_path: Path) -> None:
     """Where the hidden state does not grow; beside safetensors they stay behind."""
-    stage(small, "2_Dense", DENSE)
+    module(small, "2_Dense", DENSE)
     (small / "2_Dense" / "pytorch_model.bin").write_bytes(b"pickle")
     out = api.grow(small, DEEPER, out=tmp_path / "out").out
     assert (out / "2_Dense" / "pytorch_model.bin").read_bytes() == b"pickle"
@@ -139,7 +139,7 @@ def test_other_weights_of_a_stage_make_another_result(
     recipe: Any, small: Path, tmp_path: Path
 ) -> None:
     """A dense layer that was trained on is not what OUT was made of."""
-    stage(small, "2_Dense", DENSE, linear(5, 12))
+    module(small, "2_Dense", DENSE, linear(5, 12))
     first = api.grow(small, recipe, out=tmp_path / "out").report["digest"]
     assert api.grow(small, recipe, out=tmp_path / "out").already_done
     save_file(linear(5, 12), small / "2_Dense" / "model.safetensors")
@@ -150,7 +150,7 @@ def test_values_of_a_stage_are_checked(small: Path, tmp_path: Path) -> None:
     """NaN in what is grown is refused, as in the model itself, and nothing is left."""
     weights = linear(5, 12)
     weights["linear.weight"][2, 3] = torch.nan
-    stage(small, "2_Dense", DENSE, weights)
+    module(small, "2_Dense", DENSE, weights)
     with pytest.raises(CheckpointError, match=r"tensor linear\.weight: 2 values are NaN"):
         api.grow(small, WIDER, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -159,7 +159,7 @@ def test_values_of_a_stage_are_checked(small: Path, tmp_path: Path) -> None:
 
 def test_the_weights_of_stages_count_as_disk(small: Path) -> None:
     """The plan says what all files take."""
-    stage(small, "2_Dense", DENSE, linear(5, 12))
+    module(small, "2_Dense", DENSE, linear(5, 12))
     plan = api.plan_growth(small, WIDER)
     known = api.estimate(plan)
     model = sum(f.nbytes for f in plan.formulas)
