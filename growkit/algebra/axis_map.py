@@ -78,9 +78,14 @@ class AxisMap:
         return self.write.old
 
     @property
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
+        """`write`, `read` and `write_normed`."""
+        return self.write, self.read, self.write_normed
+
+    @property
     def is_identity(self) -> bool:
         """Nothing changes on this axis."""
-        return self.write.is_identity and self.read.is_identity and self.write_normed.is_identity
+        return all(k.is_identity for k in self.kernels)
 
     @cached_property
     def keeps(self) -> bool:
@@ -126,18 +131,14 @@ class AxisMap:
 
         For rows with one source, which is where a gain has a gradient of its own.
         """
-        return _by_row(self.read, self.write_normed.row_sums())
+        return self.read.by_row(self.write_normed.row_sums())
 
     def then(self, later: AxisMap) -> AxisMap:
         """This growth followed by `later`."""
         copied = later.write.masked(~later.write.zero_rows)
-        return AxisMap(
-            later.write.after(self.write),
-            later.read.after(self.read),
-            later.write_normed.after(self.write_normed),
-            later.fresh | (copied.apply(self.fresh.astype(float)) != 0),
-            later.pairs,
-        )
+        fresh = later.fresh | (copied.apply(self.fresh.astype(float)) != 0)
+        write, read, normed = (b.after(a) for a, b in zip(self.kernels, later.kernels, strict=True))
+        return AxisMap(write, read, normed, fresh, later.pairs)
 
     def inverse(self) -> AxisMap:
         """The way back: `m.then(m.inverse())` is the identity whenever `m.keeps`."""
@@ -164,40 +165,28 @@ class AxisMap:
         if self.pairs or inner.pairs:
             kept = Kernel.identity(self.new).masked(~self.fresh)
             pairs = self._twins.kron(Kernel.identity(inner.new)).plus(kept.kron(inner._twins))
-        return AxisMap(
-            self.write.kron(inner.write),
-            self.read.kron(inner.read),
-            self.write_normed.kron(inner.write_normed),
-            fresh,
-            pairs,
-        )
+        write, read, normed = map(Kernel.kron, self.kernels, inner.kernels)
+        return AxisMap(write, read, normed, fresh, pairs)
 
     def direct_sum(self, other: AxisMap) -> AxisMap:
         """The map of the concatenated axis `self | other`."""
-        return AxisMap(
-            self.write.direct_sum(other.write),
-            self.read.direct_sum(other.read),
-            self.write_normed.direct_sum(other.write_normed),
-            np.concatenate([self.fresh, other.fresh]),
-            self._twins.direct_sum(other._twins) if self.pairs or other.pairs else None,
-        )
+        fresh = np.concatenate([self.fresh, other.fresh])
+        pairs = self._twins.direct_sum(other._twins) if self.pairs or other.pairs else None
+        write, read, normed = map(Kernel.direct_sum, self.kernels, other.kernels)
+        return AxisMap(write, read, normed, fresh, pairs)
 
     def reordered(self, after: IntArray, before: IntArray) -> AxisMap:
         """The map between coordinates in another order: new place i holds what was at order[i]."""
         rows = Kernel.gather(after, old=self.new)
         columns = Kernel.gather(before, old=self.old).transpose()
-        return AxisMap(
-            rows.after(self.write).after(columns),
-            rows.after(self.read).after(columns),
-            rows.after(self.write_normed).after(columns),
-            self.fresh[after],
-            rows.after(self.pairs).after(rows.transpose()) if self.pairs else None,
-        )
+        pairs = rows.after(self.pairs).after(rows.transpose()) if self.pairs else None
+        write, read, normed = (rows.after(k).after(columns) for k in self.kernels)
+        return AxisMap(write, read, normed, self.fresh[after], pairs)
 
     @property
     def _twins(self) -> Kernel:
         """`pairs`, or a map without any."""
-        return self.pairs or Kernel.identity(self.new).masked(np.zeros(self.new, dtype=bool))
+        return self.pairs or Kernel.zero(self.new, self.new)
 
     def null_space(self, *, behind_norm: bool) -> Kernel:
         """The projector onto input directions that the grown network never visits.
@@ -215,13 +204,6 @@ class AxisMap:
 def chained(first: Mapping[str, AxisMap], later: Mapping[str, AxisMap]) -> dict[str, AxisMap]:
     """The maps of several axes, and after them those of a further step."""
     return {**first, **{a: first[a].then(m) if a in first else m for a, m in later.items()}}
-
-
-def _by_row(k: Kernel, factor: FloatArray) -> Kernel:
-    """Every row times its factor."""
-    scale = factor[:, None]
-    dense = None if k.dense is None else k.dense * scale
-    return Kernel(k.old, k.index, k.coef * scale, k.left * scale, k.right, dense)
 
 
 def _near_one(kernel: Kernel) -> bool:

@@ -6,7 +6,7 @@ of 16,384 costs kilobytes. Nothing mutates an argument; numpy only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -68,8 +68,12 @@ class Kernel:
         cf = np.asarray(coef, dtype=np.float64)
         cf = np.broadcast_to(cf[:, None] if cf.ndim == 1 else cf, ix.shape)
         assert ix.size == 0 or (ix.min() >= 0 and ix.max() < old), "gather: source row out of range"
-        ix, cf = _tidy(ix, cf)
-        return cls(old, ix, cf, np.zeros((len(ix), 0)), np.zeros((0, old)))
+        return cls(old, ix, cf, np.zeros((len(ix), 0)), np.zeros((0, old)))._tidied()
+
+    @classmethod
+    def zero(cls, new: int, old: int) -> Kernel:
+        """The map to zero, shape (new, old)."""
+        return cls.gather(np.zeros((new, 0)), old=old)
 
     @classmethod
     def identity(cls, size: int, scale: float = 1.0) -> Kernel:
@@ -81,18 +85,14 @@ class Kernel:
         """Row i is `share[i]` times one row, shape (len(share), len(row))."""
         left = np.asarray(share, dtype=np.float64)[:, None]
         right = np.asarray(row, dtype=np.float64)[None, :]
-        empty = np.zeros((len(left), 0))
-        return cls(right.shape[1], empty.astype(np.int64), empty, left, right)
+        return replace(cls.zero(len(left), right.shape[1]), left=left, right=right)
 
     @classmethod
     def from_matrix(cls, matrix: Any) -> Kernel:
         """A dense map, for learned or loaded matrices, shape (new, old)."""
         m = np.array(matrix, dtype=np.float64)
         assert m.ndim == 2, "a kernel has shape (new, old)"
-        empty = np.zeros((len(m), 0))
-        return cls(
-            m.shape[1], empty.astype(np.int64), empty, empty, np.zeros((0, m.shape[1])), dense=m
-        )
+        return replace(cls.zero(*m.shape), dense=m)
 
     @classmethod
     def found_in(cls, matrix: Any) -> Kernel:
@@ -113,8 +113,8 @@ class Kernel:
             return cls.from_matrix(m)
         most = int((m[few] != 0).sum(axis=1).max(initial=0))
         index = np.argsort(m == 0, axis=1, kind="stable")[:, :most]
-        found = cls.gather(index, np.take_along_axis(m, index, 1) * few[:, None], old=m.shape[1])
-        return found.plus(cls.shared(row, share)) if len(rest) else found
+        sparse = cls.gather(index, np.take_along_axis(m, index, 1) * few[:, None], old=m.shape[1])
+        return sparse.plus(cls.shared(row, share)) if len(rest) else sparse
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -138,44 +138,38 @@ class Kernel:
         """Exactly the identity: nothing to compute."""
         return self.new == self.old and self.scalar() == 1.0
 
+    @property
+    def _entries(self) -> FloatArray:
+        """What stands in its rows, but for shared rows, shape (new, entries)."""
+        return self.coef if self.dense is None else self.dense
+
     @cached_property
     def zero_rows(self) -> BoolArray:
         """Which new rows are zero, shape (new,)."""
-        if self.dense is not None:
-            return np.asarray(~self.dense.any(axis=1))
-        return np.asarray(~(self.coef.any(axis=1) | self.left.any(axis=1)))
+        return np.asarray(~(self._entries.any(axis=1) | self.left.any(axis=1)))
 
     @cached_property
     def unit_rows(self) -> BoolArray:
         """Which new rows are a plain copy of one source row, shape (new,)."""
-        if self.dense is not None:
-            single = (self.dense != 0).sum(axis=1) == 1
-            return np.asarray(single & (self.dense.sum(axis=1) == 1.0))
-        single = (self.coef != 0).sum(axis=1) == 1
-        return np.asarray(single & (self.coef.sum(axis=1) == 1.0) & ~self.left.any(axis=1))
+        single = ((self._entries != 0).sum(axis=1) == 1) & ~self.left.any(axis=1)
+        return np.asarray(single & (self._entries.sum(axis=1) == 1.0))
 
     @cached_property
     def mixes(self) -> bool:
         """Some new row takes more than one source row."""
-        if self.dense is not None:
-            return bool(((self.dense != 0).sum(axis=1) > 1).any())
-        return bool(((self.coef != 0).sum(axis=1) > 1).any() or self.left.any())
+        return bool(((self._entries != 0).sum(axis=1) > 1).any() or self.left.any())
 
     @cached_property
     def row_kinds(self) -> RowKinds:
         """What each new row is, and where it comes from; rows of a dense map are mixed."""
         taken = self.coef != 0
-        count = taken.sum(axis=1)
-        mixed = (count > 1) | self.left.any(axis=1)
-        if self.dense is not None:
-            mixed = self.dense.any(axis=1)
-        single = (count == 1) & ~mixed
-        plain = single & (self.coef.sum(axis=1) == 1.0)
+        single = (taken.sum(axis=1) == 1) & ~self.left.any(axis=1)
+        plain = single & self.unit_rows
         source = np.where(single, np.where(taken, self.index, 0).sum(axis=1), -1)
         kind = np.select(
-            [_firsts(source, plain), plain, single, mixed],
-            ["old", "copied", "scaled", "mixed"],
-            default="new",
+            [_firsts(source, plain), plain, single, self.zero_rows],
+            ["old", "copied", "scaled", "new"],
+            default="mixed",
         )
         return RowKinds(kind, source, _firsts(source, single))
 
@@ -196,18 +190,14 @@ class Kernel:
             rho = float(self.dense[0, 0]) if self.new else 1.0
             off = np.abs(self.dense - rho * np.eye(self.new)).max(initial=0.0)
             return rho if rho and off <= 100 * TOLERANCE * max(1.0, abs(rho)) else None
-        if self.left.shape[1] or self.index.shape[1] > 1:
-            close = _tidy(self.index, np.where(np.abs(self.coef) > TOLERANCE, self.coef, 0.0))
-            if self.left.shape[1] or close[0].shape[1] > 1:
-                return None
-            index, coef = close
-        else:
-            index, coef = self.index, self.coef
-        if not index.shape[1]:
+        clean = self.cleaned() if self.index.shape[1] > 1 else self
+        if self.left.shape[1] or clean.index.shape[1] > 1:
+            return None
+        if not clean.index.shape[1]:
             return 0.0 if self.new else 1.0
-        rho = float(coef[0, 0])
-        same = np.array_equal(index[:, 0], np.arange(self.new))
-        near = np.abs(coef[:, 0] - rho).max(initial=0.0) <= TOLERANCE * max(1.0, abs(rho))
+        rho = float(clean.coef[0, 0])
+        same = np.array_equal(clean.index[:, 0], np.arange(self.new))
+        near = np.abs(clean.coef[:, 0] - rho).max(initial=0.0) <= TOLERANCE * max(1.0, abs(rho))
         return rho if same and near and rho != 0 else None
 
     def row_sums(self) -> FloatArray:
@@ -234,11 +224,9 @@ class Kernel:
     @cached_property
     def square_norm(self) -> float:
         """Sum of the squares of all entries."""
-        if self.dense is not None:
-            return float((self.dense**2).sum())
-        if self.is_gather:
-            return float((self.coef**2).sum())
-        return float(self.transpose().after(self).trace())
+        if self.left.shape[1]:
+            return float(self.transpose().after(self).trace())
+        return float((self._entries**2).sum())
 
     def trace(self) -> float:
         """Sum of the diagonal entries."""
@@ -273,21 +261,19 @@ class Kernel:
 
     # -- combining -------------------------------------------------------------------------------
 
+    def by_row(self, factor: Any) -> Kernel:
+        """Every row times its factor, shape (new,), or all times one."""
+        scale = np.broadcast_to(factor, self.new)[:, None]
+        dense = None if self.dense is None else self.dense * scale
+        return replace(self, coef=self.coef * scale, left=self.left * scale, dense=dense)
+
     def scaled(self, factor: float) -> Kernel:
         """`factor` times this kernel."""
-        if factor == 1.0:
-            return self
-        dense = None if self.dense is None else self.dense * factor
-        return Kernel(
-            self.old, self.index, self.coef * factor, self.left * factor, self.right, dense
-        )
+        return self if factor == 1.0 else self.by_row(factor)
 
     def masked(self, keep: BoolArray) -> Kernel:
         """The same kernel with every row outside `keep` set to zero."""
-        mask = keep[:, None]
-        dense = None if self.dense is None else self.dense * mask
-        index, coef = _tidy(self.index, self.coef * mask)
-        return Kernel(self.old, index, coef, self.left * mask, self.right, dense)
+        return self.by_row(keep)._tidied()
 
     def after(self, first: Kernel) -> Kernel:
         """The product self · first: `first` acts on the source, then self."""
@@ -300,40 +286,32 @@ class Kernel:
             return Kernel.from_matrix(self.apply(first.matrix()))
         index = first.index[self.index].reshape(self.new, -1)
         coef = (self.coef[:, :, None] * first.coef[self.index]).reshape(self.new, -1)
-        index, coef = _tidy(index, coef)
         carried = np.einsum("nk,nkm->nm", self.coef, first.left[self.index])
         mixed = first.transpose().apply(self.right.T).T  # (rank of self, old of first)
         left, right = _merge(
             np.concatenate([self.left, carried], axis=1),
             np.concatenate([mixed.reshape(-1, first.old), first.right]),
         )
-        return Kernel(first.old, index, coef, left, right)
+        return Kernel(first.old, index, coef, left, right)._tidied()
 
     def cleaned(self) -> Kernel:
         """The same kernel without the crumbs that rounding leaves where entries cancel."""
         coef = np.where(np.abs(self.coef) > TOLERANCE, self.coef, 0.0)
-        index, coef = _tidy(self.index, coef)
-        dense = (
-            None
-            if self.dense is None
-            else np.where(np.abs(self.dense) > 100 * TOLERANCE, self.dense, 0.0)
-        )
-        return Kernel(self.old, index, coef, self.left, self.right, dense)
+        dense = self.dense
+        if dense is not None:
+            dense = np.where(np.abs(dense) > 100 * TOLERANCE, dense, 0.0)
+        return replace(self, coef=coef, dense=dense)._tidied()
 
     def plus(self, other: Kernel) -> Kernel:
         """The sum of two kernels of one shape."""
         assert self.shape == other.shape
         if self.dense is not None or other.dense is not None:
             return Kernel.from_matrix(self.matrix() + other.matrix())
-        index, coef = _tidy(
-            np.concatenate([self.index, other.index], axis=1),
-            np.concatenate([self.coef, other.coef], axis=1),
-        )
-        left, right = _merge(
-            np.concatenate([self.left, other.left], axis=1),
-            np.concatenate([self.right, other.right]),
-        )
-        return Kernel(self.old, index, coef, left, right)
+        index = np.concatenate([self.index, other.index], axis=1)
+        coef = np.concatenate([self.coef, other.coef], axis=1)
+        left = np.concatenate([self.left, other.left], axis=1)
+        right = np.concatenate([self.right, other.right])
+        return Kernel(self.old, index, coef, *_merge(left, right))._tidied()
 
     def transpose(self) -> Kernel:
         """The transposed map, shape (old, new)."""
@@ -358,39 +336,49 @@ class Kernel:
             return Kernel.from_matrix(np.kron(self.matrix(), inner.matrix()))
         index = self.index[:, None, :, None] * inner.old + inner.index[None, :, None, :]
         coef = self.coef[:, None, :, None] * inner.coef[None, :, None, :]
-        size = self.new * inner.new
-        ix, cf = _tidy(index.reshape(size, -1), coef.reshape(size, -1))
-        return Kernel(
-            self.old * inner.old,
-            ix,
-            cf,
-            np.zeros((size, 0)),
-            np.zeros((0, self.old * inner.old)),
-        )
+        shape = self.new * inner.new, self.index.shape[1] * inner.index.shape[1]
+        return Kernel.gather(index.reshape(shape), coef.reshape(shape), old=self.old * inner.old)
 
     def direct_sum(self, other: Kernel) -> Kernel:
         """The block-diagonal map of a concatenated axis `self | other`."""
-        old, new = self.old + other.old, self.new + other.new
         if self.dense is not None or other.dense is not None:
-            full = np.zeros((new, old))
-            full[: self.new, : self.old] = self.matrix()
-            full[self.new :, self.old :] = other.matrix()
-            return Kernel.from_matrix(full)
+            return Kernel.from_matrix(_diagonal(self.matrix(), other.matrix()))
         width = max(self.index.shape[1], other.index.shape[1])
 
-        def widen(array: Any) -> Any:
-            return np.pad(array, ((0, 0), (0, width - array.shape[1])))
+        def stacked(above: Any, below: Any) -> Any:
+            return np.concatenate(
+                [np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in (above, below)]
+            )
 
-        index = np.concatenate([widen(self.index), widen(other.index + self.old)])
-        coef = np.concatenate([widen(self.coef), widen(other.coef)])
-        index = np.where(coef != 0, index, 0)
-        left = np.zeros((new, self.left.shape[1] + other.left.shape[1]))
-        left[: self.new, : self.left.shape[1]] = self.left
-        left[self.new :, self.left.shape[1] :] = other.left
-        right = np.zeros((left.shape[1], old))
-        right[: len(self.right), : self.old] = self.right
-        right[len(self.right) :, self.old :] = other.right
-        return Kernel(old, index, coef, left, right)
+        coef = stacked(self.coef, other.coef)
+        index = np.where(coef != 0, stacked(self.index, other.index + self.old), 0)
+        left, right = _diagonal(self.left, other.left), _diagonal(self.right, other.right)
+        return Kernel(self.old + other.old, index, coef, left, right)
+
+    def _tidied(self) -> Kernel:
+        """One entry per (row, source), zeros last and pointing at 0, unused slots cut off."""
+        index, coef = self.index, self.coef
+        if index.shape[1] > 1:
+            order = np.argsort(index, axis=1, kind="stable")
+            index, coef = np.take_along_axis(index, order, 1), np.take_along_axis(coef, order, 1)
+            for j in range(1, index.shape[1]):
+                same = index[:, j] == index[:, j - 1]
+                if same.any():
+                    coef[:, j] += np.where(same, coef[:, j - 1], 0.0)
+                    coef[same, j - 1] = 0.0
+            order = np.argsort(coef == 0, axis=1, kind="stable")
+            index, coef = np.take_along_axis(index, order, 1), np.take_along_axis(coef, order, 1)
+        used = int((coef != 0).sum(axis=1).max(initial=0))
+        index, coef = index[:, :used], coef[:, :used]
+        return replace(self, index=np.where(coef != 0, index, 0), coef=np.array(coef))
+
+
+def _diagonal(first: FloatArray, second: FloatArray) -> FloatArray:
+    """The block-diagonal matrix of two."""
+    rows, columns = first.shape
+    out = np.zeros((rows + len(second), columns + second.shape[1]))
+    out[:rows, :columns], out[rows:, columns:] = first, second
+    return out
 
 
 def _firsts(source: IntArray, among: BoolArray) -> BoolArray:
@@ -399,23 +387,6 @@ def _firsts(source: IntArray, among: BoolArray) -> BoolArray:
     out = np.zeros(len(source), dtype=bool)
     out[rows[np.unique(source[rows], return_index=True)[1]]] = True
     return out
-
-
-def _tidy(index: IntArray, coef: FloatArray) -> tuple[IntArray, FloatArray]:
-    """One entry per (row, source), zeros last and pointing at 0, unused slots cut off."""
-    if index.shape[1] > 1:
-        order = np.argsort(index, axis=1, kind="stable")
-        index, coef = np.take_along_axis(index, order, 1), np.take_along_axis(coef, order, 1)
-        for j in range(1, index.shape[1]):
-            same = index[:, j] == index[:, j - 1]
-            if same.any():
-                coef[:, j] += np.where(same, coef[:, j - 1], 0.0)
-                coef[same, j - 1] = 0.0
-        order = np.argsort(coef == 0, axis=1, kind="stable")
-        index, coef = np.take_along_axis(index, order, 1), np.take_along_axis(coef, order, 1)
-    used = int((coef != 0).sum(axis=1).max(initial=0))
-    index, coef = index[:, :used], coef[:, :used]
-    return np.where(coef != 0, index, 0), np.array(coef)
 
 
 def _merge(left: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArray]:
