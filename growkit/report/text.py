@@ -16,15 +16,7 @@ from growkit.planning.plan import Estimate, Plan
 from growkit.recipe.recipe import resolved
 from growkit.report.as_json import config_changes, training_hints
 from growkit.report.provenance import origin
-from growkit.report.words import (
-    ROLES,
-    count,
-    first_rows,
-    in_words,
-    roles,
-    shape_text,
-    source_text,
-)
+from growkit.report.words import ROLES, count, first_rows, in_words, roles, shape_text, source_text
 
 WIDTH = 80  # columns, on wider terminals too: text of one shape can be compared and pasted
 
