@@ -59,6 +59,38 @@ def put_bases(
             put(config, path, base)
 
 
+def rope_bases(family: Family, config: Mapping[str, Any]) -> tuple[float, ...]:
+    """The bases of rotary positions, one for each way that the config has to say one."""
+    rope, bases = family.rope, list[float]()
+    for keys, base in zip(rope.theta, rope.base, strict=True) if rope else ():
+        written = [number(config, key) for key in keys]
+        bases.append(next((theta for theta in written if theta), base))
+    return tuple(bases)
+
+
+def rope_type(family: Family, config: Mapping[str, Any]) -> str:
+    """The kind of rotary frequencies, `default` where the config says none."""
+    kinds = [get(config, key) for key in family.rope.type] if family.rope else []
+    return next(filter(None, kinds), "default")
+
+
+def score_power(family: Family, config: Mapping[str, Any]) -> float:
+    """Attention scores carry head_dim ** power."""
+    instead = family.scores.get("unless")  # a config key that says the scale itself
+    if instead and get(config, instead) is not None:
+        return 0.0
+    switch = family.scores.get("unless_false")
+    if switch and config.get(switch) is False:
+        return 0.0
+    return float(family.scores.get("power", 0.0))
+
+
+def clamp(family: Family, config: Mapping[str, Any]) -> str:
+    """The config key by which queries, keys and values are clamped; empty where they are not."""
+    key = family.scores.get("clamp")
+    return key if key and get(config, key) else ""
+
+
 def whole(config: Mapping[str, Any], key: str, value: Any) -> int:
     """The value of this key, which must be a size; CheckpointError if it is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:

@@ -14,7 +14,7 @@ from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
 from growkit.algebra.layer_map import LayerMap, unmoved
 from growkit.checkpoints.types import Stored
-from growkit.families.config import get, norm_eps, number
+from growkit.families.config import clamp, norm_eps, rope_bases, rope_type, score_power
 from growkit.families.family import Family, Pattern
 from growkit.families.model import Model
 from growkit.planning.formula import Noise, Ones, Term
@@ -78,11 +78,15 @@ def facts_of(state: State, theta_power: float = 1.0) -> Facts:
     patterns = patterns_of(state.parts)
     tied = head if state.tied else None
     read = family.patterns[tied.weight].consumed if tied else None
-    thetas = _thetas(state)
-    rope_types = [get(config, key) for key in family.rope.type] if family.rope else []
+    thetas = rope_bases(family, config)
     return Facts(
         family=family,
-        config=config,
+        thetas=thetas,
+        thetas_after=tuple(theta**theta_power for theta in thetas),
+        rope_type=rope_type(family, config),
+        score_power=score_power(family, config),
+        clamp=clamp(family, config),
+        eps=norm_eps(family, config),
         sizes=state.sizes,
         norms=_norms(family, patterns),
         factors=_factors(state.parts),
@@ -93,10 +97,6 @@ def facts_of(state: State, theta_power: float = 1.0) -> Facts:
         write_axis=family.patterns[tied.tied].dims[-1][0].name if tied else "",
         has_head=bool(head and (state.tied or head.weight in state.parts)),
         carrier=any(head and p.module == head.scale_at for p in patterns),
-        thetas=thetas,
-        thetas_after=tuple(theta**theta_power for theta in thetas),
-        rope_type=next(filter(None, rope_types), "default"),
-        eps=norm_eps(family, config),
         embedding_rule=state.tie_rule == "embedding",
         unnamed_tie=head is None and config.get("tie_word_embeddings") is True,
     )
@@ -124,16 +124,6 @@ def _factors(parts: Parts) -> frozenset[Expression]:
         for gain in gains
         if not all(isinstance(term.source, Ones) for term in gain.terms)
     )
-
-
-def _thetas(state: State) -> tuple[float, ...]:
-    """The RoPE bases, one for each way that the config has to say one."""
-    rope = state.model.family.rope
-    thetas = []
-    for keys, base in zip(rope.theta, rope.base, strict=True) if rope else ():
-        written = [number(state.config, key) for key in keys]
-        thetas.append(next((theta for theta in written if theta), base))
-    return tuple(thetas)
 
 
 def initialiser(state: State, number: int, seed: int) -> Draw:

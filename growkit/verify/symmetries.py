@@ -16,7 +16,7 @@ import numpy as np
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import IntArray, Kernel
 from growkit.algebra.positions import rotary_pairs
-from growkit.families.config import get
+from growkit.families.config import clamp
 from growkit.families.family import Attention, Family
 from growkit.families.model import Model
 from growkit.ops.operator import Growth
@@ -41,8 +41,7 @@ def symmetries(model: Model) -> dict[str, Maps]:
             changes[axis] = {axis: _permutation(sizes[axis])}  # groups of experts are not permuted
     for attention in family.attentions:
         changes |= _head_symmetries(family, attention, sizes)
-        clamp = family.scores.get("clamp")
-        if clamp and get(model.config, clamp):  # what is clamped may only change places
+        if clamp(family, model.config):  # what is clamped may only change places
             changes[attention.value] = {attention.value: _permutation(sizes[attention.value])}
     return {what: maps for what, maps in changes.items() if maps.keys() & axes}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import Kernel
 from growkit.algebra.positions import SLOPES, frequencies, rotary_pairs
-from growkit.families.config import get
-from growkit.families.family import Attention, Family
+from growkit.families.family import Attention
 from growkit.planning.proof.claim import NEAR
 from growkit.planning.proof.facts import Facts
 
@@ -55,8 +54,7 @@ def fit_scores(facts: Facts, maps: Mapping[str, AxisMap]) -> FittedScores:
         axes = (attention.query, attention.key)
         factor = 1.0
         if all(a in maps for a in axes):
-            power = score_power(facts.family, facts.config)
-            factor = _score_factor(maps[attention.query], maps[attention.key], power)
+            factor = _score_factor(maps[attention.query], maps[attention.key], facts.score_power)
         for axis in axes:
             over = next((e for e in facts.norms if axis in e.axes), None)
             if over is None:
@@ -104,8 +102,7 @@ def _scores(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> 
     normed = {a for e in facts.norms for a in e.axes}
     meet = [m.write_normed if a in normed else m.write for a, m in zip(axes, (q, k), strict=True)]
     rho = meet[0].transpose().after(meet[1]).scalar()
-    power = score_power(family, facts.config)
-    if rho is None or abs(rho * gain * (q.new / q.old) ** power - 1.0) > NEAR:
+    if rho is None or abs(rho * gain * (q.new / q.old) ** facts.score_power - 1.0) > NEAR:
         reasons.append(
             f"{where}: attention scores change (writeᵀ·write of q and k is not a multiple of 1)"
         )
@@ -181,27 +178,15 @@ def _alibi(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> l
 
 def _clamp(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:
     """What is clamped is copied as it is."""
-    key = facts.family.scores.get("clamp")
-    if not key or not get(facts.config, key):
+    if not facts.clamp:
         return []
     axes = (attention.heads, attention.query, attention.key, attention.value)
     grown = [(a, maps[a]) for a in axes if a in maps and maps[a].new >= maps[a].old]
     return [
-        f"{a} {m.old} → {m.new}: {key} clamps what carries a factor"
+        f"{a} {m.old} → {m.new}: {facts.clamp} clamps what carries a factor"
         for a, m in grown
         if not m.selective
     ]
-
-
-def score_power(family: Family, config: Mapping[str, Any]) -> float:
-    """Attention scores carry head_dim ** power."""
-    instead = family.scores.get("unless")  # a config key that says the scale itself
-    if instead and get(config, instead) is not None:
-        return 0.0
-    switch = family.scores.get("unless_false")
-    if switch and config.get(switch) is False:
-        return 0.0
-    return float(family.scores.get("power", 0.0))
 
 
 def _groups(facts: Facts, attention: Attention, maps: Mapping[str, AxisMap]) -> list[str]:

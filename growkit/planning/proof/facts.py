@@ -1,4 +1,4 @@
-"""What a proof may know about a model: its family, sizes and config, and what its tensors are.
+"""What a proof may know about a model: its family and sizes, and what config and tensors say.
 
 The law: nouns only, and no weight. `growkit.planning.state.facts_of` reads them off a state.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from growkit.algebra.expression import Expression
 from growkit.families.family import Family
@@ -18,7 +17,6 @@ class Facts:
     """What a proof may know about a model."""
 
     family: Family
-    config: Mapping[str, Any]
     sizes: Mapping[str, int]  # before the step
     norms: Mapping[Expression, frozenset[tuple[str, str]]]  # over what → (kind, where it goes)
     factors: frozenset[Expression] = frozenset()  # what is multiplied elementwise (LayerScale)
@@ -30,6 +28,8 @@ class Facts:
     thetas: tuple[float, ...] = ()  # RoPE bases, before
     thetas_after: tuple[float, ...] = ()
     rope_type: str = "default"
+    score_power: float = 0.0  # attention scores carry head_dim ** power
+    clamp: str = ""  # the config key by which queries, keys and values are clamped, if they are
     gains: Mapping[str, float] = field(default_factory=dict)  # of query and key norms, by axis
     eps: float = 0.0
     embedding_rule: bool = False  # the embeddings carry a tied head's factor
