@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from math import prod
 
 import numpy as np
@@ -28,10 +28,11 @@ from growkit.algebra.kernel import IntArray, Kernel
 from growkit.errors import FamilyError
 
 MAX_TOKENS = 200
+_SIGNS = {"product": " × ", "sum": " | ", "blocks": ": ", "divided": " / ", "rounded": " up to "}
 _TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|[.|():/^]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Expression:
     """A parsed axis expression; hashable, so maps of one expression are built once."""
 
@@ -39,23 +40,21 @@ class Expression:
     name: str = ""
     number: int = 0
     parts: tuple[Expression, ...] = ()
-    axes: frozenset[str] = field(init=False, compare=False, repr=False)  # the names of all in it
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "axes", self._axes())
-
-    def _axes(self) -> frozenset[str]:
-        if self.kind == "axis":
-            return frozenset([self.name])
-        return frozenset().union(*(p.axes for p in self.parts))
+    @cached_property
+    def axes(self) -> frozenset[str]:
+        """The names of all axes in it."""
+        return frozenset([self.name] if self.kind == "axis" else ()).union(
+            *(p.axes for p in self.parts)
+        )
 
     def size(self, sizes: Mapping[str, int]) -> int:
         """Its size for these axis sizes; KeyError names an axis without a size."""
         if self.kind == "axis":
             return sizes[self.name]
+        values = [p.size(sizes) for p in self.parts]
         if self.kind == "number":
             return self.number
-        values = [p.size(sizes) for p in self.parts]
         if self.kind == "blocks":
             return values[1]
         if self.kind == "divided":
@@ -69,10 +68,9 @@ class Expression:
 
         None if that is not one axis, or no whole number.
         """
-        unknown = [a for a in sorted(self.axes) if a not in sizes]
-        if len(unknown) != 1:
+        if len(self.axes - sizes.keys()) != 1:
             return None
-        name = unknown[0]
+        (name,) = self.axes - sizes.keys()
         at_one, at_two = (self.size({**sizes, name: n}) for n in (1, 2))
         if at_one == at_two:
             return None
@@ -112,17 +110,17 @@ class Expression:
         if self.kind == "blocks":
             place = np.argsort(self._order(sizes))
             return place[self.parts[1].units(axis, sizes)]
-        found, shape = [], [p.size(sizes) for p in self.parts]
+        places, shape = [], [p.size(sizes) for p in self.parts]
         for i, part in enumerate(self.parts):
             if axis not in part.axes:
                 continue
             inside = part.units(axis, sizes)
             if self.kind == "product":
-                places = np.moveaxis(np.arange(prod(shape)).reshape(shape), i, 0)[inside]
-                found.append(places.reshape(len(inside), -1))
+                grid = np.moveaxis(np.arange(prod(shape)).reshape(shape), i, 0)
+                places.append(grid[inside].reshape(len(inside), -1))
             else:
-                found.append(inside + sum(shape[:i]))
-        return np.concatenate(found, axis=1)
+                places.append(inside + sum(shape[:i]))
+        return np.concatenate(places, axis=1)
 
     def _order(self, sizes: Mapping[str, int]) -> IntArray:
         """Of blocks: the place in the plain concatenation that every coordinate comes from."""
@@ -136,19 +134,13 @@ class Expression:
 
     def renamed(self, names: Mapping[str, str]) -> Expression:
         """The same expression with other names for some axes."""
-        if self.kind == "axis":
-            return Expression("axis", names.get(self.name, self.name))
-        return replace(self, parts=tuple(p.renamed(names) for p in self.parts))
+        parts = tuple(p.renamed(names) for p in self.parts)
+        return replace(self, name=names.get(self.name, self.name), parts=parts)
 
     def __str__(self) -> str:
-        if self.kind == "axis":
-            return self.name
-        if self.kind == "number":
-            return str(self.number)
-        inner = [f"({p})" if p.kind == "sum" else str(p) for p in self.parts]
-        if self.kind in ("divided", "rounded"):
-            return inner[0] + (" / " if self.kind == "divided" else " up to ") + str(self.number)
-        return {"product": " × ", "sum": " | ", "blocks": ": "}[self.kind].join(inner)
+        words = [f"({p})" if p.kind == "sum" else str(p) for p in self.parts]
+        words += [str(self.number)] if self.kind in ("number", "divided", "rounded") else []
+        return self.name or _SIGNS.get(self.kind, "").join(words)
 
 
 @cache
@@ -161,46 +153,47 @@ def parse(text: str) -> Expression:
     tokens = _TOKEN.findall(text)
     if "".join(tokens) != text.replace(" ", "") or not tokens or len(tokens) > MAX_TOKENS:
         raise FamilyError(f'axis expression "{text}": not well formed')
-    expression, rest = _sum(tokens, text)
-    if rest:
-        raise FamilyError(f'axis expression "{text}": unexpected "{rest[0]}"')
+    expression = _sum(tokens, text)
+    if tokens:
+        raise FamilyError(f'axis expression "{text}": unexpected "{tokens[0]}"')
     return expression
 
 
-def _sum(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
-    part, rest = _product(tokens, text)
-    parts = [part]
-    while rest and rest[0] == "|":
-        part, rest = _product(rest[1:], text)
-        parts.append(part)
-    return (parts[0] if len(parts) == 1 else Expression("sum", parts=tuple(parts))), rest
+# Each takes the tokens of what it reads from the front of the list.
+def _sum(tokens: list[str], text: str) -> Expression:
+    parts = [_product(tokens, text)]
+    while _take(tokens, "|"):
+        parts.append(_product(tokens, text))
+    return parts[0] if len(parts) == 1 else Expression("sum", parts=tuple(parts))
 
 
-def _product(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
-    part, rest = _atom(tokens, text)
-    if rest and rest[0] == ":":
-        body, rest = _atom(rest[1:], text)
-        return Expression("blocks", parts=(part, body)), rest
-    parts = [part]
-    while rest and rest[0] == ".":
-        part, rest = _atom(rest[1:], text)
-        parts.append(part)
+def _product(tokens: list[str], text: str) -> Expression:
+    parts = [_atom(tokens, text)]
+    if _take(tokens, ":"):
+        return Expression("blocks", parts=(parts[0], _atom(tokens, text)))
+    while _take(tokens, "."):
+        parts.append(_atom(tokens, text))
     whole = parts[0] if len(parts) == 1 else Expression("product", parts=tuple(parts))
-    while len(rest) > 1 and rest[0] in "/^" and rest[1].isdigit():
-        kind = "divided" if rest[0] == "/" else "rounded"
-        whole, rest = Expression(kind, number=int(rest[1]), parts=(whole,)), rest[2:]
-    return whole, rest
+    while len(tokens) > 1 and tokens[0] in "/^" and tokens[1].isdigit():
+        kind = "divided" if tokens.pop(0) == "/" else "rounded"
+        whole = Expression(kind, number=int(tokens.pop(0)), parts=(whole,))
+    return whole
 
 
-def _atom(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
+def _atom(tokens: list[str], text: str) -> Expression:
     if not tokens or tokens[0] in ".|):":
         raise FamilyError(f'axis expression "{text}": an axis is missing')
-    head, rest = tokens[0], tokens[1:]
+    head = tokens.pop(0)
     if head == "(":
-        inner, rest = _sum(rest, text)
-        if not rest or rest[0] != ")":
+        inner = _sum(tokens, text)
+        if not _take(tokens, ")"):
             raise FamilyError(f'axis expression "{text}": a parenthesis is not closed')
-        return inner, rest[1:]
+        return inner
     if head.isdigit():
-        return Expression("number", number=int(head)), rest
-    return Expression("axis", name=head), rest
+        return Expression("number", number=int(head))
+    return Expression("axis", name=head)
+
+
+def _take(tokens: list[str], sign: str) -> bool:
+    """Take this sign if it comes next; whether it did."""
+    return tokens[:1] == [sign] and bool(tokens.pop(0))

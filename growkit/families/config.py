@@ -53,9 +53,9 @@ def put_bases(
     mapping that lacks one of them is not read.
     """
     paths = [[k for k in names if get(config, k) is not None] or [names[-1]] for names in keys]
-    made = {p.partition(".")[0] for each in paths for p in each if "." in p} - config.keys()
+    parents = {p.partition(".")[0] for each in paths for p in each if "." in p} - config.keys()
     for names, each, base in zip(keys, paths, bases, strict=True):
-        for path in dict.fromkeys([*each, *(k for k in names if k.partition(".")[0] in made)]):
+        for path in dict.fromkeys([*each, *(k for k in names if k.partition(".")[0] in parents)]):
             put(config, path, base)
 
 
@@ -131,11 +131,11 @@ def check_sizes(family: Family, sizes: Mapping[str, int]) -> None:
     """Refuse sizes that no config of this family can express, with the repair in the hint."""
     derived = [(Expression("axis", a), e) for a, e in family.derived.items() if a in sizes]
     for expressions in (*family.config.values(), *derived):
-        known = [e for e in expressions if e.axes <= sizes.keys()]
-        if len({e.size(sizes) for e in known}) > 1:
+        sized = [e for e in expressions if e.axes <= sizes.keys()]
+        if len({e.size(sizes) for e in sized}) > 1:
             stream, other = (
-                known[0],
-                next(e for e in known if e.size(sizes) != known[0].size(sizes)),
+                sized[0],
+                next(e for e in sized if e.size(sizes) != sized[0].size(sizes)),
             )
             names = {a: u for u, axes in family.user_axes.items() for a in axes}
             want = stream.size(sizes)
@@ -225,11 +225,11 @@ def remap_layers(
         for key in (k for k, a in family.lists.items() if a == axis):
             old = get(out, key)
             if isinstance(old, list):
-                every = _unrolled(old)
-                if len(every) <= max(source):
-                    raise CheckpointError(f"config.json: {key}: {len(every)} entries are too few")
-                new = [every[n] for n in source]
-                put(out, key, new if every is old else [[new, 1]])
+                entries = _unrolled(old)
+                if len(entries) <= max(source):
+                    raise CheckpointError(f"config.json: {key}: {len(entries)} entries are too few")
+                new = [entries[n] for n in source]
+                put(out, key, new if entries is old else [[new, 1]])
         for key in (k for k, a in family.indices.items() if a == axis):
             old = get(out, key)
             if isinstance(old, list):

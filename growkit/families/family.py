@@ -269,19 +269,19 @@ class Family:
         ignored, candidates = self._matched[shape]
         if ignored:
             return None
-        found = [p for p in candidates if p.has(numbers)]
-        if len(found) == 1:
-            return found[0], numbers
-        if found:
-            both = " and ".join(sorted(p.name for p in found))
+        fitting = [p for p in candidates if p.has(numbers)]
+        if len(fitting) == 1:
+            return fitting[0], numbers
+        if fitting:
+            both = " and ".join(sorted(p.name for p in fitting))
             raise CheckpointError(
                 f"tensor {name}: fits two patterns of family {self.name}: {both}",
                 hint="the family file is ambiguous",
             )
-        known = [p.name for p in self.patterns.values()]
+        names = [p.name for p in self.patterns.values()]
         near = difflib.get_close_matches(
             spellings(shape, self.alias, self.prefixes)[-1].replace("#", "{layers}"),
-            known,
+            names,
             n=1,
             cutoff=0.0,
         )

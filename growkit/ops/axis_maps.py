@@ -70,12 +70,19 @@ def pad(old: int, new: int, *, scale: float = 1.0, mean: bool = False) -> AxisMa
     gains and eps stay as they are. The mean rows vanish when LayerNorm centres (LEMON, 2310.07999).
     """
     kept = np.arange(new) < old
-    index = np.where(kept, np.arange(new), 0)
-    normed = Kernel.gather(index, kept * scale, old=old)
-    read = Kernel.gather(index, kept / scale, old=old)
-    if not mean or new == old:
+    return _filled(old, kept, scale, scale, mean=mean)
+
+
+def _filled(
+    old: int, kept: BoolArray, factor: float, divisor: float, *, mean: bool = False
+) -> AxisMap:
+    """Copies in turn times `factor`, and zero or the mean of all where a unit is not `kept`."""
+    index = np.arange(len(kept)) % old
+    normed = Kernel.gather(index, kept * factor, old=old)
+    read = Kernel.gather(index, kept / divisor, old=old)
+    if not mean or kept.all():
         return AxisMap.of(normed, read)
-    rows = Kernel.shared(np.full(old, 1.0 / old), np.where(kept, 0.0, scale))
+    rows = Kernel.shared(np.full(old, 1.0 / old), np.where(kept, 0.0, factor))
     return AxisMap.of(normed.plus(rows), read, normed)
 
 
@@ -121,14 +128,7 @@ def lemon(old: int, new: int, *, mean: bool) -> AxisMap:
     (LEMON, 2310.07999).
     """
     tiles = new // old
-    kept = np.arange(new) < tiles * old
-    index = np.where(kept, np.arange(new) % old, 0)
-    normed = Kernel.gather(index, kept.astype(float), old=old)
-    read = Kernel.gather(index, kept / tiles, old=old)
-    if not mean or kept.all():
-        return AxisMap.of(normed, read)
-    rows = Kernel.shared(np.full(old, 1.0 / old), np.where(kept, 0.0, 1.0))
-    return AxisMap.of(normed.plus(rows), read, normed)
+    return _filled(old, np.arange(new) < tiles * old, 1.0, tiles, mean=mean)
 
 
 def lemon_scale(old: int, new: int) -> float:

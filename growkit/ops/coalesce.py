@@ -65,7 +65,11 @@ class _Level(Operator):
     ) -> dict[str, AxisMap]:
         """The maps that copy small units to big ones; sizes by family axis."""
         maps = self._by_pairing(family, small, big)
-        maps |= self._by_groups(family, big)
+        for user_axis, groups in self.groups.items():
+            axes = family.user_axes[user_axis]
+            if family.axes[axes[0]] != "layers":
+                index = _index(user_axis, groups, big[axes[0]])
+                maps |= {axis: copies(index, len(groups)) for axis in axes}
         for attention in family.attentions:
             if {attention.heads, attention.kv_heads} & self.groups.keys():
                 _check_together(attention, maps, big)
@@ -91,16 +95,6 @@ class _Level(Operator):
         how = {u: "auto" if u == "head_dim" or u in alone else copied for u in grown}
         growth = Width.model_validate({"to": grown, "how": how}).grow(family, small)
         return {axis: m for axis, m in growth.maps.items() if axis not in family.followers}
-
-    def _by_groups(self, family: Family, big: Mapping[str, int]) -> dict[str, AxisMap]:
-        """The maps of the axes whose groups the recipe lists."""
-        maps: dict[str, AxisMap] = {}
-        for user_axis, groups in self.groups.items():
-            axes = family.user_axes[user_axis]
-            if family.axes[axes[0]] != "layers":
-                index = _index(user_axis, groups, big[axes[0]])
-                maps |= {axis: copies(index, len(groups)) for axis in axes}
-        return maps
 
     def _whole(self, family: Family, sizes: Mapping[str, int]) -> Self:
         """With groups of kv heads like those of the heads, where there are as many."""
@@ -136,9 +130,9 @@ def _check_together(
         return
     heads, kv = (maps.get(a) or AxisMap.identity(big[a]) for a in names)
     if heads.new % kv.new == heads.old % kv.old == 0:
-        own = heads.write.index[:, 0] // (heads.old // kv.old)
+        shared = heads.write.index[:, 0] // (heads.old // kv.old)
         meets = np.arange(heads.new) // (heads.new // kv.new)
-        if np.array_equal(own, kv.write.index[meets, 0]):
+        if np.array_equal(shared, kv.write.index[meets, 0]):
             return
     raise RecipeError(
         f"groups.{names[0]}: query heads would meet the keys of another kv head",

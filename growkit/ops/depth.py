@@ -132,16 +132,10 @@ class Depth(Operator):
         for place, layer in enumerate(source):
             mix: tuple[tuple[int, float], ...] = ((layer, 1.0),)
             repeated = layer in source[:place]
-            if repeated and self.how == "average" and not explicit:
-                mix = ((layer, 0.5), (min(layer + 1, old - 1), 0.5))
-            out.append(
-                Layer(
-                    mix if mix[0][0] != mix[-1][0] else ((layer, 1.0),),
-                    silent=repeated and new == "silent",
-                    random=repeated and new == "random",
-                    scale=self.out_scale,
-                )
-            )
+            if repeated and self.how == "average" and not explicit and layer + 1 < old:
+                mix = ((layer, 0.5), (layer + 1, 0.5))
+            silent, random = repeated and new == "silent", repeated and new == "random"
+            out.append(Layer(mix, silent, random, self.out_scale))
         return tuple(out)
 
     def _source(self, old: int, new: int) -> list[int]:

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import parse
+from growkit.algebra.layer_map import LayerMap
 from growkit.errors import RecipeError, did_you_mean, located
 from growkit.ops.derived_axes import follow
 from growkit.ops.matrices import (
@@ -61,19 +62,17 @@ class Learned(Operator):
 
     def _growth(self, family: Family, sizes: Mapping[str, int]) -> Growth:
         self._check_names(family, sizes)
-        layers = {
-            a: given_layers(self._arrays, a, sizes[a])
-            for a in family.of_kind("layers")
-            if a in sizes
-        }
+        layers: dict[str, LayerMap] = {}
         maps: dict[str, AxisMap] = {}
         users = {axis: user for user, axes in family.user_axes.items() for axis in axes}
-        for axis in family.axes:
-            if axis in sizes and axis not in layers:
-                found = given_map(self._arrays, (axis, users.get(axis, axis)), sizes[axis])
-                if found is not None:
-                    maps[axis] = found
-        for axis in (*maps, *(a for a, made in layers.items() if made is not None)):
+        for axis in family.of_kind("layers"):
+            if axis in sizes and (layer_map := given_layers(self._arrays, axis, sizes[axis])):
+                layers[axis] = layer_map
+        for axis in (a for a, kind in family.axes.items() if a in sizes and kind != "layers"):
+            names = axis, users.get(axis, axis)
+            if axis_map := given_map(self._arrays, names, sizes[axis]):
+                maps[axis] = axis_map
+        for axis in (*maps, *layers):
             if users.get(axis) in family.limits:
                 check_axis(family, users[axis], "maps")
         maps = _with_others(family, sizes, maps)
@@ -87,7 +86,7 @@ class Learned(Operator):
             raise RecipeError(f"{THETA}: family {family.name} has no rotary positions")
         return Growth(
             maps=maps,
-            layers={a: made for a, made in layers.items() if made is not None},
+            layers=layers,
             theta_power=power,
             norm_scale=_norm_scale(family, maps),
         )
@@ -98,12 +97,12 @@ class Learned(Operator):
         tables = [a for a in family.of_kind("table") if a not in family.user_axes]
         axes = [a for a in family.axes if a in sizes and a not in layers and a not in tables]
         axes += [u for u in family.user_axes if u not in family.axes]
-        known = [f"{a}.{part}" for a in axes for part in AXIS_PARTS]
-        known += [f"{a}.{part}" for a in layers for part in LAYER_PARTS]
+        names = [f"{a}.{part}" for a in axes for part in AXIS_PARTS]
+        names += [f"{a}.{part}" for a in layers for part in LAYER_PARTS]
         for name in self._arrays:
-            if name not in known and name != THETA:
+            if name not in names and name != THETA:
                 raise RecipeError(
-                    f'"{name}" is no map of this model', hint=did_you_mean(name, known)
+                    f'"{name}" is no map of this model', hint=did_you_mean(name, names)
                 )
             axis = name.rpartition(".")[0]
             first = f"{axis}.{'mix' if axis in layers else 'write'}"
@@ -113,7 +112,7 @@ class Learned(Operator):
                     hint="`growkit plan … --maps FILE` writes a file that is whole",
                 )
         if not self._arrays:
-            raise RecipeError("no map is in it", hint=f"name them {known[0]}, {known[1]}, …")
+            raise RecipeError("no map is in it", hint=f"name them {names[0]}, {names[1]}, …")
 
 
 def _with_others(
@@ -143,13 +142,10 @@ def _with_others(
 def _norm_scale(family: Family, maps: Mapping[str, AxisMap]) -> dict[str, float]:
     """s where maps change the mean square that a norm sees, by a factor and nothing else."""
     out = {}
-    for axis in family.of_kind("stream", "latent"):
+    norms = {p.over for p in family.patterns.values()} - family.bare_norms.keys()
+    for axis in family.of_kind("stream", "latent") if isinstance(family.eps, str) else ():
         m = maps.get(axis)
-        if m is None:
-            continue
-        norms = [p.over for p in family.patterns.values() if p.over]
-        normed = parse(axis) in norms and parse(axis) not in family.bare_norms
-        if not (normed and isinstance(family.eps, str) and family.eps and m.new > m.old):
+        if m is None or m.new <= m.old or not family.eps or parse(axis) not in norms:
             continue
         gram = m.write_normed.transpose().after(m.write_normed).scalar()
         scale = (gram or 0.0) * m.old / m.new

@@ -36,21 +36,18 @@ def given_map(arrays: Arrays, names: Iterable[str], old: int) -> AxisMap | None:
         return None
     write = _matrix(arrays, f"{name}.write", (None, old))
     new = len(write)
-    read = normed = None
-    if f"{name}.read" in arrays:
-        read = _matrix(arrays, f"{name}.read", (new, old))
-    if f"{name}.write_normed" in arrays:
-        normed = Kernel.found_in(_matrix(arrays, f"{name}.write_normed", (new, old)))
-    pairs = None
-    if f"{name}.pairs" in arrays:
-        pairs = Kernel.found_in(_matrix(arrays, f"{name}.pairs", (new, new)))
+
+    def kernel(part: str, columns: int = old) -> Kernel | None:
+        full = f"{name}.{part}"
+        return Kernel.found_in(_matrix(arrays, full, (new, columns))) if full in arrays else None
+
+    read, normed, pairs = kernel("read"), kernel("write_normed"), kernel("pairs", new)
     fresh = _flags(arrays, f"{name}.fresh", new)
-    made = fresh if pairs is None else fresh | ~pairs.zero_rows
-    if write[made].any():
+    drawn = fresh if pairs is None else fresh | ~pairs.zero_rows
+    if write[drawn].any():
         raise RecipeError(f"{name}.fresh: a unit that is drawn at random has rows of {name}.write")
-    if read is None:
-        read = np.asarray(np.linalg.pinv(write).T, dtype=np.float64)
-    return AxisMap.of(Kernel.found_in(write), Kernel.found_in(read), normed, made, pairs)
+    read = read or Kernel.found_in(np.linalg.pinv(write).T)
+    return AxisMap.of(Kernel.found_in(write), read, normed, drawn, pairs)
 
 
 def given_maps(
@@ -59,15 +56,15 @@ def given_maps(
     """The maps of all axes behind an axis name of recipes; refused if one has not this size."""
     out = {}
     for axis in axes:
-        found = given_map(arrays, (axis, user), sizes[axis])
-        if found is None:
+        axis_map = given_map(arrays, (axis, user), sizes[axis])
+        if axis_map is None:
             raise RecipeError(f"{user}.write is missing", hint=f"it holds {', '.join(arrays)}")
-        if size and found.new != size:
+        if size and axis_map.new != size:
             raise RecipeError(
-                f"{user}.write: expected {size} rows by to.{user}, found {found.new}",
+                f"{user}.write: expected {size} rows by to.{user}, found {axis_map.new}",
                 hint=f"leave to.{user} out",
             )
-        out[axis] = found
+        out[axis] = axis_map
     return out
 
 
@@ -102,19 +99,19 @@ def given_power(arrays: Arrays) -> float:
 
 def _matrix(arrays: Arrays, name: str, shape: tuple[int | None, ...]) -> FloatArray:
     """An array of this shape (None is any size from 1) whose values are all finite."""
-    found = arrays[name]
-    fits = len(found.shape) == len(shape) and all(
-        n and want in (None, n) for n, want in zip(found.shape, shape, strict=True)
+    array = arrays[name]
+    fits = len(array.shape) == len(shape) and all(
+        n and want in (None, n) for n, want in zip(array.shape, shape, strict=True)
     )
     if not fits:
         want = ", ".join("new" if n is None else str(n) for n in shape)
         raise RecipeError(
-            f"{name}: expected shape ({want}), found ({', '.join(map(str, found.shape))})",
+            f"{name}: expected shape ({want}), found ({', '.join(map(str, array.shape))})",
             hint="matrices have new rows and old columns",
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(array).all():
         raise RecipeError(f"{name}: holds values that are NaN or infinite")
-    return found
+    return array
 
 
 def _flags(arrays: Arrays, name: str, size: int) -> BoolArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -89,15 +90,18 @@ class Resize(Operator):
         vocab = self.vocab
         if self.multiple_of is not None:
             vocab = -(-_size(family, sizes, "vocab") // self.multiple_of) * self.multiple_of
-        if vocab is not None:
-            old = _present(family, sizes, "vocab", vocab)
-            if vocab > old:
-                maps["vocab"] = extend(old, vocab, mean=self.new == "mean")
-        if self.positions is not None:
-            old = _present(family, sizes, "positions", self.positions)
-            how = interpolate if self.positions_how == "interpolate" else wrap
-            if self.positions > old:
-                maps["positions"] = how(old, self.positions)
+        rows = partial(extend, mean=self.new == "mean")
+        places = interpolate if self.positions_how == "interpolate" else wrap
+        for axis, new, how in (("vocab", vocab, rows), ("positions", self.positions, places)):
+            if new is None:
+                continue
+            old = _size(family, sizes, axis)
+            if new < old:
+                raise RecipeError(
+                    f"{axis}: {old} → {new} would drop rows", hint="resize only makes tables longer"
+                )
+            if new > old:
+                maps[axis] = how(old, new)
         return Growth(maps=maps)
 
 
@@ -110,12 +114,3 @@ def _size(family: Family, sizes: Mapping[str, int], axis: str) -> int:
         if family.rope
         else "leave it out",
     )
-
-
-def _present(family: Family, sizes: Mapping[str, int], axis: str, new: int) -> int:
-    old = _size(family, sizes, axis)
-    if new < old:
-        raise RecipeError(
-            f"{axis}: {old} → {new} would drop rows", hint="resize only makes tables longer"
-        )
-    return old

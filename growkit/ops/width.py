@@ -32,7 +32,7 @@ from growkit.ops.operator import (
 )
 
 if TYPE_CHECKING:
-    from growkit.families.family import Attention, Family
+    from growkit.families.family import Family
 
 
 class Width(Operator):
@@ -87,12 +87,16 @@ class Width(Operator):
                 maps |= self._experts(family, axis, sizes, size)
         for attention in family.attentions:
             if attention.head_dim in target.keys() - maps.keys():
-                found, power = head_dim_maps(self._how, family, attention, sizes, target)
-                maps |= found
-            if not maps.keys() & {attention.heads, attention.kv_heads}:
+                inside, power = head_dim_maps(self._how, family, attention, sizes, target)
+                maps |= inside
+            heads, kv = attention.heads, attention.kv_heads
+            if not maps.keys() & {heads, kv}:
                 maps |= head_maps(self._how, family, attention, sizes, target)
-            elif attention.kv_heads in target.keys() - maps.keys():
-                maps[attention.kv_heads] = self._with_heads(attention, sizes, maps)
+            elif kv in target.keys() - maps.keys():  # the map of the heads is dense
+                if sizes[heads] != sizes[kv]:
+                    why = f"{heads} have a dense map, give one for both"
+                    raise refuse(kv, self._how(kv).map, why)
+                maps[kv] = maps[heads]
         followers = follow(family, sizes, maps)
         scales |= {a: scales[like] for a, like in family.like.items()
                    if a in followers and like in scales}  # fmt: skip
@@ -183,15 +187,6 @@ class Width(Operator):
         file = self._how(axis).file
         with located(file):
             return given_maps(self._files[file], axis, family.user_axes[axis], sizes, size)
-
-    def _with_heads(
-        self, attention: Attention, sizes: Mapping[str, int], maps: Mapping[str, AxisMap]
-    ) -> AxisMap:
-        """The map of kv heads that have none of their own, where that of the heads is dense."""
-        heads, kv = attention.heads, attention.kv_heads
-        if sizes[heads] != sizes[kv]:
-            raise refuse(kv, self._how(kv).map, f"{heads} have a dense map, give one for both")
-        return maps[heads]
 
     def _experts(
         self, family: Family, axis: str, sizes: Mapping[str, int], new: int
