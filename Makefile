@@ -80,14 +80,13 @@ $(PIPELINES)/.ready: constraints.txt
 INSTALLED := build/installed
 
 # a way through every file of the package and its data, which tests/wheel.py then asks for
-JOURNEY := claims/test_golden.py families/test_family.py recipe/test_recipe.py \
+JOURNEY := claims/test_golden.py families/test_family.py recipe/test_recipe.py ops/test_ops.py \
 	ops/test_learned.py::test_built_in_recipe_takes_the_users_file \
 	claims/test_in_memory.py::test_in_a_training_script \
 	cli/test_terminal.py::test_examples_run cli/test_terminal.py::test_lists_on_a_terminal \
-	'docs/test_pages.py::test_a_page_runs_and_prints_what_it_shows[README.md]' \
-	'hub/test_push.py::test_round_trip[xet]' \
+	cli/test_terminal.py::test_tab_in_bash 'hub/test_push.py::test_round_trip[xet]' \
 	planning/test_sentence_transformers.py::test_a_dense_layer_is_read_by_the_map_back \
-	'runtime/test_processes.py::test_workers_do_not_change_a_byte[2]' \
+	output/test_user_files.py 'runtime/test_processes.py::test_workers_do_not_change_a_byte[2]' \
 	runtime/test_ranks.py::test_one_after_the_other runtime/test_dask.py::test_a_cluster_writes_the_same \
 	verify/test_check_family.py::test_infer_says_what_it_does_not_know wheel.py
 
