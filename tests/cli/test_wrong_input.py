@@ -424,14 +424,14 @@ def test_disk_too_small(small: Path) -> None:
     while ratio**2 * 4000 < free:  # bytes of this model, about
         ratio *= 2
     Path("wide.yaml").write_text(f"steps: [{{op: width, to: {{axes: {ratio}x}}}}]")
-    numbers = r"out: needs \d+\.\d+ [GTP]B of disk, \d+(\.\d+)? [kMGTP]?B free"
+    numbers = r"out: needs \d+(\.\d+)? [GTP]B of disk, \d+(\.\d+)? [kMGTP]?B free"
     refused(4, numbers, r"free \d+.* on another disk", "--recipe wide.yaml")
 
 
 def test_disk_that_fills_up(small: Path) -> None:
     """A limit that only shows while writing: nothing stays behind."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
-    match = r"File too large: needs \d+\.\d+ kB, .* free on this disk"
+    match = r"File too large: needs \d+(\.\d+)? kB, .* free on this disk"
     how = partial(process, first=limit)
     refused(4, match, "free some space", "--recipe double_depth", how)
 

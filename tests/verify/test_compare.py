@@ -586,7 +586,7 @@ def test_without_transformers() -> None:
     code = (
         "import sys; sys.modules['transformers'] = None\n"
         "from growkit.errors import UsageError\n"
-        "try: import growkit.verify\n"
+        "try: import growkit.verify.compare\n"
         "except UsageError as error: print(error.exit_code, error.message, '|', error.hint)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
