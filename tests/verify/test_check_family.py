@@ -43,8 +43,8 @@ def big(config: dict[str, Any]) -> dict[str, Any]:
     """The sizes of a model that would not fit in memory."""
     return config | {
         "hidden_size": 12288, "num_attention_heads": 96, "num_key_value_heads": 8, "head_dim": 128,
-        "intermediate_size": 49152, "num_hidden_layers": 120, "vocab_size": 25_000,
-        "pad_token_id": 20_000, "layer_types": ["full_attention"] * 120,
+        "intermediate_size": 49152, "num_hidden_layers": 120, "vocab_size": 250_000,
+        "pad_token_id": 200_000, "layer_types": ["full_attention"] * 120,
     }  # fmt: skip
 
 
