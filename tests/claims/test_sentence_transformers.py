@@ -53,16 +53,16 @@ def staged(model: Path, *kinds: Any, width: int = 32) -> Path:
 
     A module is a pooling mode, the size and options of a dense layer, or "normalize".
     """
-    package, modules = packages.package("sentence_transformers"), packages.package(MODULES)
-    modules = [modules.Transformer(str(model))]
+    package, classes = packages.package("sentence_transformers"), packages.package(MODULES)
+    modules = [classes.Transformer(str(model))]
     for kind in kinds:
         if kind == "normalize":
-            modules.append(modules.Normalize())
+            modules.append(classes.Normalize())
         elif isinstance(kind, dict):
             modules.append(dense(width, **kind))
             width = kind["out"]
         else:
-            modules.append(modules.Pooling(width, pooling_mode=kind))
+            modules.append(classes.Pooling(width, pooling_mode=kind))
             width = width if isinstance(kind, str) else width * len(kind)
     small = model.parent / "small"
     package.SentenceTransformer(modules=modules, device="cpu").save(str(small))
