@@ -241,6 +241,28 @@ def remap_layers(
     return out
 
 
+def layer_kinds(family: Family, config: Mapping[str, Any], axis: str, count: int) -> list[Any]:
+    """What the config says of each of the first layers: equal entries are layers of one kind."""
+    said: list[list[Any]] = []
+    for key, period in family.periods.items():
+        n = get(config, key) or period.default
+        if period.axis == axis and not get(config, period.unless) and isinstance(n, int) and n > 0:
+            said.append([(i + period.start) % n == 0 for i in range(count)])
+    for key in (k for k, a in family.lists.items() if a == axis):
+        entries = get(config, key)
+        if isinstance(entries, list) and len(entries := _unrolled(entries)) >= count:
+            said.append(entries)
+    for key in (k for k, a in family.indices.items() if a == axis):
+        numbers = get(config, key)
+        if isinstance(numbers, list):
+            said.append([i in numbers for i in range(count)])
+    for key in (k for k, a in family.thresholds.items() if a == axis):
+        first = get(config, key)
+        if isinstance(first, int):
+            said.append([i < first for i in range(count)])
+    return [[entries[i] for entries in said] for i in range(count)]
+
+
 def _unrolled(entries: list[Any]) -> list[Any]:
     """A per-layer list, written out where it is one of [[kind, …], times]."""
     if not all(isinstance(e, list) and len(e) == 2 and isinstance(e[0], list) for e in entries):

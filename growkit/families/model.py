@@ -114,6 +114,8 @@ def solve_sizes(
                 f"found {value} ({bound})",
                 hint="config.json and the tensors must belong together",
             )
+    if not entries:  # a config alone: which stacks its class has is not known
+        return sizes
     named = {s for pattern in patterns for s in pattern.slots}
     absent = {*family.of_kind("layers")} - named  # a stack that this class does not have
     return {axis: size for axis, size in sizes.items() if axis not in absent}

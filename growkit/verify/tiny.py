@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from growkit.algebra.layer_map import Layer
-from growkit.errors import VerifyError
-from growkit.families.config import remap_layers, resize_config
+from growkit.algebra.layer_map import Layer, LayerMap
+from growkit.errors import RecipeError, VerifyError
+from growkit.families.config import layer_kinds, remap_layers, resize_config
 from growkit.families.family import Family
 from growkit.families.model import solve_sizes
 from growkit.verify.load import build, reason, silence
@@ -26,7 +26,8 @@ from growkit.verify.load import build, reason, silence
 HEADS, KV_HEADS = 6, 2
 HEAD_DIM = 16  # a quarter of it still makes rotary pairs, before and after ·3/2
 FREE = 54  # a multiple of HEADS, as some configs ask
-LAYERS, EXPERTS, CHOSEN, ROWS = 4, 8, 2, 97  # at most; ROWS of a table
+LAYERS = 4  # at most, unless there are more kinds of them
+EXPERTS, CHOSEN, ROWS = 8, 2, 97  # at most; ROWS of a table
 ODD = (34, 38, 46, 58, 62, 74)  # sizes for neurons and inner streams: even, so that 3/2 is whole
 
 # -- the config ----------------------------------------------------------------------------------
@@ -34,19 +35,35 @@ ODD = (34, 38, 46, 58, 62, 74)  # sizes for neurons and inner streams: even, so 
 
 def tiny_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a tiny model that differs from the given one in sizes alone."""
-    sizes = _tiny_sizes(family, solve_sizes(family, config, {}))
-    tiny = resize_config(family, config, sizes)
+    given = solve_sizes(family, config, {})
     layers = {
-        axis: tuple(Layer.copy(i) for i in range(sizes[axis]))
+        axis: _few_layers(family, config, axis, given[axis])
         for axis in family.of_kind("layers")
-        if axis in sizes
+        if axis in given
     }
+    depths = {axis: len(few) for axis, few in layers.items()}
+    tiny = resize_config(family, config, _tiny_sizes(family, given) | depths)
     tiny = remap_layers(family, tiny, layers)
     for key in ("dtype", "torch_dtype"):
         if key in tiny:
             tiny[key] = "float64"
     _lower_token_ids(tiny)
     return tiny
+
+
+def _few_layers(family: Family, config: Mapping[str, Any], axis: str, count: int) -> LayerMap:
+    """One layer of each kind that the config knows, and the first ones."""
+    kinds = layer_kinds(family, config, axis, count)
+    chosen = {kinds.index(kind) for kind in kinds}
+    for layer in range(count):
+        if len(chosen) < LAYERS:
+            chosen.add(layer)
+    few = tuple(Layer.copy(n) for n in sorted(chosen))
+    try:
+        remap_layers(family, config, {axis: few})
+    except RecipeError:  # a kind that comes back in a period keeps its place
+        few = tuple(Layer.copy(n) for n in range(max(*chosen, min(count, LAYERS) - 1) + 1))
+    return few
 
 
 def _tiny_sizes(family: Family, given: Mapping[str, int]) -> dict[str, int]:
@@ -63,9 +80,8 @@ def _tiny_sizes(family: Family, given: Mapping[str, int]) -> dict[str, int]:
         elif kind == "table":
             rows -= 8 if given[axis] > rows else 0
             sizes[axis] = min(given[axis], rows)
-        elif kind in ("layers", "experts", "choices"):
-            most = {"layers": LAYERS, "experts": EXPERTS, "choices": CHOSEN}[kind]
-            sizes[axis] = min(given[axis], most)
+        elif kind in ("experts", "choices"):
+            sizes[axis] = min(given[axis], EXPERTS if kind == "experts" else CHOSEN)
         elif kind == "stream":
             sizes[axis] = FREE
         elif kind == "fixed":

@@ -16,8 +16,9 @@ from support import zoo
 from growkit import api
 from growkit.cli.main import app
 from growkit.errors import FamilyError, VerifyError
-from growkit.families.load import family_text
+from growkit.families.load import build_family, family_text, find_family
 from growkit.verify.check_family import Finding
+from growkit.verify.tiny import tiny_config
 
 
 def config_of(name: str) -> dict[str, Any]:
@@ -58,6 +59,23 @@ def test_a_right_file_passes(tmp_path: Path) -> None:
     assert {"tensors", "axis hidden", "axis kv_heads", "axis v", "growth: width 2x"} <= {
         f.what for f in findings
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "layers"),
+    [
+        ("qwen3/causal", {"num_hidden_layers": 120, "layer_types": ["full_attention"] * 120}, 4),
+        ("qwen3/causal", {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}, 2),
+        ("qwen3/causal", {"num_hidden_layers": 64, "layer_types": None}, 4),
+        ("gemma2/causal", {"num_hidden_layers": 40, "layer_types": None}, 4),
+        ("deepseek_v3/causal", {"num_hidden_layers": 61, "first_k_dense_replace": 5}, 4),
+    ],
+)  # fmt: skip
+def test_a_layer_of_each_kind(name: str, asked: dict[str, Any], layers: int) -> None:
+    """The tiny model is shallow, but no kind of layer of the large one is left out."""
+    config = config_of(name) | asked
+    family = build_family(find_family(config, None), config, set(), "")
+    assert tiny_config(family, config)["num_hidden_layers"] == layers
 
 
 MISTAKES: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
