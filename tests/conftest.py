@@ -6,6 +6,9 @@ import os
 import signal
 
 import hypothesis
+import pytest
+
+PLACE = pytest.StashKey[int]()
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -21,3 +24,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Timings vary on a shared machine, and a red run must be about the change, not about the dice.
 hypothesis.settings.register_profile("growkit", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("growkit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one model come together in their file, so that it is made and run once."""
+    first: dict[object, int] = {}
+    for place, item in enumerate(items):
+        group = item.get_closest_marker("xdist_group")
+        item.stash[PLACE] = first.setdefault((item.path, group.args) if group else item, place)
+    items.sort(key=lambda item: item.stash[PLACE])

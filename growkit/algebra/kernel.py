@@ -287,11 +287,10 @@ class Kernel:
         index = first.index[self.index].reshape(self.new, -1)
         coef = (self.coef[:, :, None] * first.coef[self.index]).reshape(self.new, -1)
         carried = np.einsum("nk,nkm->nm", self.coef, first.left[self.index])
-        mixed = first.transpose().apply(self.right.T).T  # (rank of self, old of first)
-        left, right = _merge(
-            np.concatenate([self.left, carried], axis=1),
-            np.concatenate([mixed.reshape(-1, first.old), first.right]),
-        )
+        left, right = np.concatenate([self.left, carried], axis=1), first.right
+        if len(self.right):  # its shared rows, taken of what `first` gives
+            right = np.concatenate([first.transpose().apply(self.right.T).T, right])
+        left, right = _merge(left, right)
         return Kernel(first.old, index, coef, left, right)._tidied()
 
     def cleaned(self) -> Kernel:

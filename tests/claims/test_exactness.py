@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,15 @@ IN_THE_ZOO_IF_FREE = ("head_dim 2x", "head_dim 3/2x")
 
 
 def rows() -> Iterator[Any]:
-    """Head classes × growths × dtypes."""
+    """Head classes × growths × dtypes: a third of those in float64 quick, all others slow."""
+    quick = cycle([(), pytest.mark.slow, pytest.mark.slow])
     for family, head in HEADS:
         coupled = family in COUPLED
         further = [*FURTHER, *(TOGETHER if coupled else FREE)]
         known = [*IN_THE_ZOO, *(() if coupled else IN_THE_ZOO_IF_FREE)]
         for growth in further:
-            yield pytest.param(family, head, growth, torch.float64, id=f"{family}-{head}-{growth}")
+            values, name = (family, head, growth, torch.float64), f"{family}-{head}-{growth}"
+            yield pytest.param(*values, marks=next(quick), id=name)
         for growth in further + known:
             values, name = (family, head, growth, torch.float32), f"{family}-{head}-{growth}"
             yield pytest.param(*values, marks=pytest.mark.slow, id=f"{name}-float32")

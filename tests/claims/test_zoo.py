@@ -34,7 +34,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tiny.Save
     return of
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=zoo.one_worker(n)) for n in MODELS])
+@pytest.mark.parametrize("name", zoo.by_speed())
 def test_contract(saved: Callable[[str], tiny.Saved], name: str) -> None:
     """Every tensor on disk is described, by axes that cannot pass for each other."""
     model = read_model(open_checkpoint(saved(name).folder))
@@ -72,7 +72,7 @@ def test_claim_is_measurement(
         assert cell.measured <= cell.allowed
 
 
-@pytest.mark.parametrize("name", zoo.by_speed())
+@pytest.mark.parametrize("name", zoo.by_speed(every=3))
 def test_round_trip(saved: Callable[[str], tiny.Saved], tmp_path: Path, name: str) -> None:
     """coalesce(decoalesce(x)) = x, bit for bit, wherever the family can be doubled at all."""
     small = saved(name).folder

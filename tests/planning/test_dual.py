@@ -9,6 +9,9 @@ uneven splits and noise included, the gradients agree in all directions that the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from growkit import api
 from growkit.algebra.kernel import Kernel
 from growkit.checkpoints.open import open_checkpoint
 from growkit.families.model import Model, read_model
+from growkit.planning.plan import Plan
 from growkit.planning.width import Composer
 from growkit.verify.precision import full_precision
 
@@ -82,15 +86,41 @@ def gradients(model: Any) -> Gradients:
     return {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def grow(tmp_path: Path, family: str, head: str, steps: list[Any]) -> Any:
+@dataclass(frozen=True)
+class Trained:
+    """A small model on disk, and its gradients."""
+
+    model: Any
+    folder: Path
+    headers: Model
+    gradients: Gradients
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Trained]:
+    """A small model by family and head, made once."""
+
+    @cache
+    def of(family: str, head: str) -> Trained:
+        model = tiny.build(family, head, seed=3, **sizes(family))
+        folder = tiny.save(model, tmp_path_factory.mktemp("dual") / "small")
+        with full_precision():
+            before = gradients(tiny.load(folder, model))
+        return Trained(model, folder, read_model(open_checkpoint(folder)), before)
+
+    return of
+
+
+Small = Callable[[str, str], Trained]
+
+
+def grow(small: Trained, tmp_path: Path, steps: list[Any]) -> Any:
     """The plan, the small model's headers, and the gradients of both models."""
-    model = tiny.build(family, head, seed=3, **sizes(family))
-    small = tiny.save(model, tmp_path / "small")
-    result = api.grow(small, steps_of(steps), out=tmp_path / "big")
+    result = api.grow(small.folder, steps_of(steps), out=tmp_path / "big")
     with full_precision():
-        before, after = (gradients(tiny.load(p, model)) for p in (small, result.out))
-    assert before.keys() == after.keys()
-    return result.plan, read_model(open_checkpoint(small)), before, after
+        after = gradients(tiny.load(result.out, small.model))
+    assert small.gradients.keys() == after.keys()
+    return result.plan, small.headers, small.gradients, after
 
 
 def apply(value: np.ndarray, kernels: list[Kernel | None]) -> np.ndarray:
@@ -113,12 +143,8 @@ def distance(have: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(have - want).max() / np.abs(want).max())
 
 
-@pytest.mark.parametrize(("family", "head", "steps"), cells(DUAL, DUAL_FREE, DUAL_TOGETHER))
-def test_gradients_follow_the_dual_maps(
-    tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]]
-) -> None:
+def follow(plan: Plan, model: Model, before: Gradients, after: Gradients) -> None:
     """Autograd agrees for every weight, bias and gain; factors of the plan are divided by."""
-    plan, model, before, after = grow(tmp_path, family, head, steps)
     composer = Composer(plan.maps, model.sizes, dual=True)
     scales = {f.name: f.terms[0].scale for f in plan.formulas}
     for name, gradient in before.items():
@@ -127,16 +153,8 @@ def test_gradients_follow_the_dual_maps(
             assert distance(after[name], want) < LIMIT, name
 
 
-@pytest.mark.parametrize(
-    ("family", "head", "steps"),
-    cells(DUAL | OTHER, DUAL_FREE | OTHER_FREE, DUAL_TOGETHER | OTHER_TOGETHER),
-)
-def test_gradients_agree_where_the_small_model_looks(
-    tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]]
-) -> None:
-    """writeᵀ·G_new = G·write_inᵀ for every exact growth."""
-    plan, model, before, after = grow(tmp_path, family, head, steps)
-    assert plan.claim.claim == "exact"
+def agree(plan: Plan, model: Model, before: Gradients, after: Gradients) -> None:
+    """writeᵀ·G_new = G·write_inᵀ."""
     forward, dual = (Composer(plan.maps, model.sizes, dual=d) for d in (False, True))
     scales = {f.name: f.terms[0].scale for f in plan.formulas}
     for name, gradient in before.items():
@@ -152,12 +170,35 @@ def test_gradients_agree_where_the_small_model_looks(
             assert distance(scales[name] * apply(after[name], back), want) < LIMIT, name
 
 
+@pytest.mark.parametrize(("family", "head", "steps"), cells(DUAL, DUAL_FREE, DUAL_TOGETHER))
+def test_gradients_follow_the_dual_maps(
+    small: Small, tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]]
+) -> None:
+    """Where all copies are read alike, for every tensor; and so where the small model looks."""
+    plan, model, before, after = grow(small(family, head), tmp_path, steps)
+    assert plan.claim.claim == "exact"
+    follow(plan, model, before, after)
+    agree(plan, model, before, after)
+
+
+@pytest.mark.parametrize(("family", "head", "steps"), cells(OTHER, OTHER_FREE, OTHER_TOGETHER))
+def test_gradients_agree_where_the_small_model_looks(
+    small: Small, tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]]
+) -> None:
+    """For every other exact growth."""
+    plan, model, before, after = grow(small(family, head), tmp_path, steps)
+    assert plan.claim.claim == "exact"
+    agree(plan, model, before, after)
+
+
 @pytest.mark.parametrize(
     ("name", "tensor"), [("noise", "mlp.up_proj"), ("uneven stream", "mlp.down_proj")]
 )
-def test_where_dual_maps_are_only_close(tmp_path: Path, name: str, tensor: str) -> None:
+def test_where_dual_maps_are_only_close(
+    small: Small, tmp_path: Path, name: str, tensor: str
+) -> None:
     """Noise, and copies of the stream that are read unevenly: close enough for moments only."""
-    plan, model, before, after = grow(tmp_path, "llama", "causal", OTHER[name])
+    plan, model, before, after = grow(small("llama", "causal"), tmp_path, OTHER[name])
     composer = Composer(plan.maps, model.sizes, dual=True)
     tensor = f"model.layers.0.{tensor}.weight"
     want = apply(before[tensor], kernels(composer, model, tensor))

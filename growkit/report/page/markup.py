@@ -30,7 +30,9 @@ def escaped(text: str) -> Markup:
     def seen(c: str) -> bool:
         return c == "\n" or not (unicodedata.category(c) in HIDDEN or c in FORBIDDEN)
 
-    return Markup(html.escape("".join(c if seen(c) else "\ufffd" for c in text)))
+    if not text.isprintable():
+        text = "".join(c if seen(c) else "\ufffd" for c in text)
+    return Markup(html.escape(text))
 
 
 def element(tag: str, *children: Child, **attributes: object) -> Markup:
