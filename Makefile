@@ -50,9 +50,11 @@ $(TIMM)/.ready: constraints.txt | $(READY)
 	@$(PIP) install --no-deps --constraint constraints.txt --target $(@D) timm torchvision pillow
 	@touch $@
 
-# on every core (a process of the tests takes up to 2 GB); a process runs what lies together in a
-# file, and helps another one when it has nothing left; those that may not be beside others come last
-PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
+# on every core, and one more while another waits for the disk (a process of the tests takes up to
+# 2 GB); a process runs what lies together in a file, and helps another one when it has nothing left;
+# those that may not be beside others come last
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PARALLEL := --numprocesses $(shell echo $$(($(CORES) + 1))) --maxprocesses 8 --dist worksteal
 
 test: setup fetch ## run the test suite
 	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m 'not slow and not alone'

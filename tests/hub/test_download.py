@@ -189,7 +189,9 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
+@pytest.mark.parametrize(
+    "xet", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lfs", "xet"]
+)
 def test_grow_from_the_hub(
     xet: bool, small: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

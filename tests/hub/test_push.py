@@ -16,7 +16,9 @@ from support.hub_server import READ, Hub
 from growkit import api
 from growkit.report import model_card
 
-over = pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
+over = pytest.mark.parametrize(
+    "xet", [pytest.param(False, marks=pytest.mark.slow), True], ids=["lfs", "xet"]
+)
 
 
 @pytest.fixture(scope="module")
