@@ -54,21 +54,28 @@ class Marks:
     def mark(
         self, shard: Shard, crc32: Mapping[str, str], extra: Mapping[str, Any] | None = None
     ) -> None:
-        """Say that a file is complete; `extra` is the caller's and comes back from `finished`."""
-        path = self._mark(shard.name)
-        with writing(path):
-            stat = (self.folder / shard.name).stat()
-        assert stat.st_size == shard.size, f"{shard.name}: marked before it was complete"
-        content = {
-            "digest": self.digest,
-            "size": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-            "crc32": dict(crc32),
-            "extra": dict(extra or {}),
-        }
-        self.put(path, io.BytesIO(json.dumps(content).encode()))
-        with writing(path):
-            sync_folder(self.partial)
+        """Say that a file is complete; `extra` is the caller's and comes back from `finished`.
+
+        Another process may put its file of the same bytes in place while this mark is made: then
+        the mark is made anew, for a mark of the file that is gone may be the last to be written.
+        """
+        path, file = self._mark(shard.name), self.folder / shard.name
+        while True:
+            with writing(path):
+                stat = file.stat()
+            assert stat.st_size == shard.size, f"{shard.name}: marked before it was complete"
+            content = {
+                "digest": self.digest,
+                "size": stat.st_size,
+                "mtime_ns": stat.st_mtime_ns,
+                "crc32": dict(crc32),
+                "extra": dict(extra or {}),
+            }
+            self.put(path, io.BytesIO(json.dumps(content).encode()))
+            with writing(path):
+                sync_folder(self.partial)
+                if file.stat().st_mtime_ns == stat.st_mtime_ns:
+                    return
 
     def put(self, path: Path, content: BinaryIO) -> None:
         """Bring a small file to disk; it appears with all of its bytes."""

@@ -7,8 +7,9 @@ import fcntl
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from growkit import api
 from growkit.errors import CheckpointError, OutputError
 from growkit.output.done_marks import Marks
 from growkit.output.layout import lay_out
-from growkit.runtime.task import Task, peak_of, tasks, write
+from growkit.runtime.task import Task, peak_of, tasks, write, write_file
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,29 @@ def test_twice_at_once(todo: list[Task]) -> None:
         assert content(todo[0]) == wanted
         assert todo[0].marks.finished(todo[0].shard.name)
     assert not [*todo[0].marks.partial.glob("*.tmp")]
+
+
+@dataclass(frozen=True)
+class Overtaken(Marks):
+    """Another process writes and marks the same file just before a mark is put down."""
+
+    task: Task
+    times: list[str] = field(default_factory=list)
+
+    def put(self, path: Path, content: BinaryIO) -> None:
+        if not self.times:
+            self.times.append(path.name)
+            write_file(self.task)
+            self.task.marks.mark(self.task.shard, {})
+        super().put(path, content)
+
+
+def test_overtaken_while_marking(todo: list[Task]) -> None:
+    """The last mark is of the file that is there, and not of the one that it took the place of."""
+    task = todo[0]
+    write_file(task)
+    Overtaken(task.marks.partial, task.marks.digest, task).mark(task.shard, {})
+    assert task.marks.finished(task.shard.name)
 
 
 def test_a_source_that_changed(small: Path, todo: list[Task]) -> None:
