@@ -30,6 +30,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one model come together in their file, so that it is made and run once."""
     first: dict[object, int] = {}
     for place, item in enumerate(items):
-        group = item.get_closest_marker("xdist_group")
-        item.stash[PLACE] = first.setdefault((item.path, group.args) if group else item, place)
+        model = item.get_closest_marker("model")
+        item.stash[PLACE] = first.setdefault((item.path, model.args) if model else item, place)
     items.sort(key=lambda item: item.stash[PLACE])

@@ -23,12 +23,12 @@ class _Widened(TorchFunctionMode):
     ) -> Any:
         if func is torch.Tensor.float:
             func = torch.Tensor.double
-        float32, float64 = torch.float32, torch.float64
-        wide = [float64 if value is float32 else value for value in args]
-        if not kwargs:
-            return func(*wide)
-        named = {k: float64 if value is float32 else value for k, value in kwargs.items()}
-        return func(*wide, **named)
+        named = {name: _wide(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_wide, args), **named)
+
+
+def _wide(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument
 
 
 @contextmanager

@@ -9,9 +9,8 @@ uneven splits and noise included, the gradients agree in all directions that the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +65,14 @@ OTHER_FREE = {
 Gradients = dict[str, np.ndarray]
 
 
-def cells(cases: dict[str, Any], free: dict[str, Any], coupled: dict[str, Any]) -> list[Any]:
-    """Head classes × cases, with those that a family's sizes allow."""
-    return [
-        pytest.param(family, head, steps, id=f"{family}-{head}-{name}")
-        for family, head in HEADS
-        for name, steps in (cases | (coupled if family in COUPLED else free)).items()
-    ]
+def cells() -> Iterator[Any]:
+    """Head classes × cases that a family's sizes allow, and whether the dual maps are exact."""
+    for family, head in HEADS:
+        coupled = family in COUPLED
+        dual = DUAL | (DUAL_TOGETHER if coupled else DUAL_FREE)
+        other = OTHER | (OTHER_TOGETHER if coupled else OTHER_FREE)
+        for name, steps in (dual | other).items():
+            yield pytest.param(family, head, steps, name in dual, id=f"{family}-{head}-{name}")
 
 
 def gradients(model: Any) -> Gradients:
@@ -86,41 +86,38 @@ def gradients(model: Any) -> Gradients:
     return {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A small model on disk, and its gradients."""
+class Small(tiny.Saved):
+    """A small model; its gradients are computed once."""
 
-    model: Any
-    folder: Path
-    headers: Model
-    gradients: Gradients
+    @cached_property
+    def gradients(self) -> Gradients:
+        """Those of the model as it stands on disk."""
+        return self.gradients_of(self.folder)
+
+    def gradients_of(self, folder: Path) -> Gradients:
+        """Those of another checkpoint of the same class."""
+        with full_precision():
+            return gradients(tiny.load(folder, self.model))
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Trained]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Small]:
     """A small model by family and head, made once."""
 
     @cache
-    def of(family: str, head: str) -> Trained:
+    def of(family: str, head: str) -> Small:
         model = tiny.build(family, head, seed=3, **sizes(family))
-        folder = tiny.save(model, tmp_path_factory.mktemp("dual") / "small")
-        with full_precision():
-            before = gradients(tiny.load(folder, model))
-        return Trained(model, folder, read_model(open_checkpoint(folder)), before)
+        return Small(model, tiny.save(model, tmp_path_factory.mktemp("small")))
 
     return of
 
 
-Small = Callable[[str, str], Trained]
-
-
-def grow(small: Trained, tmp_path: Path, steps: list[Any]) -> Any:
+def grow(small: Small, out: Path, steps: list[Any]) -> Any:
     """The plan, the small model's headers, and the gradients of both models."""
-    result = api.grow(small.folder, steps_of(steps), out=tmp_path / "big")
-    with full_precision():
-        after = gradients(tiny.load(result.out, small.model))
+    result = api.grow(small.folder, steps_of(steps), out=out)
+    after = small.gradients_of(result.out)
     assert small.gradients.keys() == after.keys()
-    return result.plan, small.headers, small.gradients, after
+    return result.plan, read_model(open_checkpoint(small.folder)), small.gradients, after
 
 
 def apply(value: np.ndarray, kernels: list[Kernel | None]) -> np.ndarray:
@@ -170,18 +167,20 @@ def agree(plan: Plan, model: Model, before: Gradients, after: Gradients) -> None
             assert distance(scales[name] * apply(after[name], back), want) < LIMIT, name
 
 
-@pytest.mark.parametrize(
-    ("family", "head", "steps"),
-    cells(DUAL | OTHER, DUAL_FREE | OTHER_FREE, DUAL_TOGETHER | OTHER_TOGETHER),
-)
+@pytest.mark.parametrize(("family", "head", "steps", "dual"), [*cells()])
 def test_gradients(
-    small: Small, tmp_path: Path, family: str, head: str, steps: list[dict[str, Any]]
+    small: Callable[[str, str], Small],
+    tmp_path: Path,
+    family: str,
+    head: str,
+    steps: list[dict[str, Any]],
+    dual: bool,
 ) -> None:
     """They agree where the small model looks; where copies are read alike, they are the dual's."""
-    plan, model, before, after = grow(small(family, head), tmp_path, steps)
+    plan, model, before, after = grow(small(family, head), tmp_path / "big", steps)
     assert plan.claim.claim == "exact"
     agree(plan, model, before, after)
-    if steps in [*(DUAL | DUAL_FREE | DUAL_TOGETHER).values()]:
+    if dual:
         follow(plan, model, before, after)
 
 
@@ -189,10 +188,10 @@ def test_gradients(
     ("name", "tensor"), [("noise", "mlp.up_proj"), ("uneven stream", "mlp.down_proj")]
 )
 def test_where_dual_maps_are_only_close(
-    small: Small, tmp_path: Path, name: str, tensor: str
+    small: Callable[[str, str], Small], tmp_path: Path, name: str, tensor: str
 ) -> None:
     """Noise, and copies of the stream that are read unevenly: close enough for moments only."""
-    plan, model, before, after = grow(small("llama", "causal"), tmp_path, OTHER[name])
+    plan, model, before, after = grow(small("llama", "causal"), tmp_path / "big", OTHER[name])
     composer = Composer(plan.maps, model.sizes, dual=True)
     tensor = f"model.layers.0.{tensor}.weight"
     want = apply(before[tensor], kernels(composer, model, tensor))

@@ -66,12 +66,7 @@ def by_speed(growths: tuple[str, ...] = (), every: int = 1) -> list[Any]:
             leads = name == names[0] and place % every == 0
             for growth in growths or ("",):
                 quick = leads and (not growth or growth in QUICK)
-                marks = (one_worker(name),) if quick else (one_worker(name), pytest.mark.slow)
+                marks = [pytest.mark.model(name), *([] if quick else [pytest.mark.slow])]
                 values = (name, growth) if growth else (name,)
                 params.append(pytest.param(*values, marks=marks, id=" ".join(values)))
     return params
-
-
-def one_worker(name: str) -> pytest.MarkDecorator:
-    """All tests of one model run in one process, which makes and runs it once."""
-    return pytest.mark.xdist_group(name)
