@@ -19,7 +19,7 @@ from growkit.algebra.expression import Expression
 from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
 from growkit.dtypes import FLOATS
 from growkit.errors import CheckpointError
-from growkit.families.config import default, get, spelling, whole
+from growkit.families.config import default, get, layers_with, spelling, whole
 from growkit.families.family import Family, Pattern, spell
 from growkit.families.load import build_family, find_family
 
@@ -193,20 +193,21 @@ def _complete(
                     f"tensor {entry.info.name}: {slot} number {number}, but config.json says "
                     f"there are {sizes[slot]}"
                 )
+    kinds = _layers_of_kinds(family, checkpoint.config, sizes, len(entries) + 1)
+    together: dict[str, list[Pattern]] = defaultdict(list)
     for pattern in family.patterns.values():
         have = seen[pattern.name]
+        if pattern.group and pattern.optional:
+            together[pattern.group].append(pattern)
         if pattern.optional and not have:
             continue
-        ranges: list[Sequence[int]] = [
-            range(pattern.first if family.axes[s] == "layers" else 0, sizes.get(s, 0))
-            if isinstance(s, str)
-            else (s,)
-            for s in pattern.slots
-        ]
+        ranges = _ranges(family, pattern, sizes, kinds)
         if pattern.by_layer:  # complete in every layer that has it at all
             layers = {n[0] for n in have}
             ranges = [sorted(layers), *ranges[1:]] if pattern.slots else ranges
         count = prod(map(len, ranges))
+        if pattern.kind:
+            _refuse_other_kinds(pattern, family.presence[pattern.kind].axis, have, kinds)
         if len(have) == count:
             continue
         near = product(*(r[: len(have) + 1] for r in ranges))  # config.json may say any number
@@ -215,6 +216,62 @@ def _complete(
         raise CheckpointError(
             f"{checkpoint.path}: tensor {name} is missing ({len(have)} of {count} found)",
             hint="the checkpoint is incomplete, or its config.json belongs to another one",
+        )
+    for patterns in together.values():
+        here = [p.name for p in patterns if seen[p.name]]
+        gone = [p.name for p in patterns if not seen[p.name]]
+        if here and gone:
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {gone[0]} is missing, and {here[0]} is there",
+                hint="they come together: the checkpoint is incomplete",
+            )
+
+
+def _layers_of_kinds(
+    family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], most: int
+) -> dict[str, frozenset[int]]:
+    """The layers that have what each word of `presence` marks, `most` of a stack: config.json may
+    say any number of them, and each has a tensor."""
+    words = {p.kind for p in family.patterns.values() if p.kind}
+    return {
+        word: layers_with(family, config, word, min(sizes.get(family.presence[word].axis, 0), most))
+        for word in words
+    }
+
+
+def _ranges(
+    family: Family,
+    pattern: Pattern,
+    sizes: Mapping[str, int],
+    kinds: Mapping[str, frozenset[int]],
+) -> list[Sequence[int]]:
+    """The numbers that its tensors have in their names, slot by slot."""
+    ranges: list[Sequence[int]] = []
+    for slot in pattern.slots:
+        if not isinstance(slot, str):
+            ranges.append((slot,))
+        elif pattern.kind and slot == family.presence[pattern.kind].axis:
+            ranges.append(sorted(n for n in kinds[pattern.kind] if n >= pattern.first))
+        else:
+            start = pattern.first if family.axes[slot] == "layers" else 0
+            ranges.append(range(start, sizes.get(slot, 0)))
+    return ranges
+
+
+def _refuse_other_kinds(
+    pattern: Pattern,
+    axis: str,
+    have: Iterable[tuple[int, ...]],
+    kinds: Mapping[str, frozenset[int]],
+) -> None:
+    """No layer has what config.json says belongs to layers of another kind."""
+    slot = pattern.slots.index(axis)
+    other = next((n for n in sorted(have) if n[slot] not in kinds[pattern.kind]), None)
+    if other is not None:
+        raise CheckpointError(
+            f"tensor {spell(pattern.name, other)}: config.json says that layer {other[slot]} is of "
+            "another kind",
+            hint="config.json and the tensors must belong together",
         )
 
 
@@ -236,6 +293,12 @@ def _tie(
     declared = checkpoint.config.get("tie_word_embeddings")
     tied = head.default if declared is None else bool(declared)
     if head.weight in entries:
+        alone = [n for n, t in head.ties.items() if t in entries and n not in entries]
+        if alone and declared is False and not tied:
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {alone[0]} is missing and config.json does not tie it",
+                hint='set "tie_word_embeddings": true if the head is the embedding',
+            )
         both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
         same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both)
         return tied, same if tied else ()
