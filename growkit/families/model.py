@@ -51,6 +51,7 @@ class Model:
     dropped: tuple[str, ...]  # "name: reason"
     tied: bool  # the output head is the embedding
     same: tuple[tuple[str, str], ...]  # pairs of tensors on disk that a tie says are equal
+    described: Mapping[str, Any]  # the family file, as data
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -64,9 +65,9 @@ class Model:
 
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
     """Understand a checkpoint through its family file. Raises FamilyError or CheckpointError."""
-    config = checkpoint.config
-    where = str(family_file) if family_file else ""
-    family = build_family(find_family(config, family_file), config, checkpoint.tensors, where)
+    config, where = checkpoint.config, str(family_file) if family_file else ""
+    described = find_family(config, family_file)
+    family = build_family(described, config, checkpoint.tensors, where)
     entries: dict[str, Entry] = {}
     dropped = []
     for name, info in checkpoint.tensors.items():
@@ -82,13 +83,42 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
                 hint="keep one of the two spellings",
             )
     sizes = solve_sizes(family, config, entries)
-    _complete(family, checkpoint, entries, sizes)
+    _complete(family, checkpoint, _checked(entries, sizes), sizes)
     tied, same = _tie(family, checkpoint, entries)
     for name, twin in same:
         key = next(k for k, e in entries.items() if e.info.name == name)
         del entries[key]
         dropped.append(f"{name}: a second copy of {twin}, to which config.json ties it")
-    return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
+    return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same, described)
+
+
+def check_whole(
+    model: Model,
+    config: Mapping[str, Any],
+    kinds: Mapping[str, Entry],
+    numbers: Mapping[str, set[tuple[int, ...]]],
+) -> None:
+    """Read tensors that are known by their patterns with another config, as `read_model` would.
+
+    `kinds` holds one tensor of each pattern, by key, and `numbers` all that have it, by its name.
+    They must be a whole model of that config in the family file of `model`; raises as it does.
+    """
+    names = [entry.key for entry in kinds.values()]
+    family = build_family(model.described, config, names)
+    for entry in kinds.values():
+        if entry.pattern.name not in family.patterns:
+            raise CheckpointError(f"tensor {entry.key}: config.json has no use for it")
+    read = {
+        key: Entry(e.info, family.patterns[e.pattern.name], e.numbers) for key, e in kinds.items()
+    }
+    sizes = solve_sizes(family, config, read)
+    for entry in read.values():
+        for place, slot in enumerate(entry.pattern.slots):
+            most = max(n[place] for n in numbers[entry.pattern.name])
+            _check_number(entry.key, slot, most, sizes)
+    checkpoint = Checkpoint("result", config, {}, ())
+    _complete(family, checkpoint, numbers, sizes)
+    _tie(family, checkpoint, read)
 
 
 def solve_sizes(
@@ -170,10 +200,10 @@ def _refuse_unknown_sizes(
         )
 
 
-def _complete(
-    family: Family, checkpoint: Checkpoint, entries: Mapping[str, Entry], sizes: Mapping[str, int]
-) -> None:
-    """Every tensor has the right rank and layer numbers, and no required tensor is missing."""
+def _checked(
+    entries: Mapping[str, Entry], sizes: Mapping[str, int]
+) -> dict[str, set[tuple[int, ...]]]:
+    """Every tensor has the right rank, dtype and layer; the numbers in the names, by pattern."""
     seen: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for entry in entries.values():
         seen[entry.pattern.name].add(entry.numbers)
@@ -188,15 +218,30 @@ def _complete(
                 hint="growkit grows float64, float32, float16 and bfloat16 weights",
             )
         for slot, number in zip(entry.pattern.slots, entry.numbers, strict=True):
-            if isinstance(slot, str) and number >= sizes[slot]:
-                raise CheckpointError(
-                    f"tensor {entry.info.name}: {slot} number {number}, but config.json says "
-                    f"there are {sizes[slot]}"
-                )
-    kinds = _layers_of_kinds(family, checkpoint.config, sizes, len(entries) + 1)
+            _check_number(entry.info.name, slot, number, sizes)
+    return seen
+
+
+def _check_number(name: str, slot: str | int, number: int, sizes: Mapping[str, int]) -> None:
+    """The number in a tensor's name is one of those that config.json says there are."""
+    if isinstance(slot, str) and number >= sizes[slot]:
+        raise CheckpointError(
+            f"tensor {name}: {slot} number {number}, but config.json says there are {sizes[slot]}"
+        )
+
+
+def _complete(
+    family: Family,
+    checkpoint: Checkpoint,
+    seen: Mapping[str, set[tuple[int, ...]]],
+    sizes: Mapping[str, int],
+) -> None:
+    """No required tensor is missing, and none is there without those that it comes with."""
+    most = sum(map(len, seen.values())) + 1
+    kinds = _layers_of_kinds(family, checkpoint.config, sizes, most)
     together: dict[str, list[Pattern]] = defaultdict(list)
     for pattern in family.patterns.values():
-        have = seen[pattern.name]
+        have = seen.get(pattern.name, set())
         if pattern.group and pattern.optional:
             together[pattern.group].append(pattern)
         if pattern.optional and not have:
@@ -218,8 +263,8 @@ def _complete(
             hint="the checkpoint is incomplete, or its config.json belongs to another one",
         )
     for patterns in together.values():
-        here = [p.name for p in patterns if seen[p.name]]
-        gone = [p.name for p in patterns if not seen[p.name]]
+        here = [p.name for p in patterns if seen.get(p.name)]
+        gone = [p.name for p in patterns if not seen.get(p.name)]
         if here and gone:
             raise CheckpointError(
                 f"{checkpoint.path}: tensor {gone[0]} is missing, and {here[0]} is there",
@@ -266,8 +311,9 @@ def _refuse_other_kinds(
 ) -> None:
     """No layer has what config.json says belongs to layers of another kind."""
     slot = pattern.slots.index(axis)
-    other = next((n for n in sorted(have) if n[slot] not in kinds[pattern.kind]), None)
-    if other is not None:
+    others = {n[slot] for n in have} - kinds[pattern.kind]
+    if others:
+        other = min(n for n in have if n[slot] in others)
         raise CheckpointError(
             f"tensor {spell(pattern.name, other)}: config.json says that layer {other[slot]} is of "
             "another kind",
