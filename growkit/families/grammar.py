@@ -33,6 +33,7 @@ from growkit.families.family import (
 TARGETS = ("", "stream", "branch", "activation")
 SCORES = ("power", "unless", "unless_false", "by_layer", "clamp")
 BIASES = ALWAYS, NEVER, OPTIONAL = "always", "never", "optional"
+_CLASSES = re.compile(r"[A-Z]\w*(\|[A-Z]\w*)*")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
 _RULE = re.compile(r"[\w.]+ % [\w.]+")
 
@@ -53,8 +54,12 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
     residual = data.get("residual", "pre")
     if residual not in ("pre", "post"):
         raise FamilyError(f'{where}: residual: expected pre or post, found "{residual}"')
-    presence = _presence(data.get("presence", {}), config, axes, names, where)
     biases = data.get("biases", {})
+    marks = {*(line.partition("?")[2] for line in data["modules"]), *biases.values()}
+    ends = {
+        m: {"class": m.split("|")} for m in marks if isinstance(m, str) and _CLASSES.fullmatch(m)
+    }
+    presence = _presence({**ends, **data.get("presence", {})}, config, axes, names, where)
     known_words(biases.values(), (*BIASES, *presence), f"{where}: biases", "word")
     head = _head(data.get("head"))
     patterns: dict[str, Pattern] = {}
