@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from growkit.algebra.expression import Expression
 from growkit.algebra.layer_map import LayerMap
 from growkit.errors import CheckpointError, RecipeError
-from growkit.families.family import Family
+from growkit.families.family import Family, Period, Threshold
 
 
 def get(config: Mapping[str, Any], path: str) -> Any:
@@ -22,6 +23,33 @@ def get(config: Mapping[str, Any], path: str) -> Any:
     for part in path.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
+
+
+def holds(config: Mapping[str, Any], key: str, want: Any) -> bool:
+    """Whether a config's key has the value wanted: one of a list, `*` for any text, or `{not: …}`.
+
+    The key `class` is the end of the name of a class that config.json says the model is of.
+    """
+    negated = isinstance(want, Mapping)
+    given = want["not"] if negated else want
+    words = given if isinstance(given, list) else [given]
+    if key == "class":
+        return any(name.endswith(word) for name in classes(config) for word in words) is not negated
+    return any(_fits(get(config, key), word) for word in words) is not negated
+
+
+def classes(config: Mapping[str, Any]) -> list[str]:
+    """The classes of transformers that config.json names; none where it has something else."""
+    names = config.get("architectures")
+    return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+
+
+def _fits(value: Any, want: Any) -> bool:
+    """Whether a config value, or one of a list, is the one wanted; `*` is any text."""
+    if isinstance(value, list):
+        return any(_fits(v, want) for v in value)
+    texts = isinstance(value, str) and isinstance(want, str)
+    return fnmatchcase(value, want) if texts else value == want
 
 
 def number(config: Mapping[str, Any], path: str) -> float | None:
@@ -209,24 +237,21 @@ def norm_eps(family: Family, config: Mapping[str, Any]) -> float:
 def remap_layers(
     family: Family, config: Mapping[str, Any], layers: Mapping[str, LayerMap]
 ) -> dict[str, Any]:
-    """Config entries that count or list layers follow the layer map; RecipeError if they cannot."""
+    """Config entries that count or list layers follow the layer map; RecipeError if they cannot.
+
+    Each new layer is of the kind of the layer that it comes from. Where a number cannot say so, the
+    list that may stand in its place does.
+    """
     out = copy.deepcopy(dict(config))
     for axis, layer_map in layers.items():
         source = [n.source for n in layer_map]
-        for key, period in family.periods.items():
-            n = get(out, key) or period.default
-            if period.axis != axis or get(out, period.unless) or not isinstance(n, int) or n < 1:
-                continue
-            if period.values:  # what the number means, spelt out as the list that may replace it
-                kinds = [(i + period.start) % n == 0 for i in range(max(source) + 1)]
-                put(out, period.unless, [period.values[kind] for kind in kinds])
-            else:
-                _check_period(key, n, period.start, source)
+        count = max(source) + 1
+        kinds = layer_values(family, config, axis, count)  # as they were: one may replace another
         for key in (k for k, a in family.lists.items() if a == axis):
             old = get(out, key)
             if isinstance(old, list):
                 entries = _unrolled(old)
-                if len(entries) <= max(source):
+                if len(entries) < count:
                     raise CheckpointError(f"config.json: {key}: {len(entries)} entries are too few")
                 new = [entries[n] for n in source]
                 put(out, key, new if entries is old else [[new, 1]])
@@ -234,33 +259,73 @@ def remap_layers(
             old = get(out, key)
             if isinstance(old, list):
                 put(out, key, [new for new, n in enumerate(source) if n in old])
-        for key in (k for k, a in family.thresholds.items() if a == axis):
-            old = get(out, key)
-            if isinstance(old, int):
-                put(out, key, _threshold(old, source))
+        for key, period in family.periods.items():
+            if period.axis == axis and key in kinds:
+                _remap_period(out, key, period, [kinds[key][n] for n in source], source)
+        for key, threshold in family.thresholds.items():
+            if threshold.axis == axis:
+                _remap_threshold(family, out, key, threshold, source)
     return out
 
 
 def layer_kinds(family: Family, config: Mapping[str, Any], axis: str, count: int) -> list[Any]:
     """What the config says of each of the first layers: equal entries are layers of one kind."""
-    said: list[list[Any]] = []
+    each = layer_values(family, config, axis, count).values()
+    return [[entries[i] for entries in each] for i in range(count)]
+
+
+def layer_values(
+    family: Family, config: Mapping[str, Any], axis: str, count: int
+) -> dict[str, list[Any]]:
+    """What each config key says of each of the first layers; a key that says nothing is left out.
+
+    A list says its entries. A period says whether a layer is the special one, a list of numbers
+    whether it is one of them, and a threshold whether it comes before.
+    """
+    values: dict[str, list[Any]] = {}
     for key, period in family.periods.items():
         n = get(config, key) or period.default
-        if period.axis == axis and not get(config, period.unless) and isinstance(n, int) and n > 0:
-            said.append([(i + period.start) % n == 0 for i in range(count)])
+        if period.axis == axis and not _replaced(config, period) and isinstance(n, int) and n > 0:
+            values[key] = [(i + period.start) % n == 0 for i in range(count)]
     for key in (k for k, a in family.lists.items() if a == axis):
         entries = get(config, key)
         if isinstance(entries, list) and len(entries := _unrolled(entries)) >= count:
-            said.append(entries)
+            values[key] = entries[:count]
     for key in (k for k, a in family.indices.items() if a == axis):
         numbers = get(config, key)
         if isinstance(numbers, list):
-            said.append([i in numbers for i in range(count)])
-    for key in (k for k, a in family.thresholds.items() if a == axis):
-        first = get(config, key)
-        if isinstance(first, int):
-            said.append([i < first for i in range(count)])
-    return [[entries[i] for entries in said] for i in range(count)]
+            values[key] = [i in numbers for i in range(count)]
+    for key, threshold in family.thresholds.items():
+        first = _first_of_kind(family, config, key)
+        if threshold.axis == axis and first is not None and not _replaced(config, threshold):
+            values[key] = [i < first for i in range(count)]
+    return values
+
+
+def layers_with(family: Family, config: Mapping[str, Any], word: str, count: int) -> frozenset[int]:
+    """The layers, of so many, that have the modules which a family file marks with this word."""
+    presence = family.presence[word]
+    values = layer_values(family, config, presence.axis, count)
+    named = frozenset(
+        i
+        for key, want in presence.layers
+        for i, value in enumerate(values.get(key, ()))
+        if value == want
+    )
+    return frozenset(range(count)) - named if presence.others else named
+
+
+def _replaced(config: Mapping[str, Any], rule: Period | Threshold) -> bool:
+    """Whether a list stands in the place of a number that would say which layers are of a kind."""
+    return bool(rule.unless and get(config, rule.unless))
+
+
+def _first_of_kind(family: Family, config: Mapping[str, Any], key: str) -> int | None:
+    """The number at a threshold's key, or what its absence means."""
+    first = get(config, key)
+    if first is None:
+        return default(family, config, key)
+    return first if isinstance(first, int) and not isinstance(first, bool) else None
 
 
 def _unrolled(entries: list[Any]) -> list[Any]:
@@ -270,18 +335,50 @@ def _unrolled(entries: list[Any]) -> list[Any]:
     return [kind for kinds, times in entries for _ in range(times) for kind in kinds]
 
 
-def _threshold(old: int, source: list[int]) -> int:
-    """The first layer of another kind, after the map."""
+def _remap_period(
+    out: dict[str, Any], key: str, period: Period, special: list[bool], source: list[int]
+) -> None:
+    """A number that makes every n-th layer special, or the list that says which layers are."""
+    if period.values:  # what the number means, spelt out as the list that may replace it
+        put(out, period.unless, [period.values[kind] for kind in special])
+        return
+    n = get(out, key) or period.default
+    wrong = [new for new, kind in enumerate(special) if ((new + period.start) % n == 0) is not kind]
+    if not wrong:
+        return
+    if period.others:
+        others = {new for new, kind in enumerate(special) if not kind}
+        put(out, key, 1)
+        put(out, period.others, sorted(others.union(get(out, period.others) or ())))
+        return
+    raise RecipeError(
+        f"layers: {key} = {n} makes layer {wrong[0]} of another kind than layer "
+        f"{source[wrong[0]]}, which it copies",
+        hint="list layers in whole periods, such as layers: [0, 1, 0, 1]",
+    )
+
+
+def _remap_threshold(
+    family: Family, out: dict[str, Any], key: str, threshold: Threshold, source: list[int]
+) -> None:
+    """The number of the first layer of another kind, or the list that says each layer's."""
+    old = _first_of_kind(family, out, key)
+    if old is None:
+        return
+    before = [n < old for n in source]
     top = max(source) + 1
-    return sum(i < old for i in source) if old <= top else old - top + len(source)
-
-
-def _check_period(key: str, n: int, start: int, source: list[int]) -> None:
-    """Every new layer is of the kind of the layer that it comes from."""
-    for new, old in enumerate(source):
-        if ((new + start) % n == 0) is not ((old + start) % n == 0):
+    new = sum(before) if old <= top else old - top + len(source)
+    sorted_out = all(kind is (layer < new) for layer, kind in enumerate(before))
+    says = not _replaced(out, threshold) and (not threshold.only or get(out, threshold.only))
+    if says and not sorted_out:
+        if not threshold.values:
+            wrong = next(n for n, kind in enumerate(before) if kind is not (n < new))
+            first = sorted(source, key=lambda n: n >= old)
             raise RecipeError(
-                f"layers: {key} = {n} makes layer {new} of another kind than layer {old}, "
-                "which it copies",
-                hint="list layers in whole periods, such as layers: [0, 1, 0, 1]",
+                f"layers: {key} puts layers of one kind before all others, and layer {wrong} would "
+                f"not be of the kind of layer {source[wrong]}, which it copies",
+                hint=f"list those first: layers: {first}",
             )
+        put(out, threshold.unless, [threshold.values[kind] for kind in before])
+    if get(out, key) is not None or default(family, out, key) != new:
+        put(out, key, new)

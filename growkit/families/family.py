@@ -13,8 +13,10 @@ One YAML per family. A line of `modules` names a module and what it is:
 
 `> stream` after a norm says that its output is the stream itself, `> branch` that it is what a
 branch adds to the stream; `> activation` after a module that a non-linearity stands between what it
-puts out and the stream. `?` after a name makes the module optional, `??` optional in every layer
-by itself; `{axis}` in a name is an axis like any other, `{layers:1}` one that starts at layer 1.
+puts out and the stream. `?WORD` after a name makes the module be there when `presence` says so of
+the word; `?` makes it optional, `??` optional in every layer by itself, where neither config nor
+class can say. `biases` says which modules have a bias. `{axis}` in a name is an axis like any
+other, `{layers:1}` one that starts at layer 1.
 An axis of one stack or tower has its name before a dot, `encoder.layers`: recipes call it so, and
 with `layers` mean all stacks'; where a dot means something else it is written `encoder_layers`.
 `axes` says what each axis is (see `KINDS`): what may pass through it, and so what the plan can
@@ -74,6 +76,8 @@ class Pattern:
     optional: bool = False
     by_layer: bool = False  # optional in every layer by itself
     first: int = 0  # the lowest layer that has it
+    group: str = ""  # optional tensors of one group are there together or not at all
+    kind: str = ""  # the kind of layers that have it, a word of `presence`
 
     def has(self, numbers: tuple[int, ...]) -> bool:
         """Whether its tensors may have these numbers in their names."""
@@ -167,6 +171,27 @@ class Period:
     start: int = 1  # layer i is special iff (i + start) % n == 0
     default: int = 0  # n where the config does not say it
     values: tuple[Any, Any] | None = None  # of other and special layers, in the list `unless`
+    others: str = ""  # a config list of the numbers of further layers that are not special
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A config number of the first layer that is of another kind than those before it."""
+
+    axis: str
+    unless: str = ""  # a config list that says it layer by layer
+    values: tuple[Any, Any] | None = None  # of layers from it on and before it, in that list
+    only: str = ""  # a config switch without which the number says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """When the modules are there that lines of a family file mark with one word."""
+
+    required: bool = False  # this config or its class says that they are
+    axis: str = ""  # the layers of which only some have them
+    layers: tuple[tuple[str, Any], ...] = ()  # config key, what it says of such a layer: any holds
+    others: bool = False  # it is the layers that `layers` does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +213,8 @@ class Family:
     defaults: Mapping[str, str] = field(default_factory=dict)
     require: tuple[str, ...] = ()
     lists: Mapping[str, str] = field(default_factory=dict)  # per-layer config list → layer axis
-    thresholds: Mapping[str, str] = field(default_factory=dict)  # config number of a layer → axis
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)  # key → what it separates
+    presence: Mapping[str, Presence] = field(default_factory=dict)  # word → when it is there
     indices: Mapping[str, str] = field(default_factory=dict)  # config list of layer numbers → axis
     periods: Mapping[str, Period] = field(default_factory=dict)  # config key → what it counts
     mirrors: Mapping[str, Expression] = field(default_factory=dict)  # config keys written, not read

@@ -7,13 +7,15 @@ nothing about a checkpoint is known but its config.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from growkit.algebra.expression import Expression, parse
 from growkit.algebra.positions import PAIRS, SLOPES
 from growkit.errors import FamilyError, did_you_mean
-from growkit.families.config import get
+from growkit.families.config import get, holds
 from growkit.families.family import (
     KINDS,
     SLOT,
@@ -22,12 +24,16 @@ from growkit.families.family import (
     Head,
     Pattern,
     Period,
+    Presence,
     Rope,
+    Threshold,
     module_tensors,
 )
 
 TARGETS = ("", "stream", "branch", "activation")
 SCORES = ("power", "unless", "unless_false", "by_layer", "clamp")
+BIASES = ALWAYS, NEVER, OPTIONAL = "always", "never", "optional"
+_CLASSES = re.compile(r"[A-Z]\w*(\|[A-Z]\w*)*")
 _DEFAULT = re.compile(r"[\w.]+( (\*|//) [\w.]+)?")
 _RULE = re.compile(r"[\w.]+ % [\w.]+")
 
@@ -48,9 +54,18 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
     residual = data.get("residual", "pre")
     if residual not in ("pre", "post"):
         raise FamilyError(f'{where}: residual: expected pre or post, found "{residual}"')
+    biases = data.get("biases", {})
+    marks = {*(line.partition("?")[2] for line in data["modules"]), *biases.values()}
+    ends = {
+        m: {"class": m.split("|")} for m in marks if isinstance(m, str) and _CLASSES.fullmatch(m)
+    }
+    presence = _presence({**ends, **data.get("presence", {})}, config, axes, names, where)
+    known_words(biases.values(), (*BIASES, *presence), f"{where}: biases", "word")
+    head = _head(data.get("head"))
     patterns: dict[str, Pattern] = {}
     for line, kind in data["modules"].items():
-        for pattern in _patterns(line, str(kind), axes, names, residual, where):
+        tensors = _patterns(line, str(kind), axes, names, residual, where)
+        for pattern in _present(tensors, line, presence, biases, head, where):
             if pattern.name in patterns:
                 raise FamilyError(f"{where}: {line}: {pattern.name} is described twice")
             patterns[pattern.name] = pattern
@@ -71,7 +86,11 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         defaults={k: str(v) for k, v in data.get("defaults", {}).items()},
         require=_many(data.get("require")),
         lists=data.get("lists", {}),
-        thresholds=data.get("thresholds", {}),
+        thresholds={
+            k: Threshold(t) if isinstance(t, str) else Threshold(**t)
+            for k, t in data.get("thresholds", {}).items()
+        },
+        presence=presence,
         indices=data.get("indices", {}),
         periods={
             k: Period(p, "") if isinstance(p, str) else Period(**p)
@@ -88,8 +107,74 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         scores=data.get("scores", {}),
         rope=rope,
         alibi=Alibi(**data["alibi"]) if data.get("alibi") else None,
-        head=_head(data.get("head")),
+        head=head,
     )
+
+
+def _presence(
+    data: Mapping[str, Mapping[str, Any]],
+    config: Mapping[str, Any],
+    axes: Mapping[str, str],
+    names: Mapping[str, str],
+    where: str,
+) -> dict[str, Presence]:
+    """When what lines mark with a word is there, as this config and its class say.
+
+    `layers` says which layers have it, `not` names the word of those that do not; all else is as in
+    variants' `when`.
+    """
+    out: dict[str, Presence] = {}
+    for word, when in data.items():
+        if "not" in when:
+            known_words([when["not"]], out, f"{where}: presence.{word}", "word")
+            out[word] = replace(out[when["not"]], others=not out[when["not"]].others)
+        elif "layers" in when:
+            axis = names.get(when.get("of", "layers"), when.get("of", "layers"))
+            known_words([axis], axes, f"{where}: presence.{word}", "layer axis")
+            out[word] = Presence(axis=axis, layers=tuple(when["layers"].items()))
+        else:
+            out[word] = Presence(all(holds(config, key, want) for key, want in when.items()))
+    return out
+
+
+def _present(
+    tensors: Iterable[Pattern],
+    line: str,
+    presence: Mapping[str, Presence],
+    biases: Mapping[str, str],
+    head: Head | None,
+    where: str,
+) -> Iterator[Pattern]:
+    """The tensors of a line with what says when they are there: its mark, and `biases`."""
+    module, marked, word = line.partition("?")
+    if word.strip("?"):
+        known_words([word], presence, f"{where}: {line}", "word")
+    by_layer = word == "?"
+
+    def there(pattern: Pattern, optional: bool, group: str, word: str = "") -> Pattern:
+        given = presence.get(word, Presence())
+        return replace(
+            pattern,
+            optional=optional and not given.required and not given.axis,
+            by_layer=by_layer,
+            group=word or group,
+            kind=word if given.axis else "",
+        )
+
+    for pattern in tensors:
+        if head and pattern.name in head.ties:  # what it is tied to may stand for it
+            tied = bool(marked) or pattern.name.endswith(".bias")
+            yield replace(pattern, optional=tied, by_layer=by_layer)
+            continue
+        if pattern.name == pattern.module or not pattern.name.endswith(".bias"):
+            yield there(pattern, bool(marked), module, word.strip("?"))
+            continue
+        rules = [rule for glob, rule in biases.items() if fnmatchcase(module, glob)]
+        rule = rules[-1] if rules else ""
+        if rule == ALWAYS or presence.get(rule, Presence()).required:
+            yield there(pattern, bool(marked), module, word.strip("?"))
+        elif rule != NEVER:
+            yield replace(pattern, optional=True, by_layer=by_layer)
 
 
 def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | None:
@@ -153,7 +238,7 @@ def _patterns(
     where: str,
 ) -> list[Pattern]:
     """The tensors that one module line describes."""
-    module, marks = line.rstrip("?"), len(line) - len(line.rstrip("?"))
+    module = line.partition("?")[0]
     places = SLOT.findall(module)
     slots = tuple(names.get(axis, axis) or int(number) for axis, _, number in places)
     first = max((int(start) for _, start, _ in places if start), default=0)
@@ -191,8 +276,6 @@ def _patterns(
                 nonlinear=target.strip() == "activation",
                 branch=target.strip() == "branch",
                 offset=1.0 if word == "rms1" and suffix == ".weight" else 0.0,
-                optional=marks > 0 or suffix == ".bias",
-                by_layer=marks > 1,
                 first=first,
             )
         )
@@ -215,7 +298,7 @@ def check_names(family: Family, where: str) -> None:
         )
     for key, named in (
         ("lists", family.lists.values()),
-        ("thresholds", family.thresholds.values()),
+        ("thresholds", [t.axis for t in family.thresholds.values()]),
         ("indices", family.indices.values()),
         ("periods", [p.axis for p in family.periods.values()]),
         ("joins", family.joins),

@@ -16,7 +16,7 @@ from typing import Any
 
 from growkit import plain_yaml
 from growkit.errors import FamilyError, did_you_mean
-from growkit.families.config import get
+from growkit.families.config import holds
 from growkit.families.family import SLOT, Family, numbered, spellings
 from growkit.families.grammar import check_names, known_words, listed, parse_family
 
@@ -25,7 +25,7 @@ KEYS = (
     "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes",
     "like", "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
     "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
-    "alibi", "head", "modules", "variants", "refused",
+    "alibi", "head", "presence", "biases", "modules", "variants", "refused",
 )  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def _well_formed(where: str) -> Iterator[None]:
 
 
 def _holds(when: Mapping[str, Any], config: Mapping[str, Any], tensors: set[str]) -> bool:
-    """Whether config and tensors are what a variant asks for: one of a list, `*` for any text.
+    """Whether config and tensors are what a variant asks for.
 
     `tensors` are names in the family's spelling, with # in place of numbers; a module is present
     if one of them is its weight, its bias, or itself.
@@ -143,18 +143,9 @@ def _holds(when: Mapping[str, Any], config: Mapping[str, Any], tensors: set[str]
             present = any(module + suffix in tensors for suffix in ("", ".weight", ".bias"))
             if present is (key == "absent"):
                 return False
-            continue
-        negated = isinstance(want, Mapping)  # {not: …}
-        words = listed(want["not"] if negated else want)
-        if any(_fits(get(config, key), word) for word in words) is negated:
+        elif not holds(config, key, want):
             return False
     return True
-
-
-def _fits(value: Any, want: Any) -> bool:
-    """Whether a config value is the one wanted; `*` in a text stands for any text."""
-    texts = isinstance(value, str) and isinstance(want, str)
-    return fnmatchcase(value, want) if texts else value == want
 
 
 def _extend(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -167,27 +158,29 @@ def _extend(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`change` on top of `base`; null deletes; module names count without their `?`."""
+    """`change` on top of `base`; null deletes; module names count without their marks."""
     out = dict(base)
     for key, value in change.items():
         if not isinstance(value, dict) or not isinstance(out.get(key), dict):
             out[key] = value
             continue
         value = _flat(value) if key == "modules" else value
-        kept = {
-            k: v for k, v in out[key].items() if k.rstrip("?") not in {n.rstrip("?") for n in value}
-        }
+        changed = {name.partition("?")[0] for name in value}
+        kept = {k: v for k, v in out[key].items() if k.partition("?")[0] not in changed}
         out[key] = kept | {k: v for k, v in value.items() if v is not None}
     return {k: v for k, v in out.items() if v is not None}
 
 
-def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(modules: Mapping[str, Any], prefix: str = "", mark: str = "") -> dict[str, Any]:
+    """Modules line by line; the mark of a group is that of its lines that have none."""
     out: dict[str, Any] = {}
     for name, value in modules.items():
+        bare, given, word = name.partition("?")
+        own = given + word or mark
         if isinstance(value, dict):
-            out |= _flat(value, prefix + name)
+            out |= _flat(value, prefix + bare, own)
         else:
-            out[prefix + name] = value
+            out[prefix + bare + own] = value
     return out
 
 

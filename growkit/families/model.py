@@ -19,7 +19,7 @@ from growkit.algebra.expression import Expression
 from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
 from growkit.dtypes import FLOATS
 from growkit.errors import CheckpointError
-from growkit.families.config import default, get, spelling, whole
+from growkit.families.config import default, get, layers_with, spelling, whole
 from growkit.families.family import Family, Pattern, spell
 from growkit.families.load import build_family, find_family
 
@@ -51,6 +51,7 @@ class Model:
     dropped: tuple[str, ...]  # "name: reason"
     tied: bool  # the output head is the embedding
     same: tuple[tuple[str, str], ...]  # pairs of tensors on disk that a tie says are equal
+    described: Mapping[str, Any]  # the family file, as data
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -64,9 +65,9 @@ class Model:
 
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
     """Understand a checkpoint through its family file. Raises FamilyError or CheckpointError."""
-    config = checkpoint.config
-    where = str(family_file) if family_file else ""
-    family = build_family(find_family(config, family_file), config, checkpoint.tensors, where)
+    config, where = checkpoint.config, str(family_file) if family_file else ""
+    described = find_family(config, family_file)
+    family = build_family(described, config, checkpoint.tensors, where)
     entries: dict[str, Entry] = {}
     dropped = []
     for name, info in checkpoint.tensors.items():
@@ -82,13 +83,42 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
                 hint="keep one of the two spellings",
             )
     sizes = solve_sizes(family, config, entries)
-    _complete(family, checkpoint, entries, sizes)
+    _complete(family, checkpoint, _checked(entries, sizes), sizes)
     tied, same = _tie(family, checkpoint, entries)
     for name, twin in same:
         key = next(k for k, e in entries.items() if e.info.name == name)
         del entries[key]
         dropped.append(f"{name}: a second copy of {twin}, to which config.json ties it")
-    return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
+    return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same, described)
+
+
+def check_whole(
+    model: Model,
+    config: Mapping[str, Any],
+    kinds: Mapping[str, Entry],
+    numbers: Mapping[str, set[tuple[int, ...]]],
+) -> None:
+    """Read tensors that are known by their patterns with another config, as `read_model` would.
+
+    `kinds` holds one tensor of each pattern, by key, and `numbers` all that have it, by its name.
+    They must be a whole model of that config in the family file of `model`; raises as it does.
+    """
+    names = [entry.key for entry in kinds.values()]
+    family = build_family(model.described, config, names)
+    for entry in kinds.values():
+        if entry.pattern.name not in family.patterns:
+            raise CheckpointError(f"tensor {entry.key}: config.json has no use for it")
+    read = {
+        key: Entry(e.info, family.patterns[e.pattern.name], e.numbers) for key, e in kinds.items()
+    }
+    sizes = solve_sizes(family, config, read)
+    for entry in read.values():
+        for place, slot in enumerate(entry.pattern.slots):
+            most = max(n[place] for n in numbers[entry.pattern.name])
+            _check_number(entry.key, slot, most, sizes)
+    checkpoint = Checkpoint("result", config, {}, ())
+    _complete(family, checkpoint, numbers, sizes)
+    _tie(family, checkpoint, read)
 
 
 def solve_sizes(
@@ -170,10 +200,10 @@ def _refuse_unknown_sizes(
         )
 
 
-def _complete(
-    family: Family, checkpoint: Checkpoint, entries: Mapping[str, Entry], sizes: Mapping[str, int]
-) -> None:
-    """Every tensor has the right rank and layer numbers, and no required tensor is missing."""
+def _checked(
+    entries: Mapping[str, Entry], sizes: Mapping[str, int]
+) -> dict[str, set[tuple[int, ...]]]:
+    """Every tensor has the right rank, dtype and layer; the numbers in the names, by pattern."""
     seen: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for entry in entries.values():
         seen[entry.pattern.name].add(entry.numbers)
@@ -188,25 +218,41 @@ def _complete(
                 hint="growkit grows float64, float32, float16 and bfloat16 weights",
             )
         for slot, number in zip(entry.pattern.slots, entry.numbers, strict=True):
-            if isinstance(slot, str) and number >= sizes[slot]:
-                raise CheckpointError(
-                    f"tensor {entry.info.name}: {slot} number {number}, but config.json says "
-                    f"there are {sizes[slot]}"
-                )
+            _check_number(entry.info.name, slot, number, sizes)
+    return seen
+
+
+def _check_number(name: str, slot: str | int, number: int, sizes: Mapping[str, int]) -> None:
+    """The number in a tensor's name is one of those that config.json says there are."""
+    if isinstance(slot, str) and number >= sizes[slot]:
+        raise CheckpointError(
+            f"tensor {name}: {slot} number {number}, but config.json says there are {sizes[slot]}"
+        )
+
+
+def _complete(
+    family: Family,
+    checkpoint: Checkpoint,
+    seen: Mapping[str, set[tuple[int, ...]]],
+    sizes: Mapping[str, int],
+) -> None:
+    """No required tensor is missing, and none is there without those that it comes with."""
+    most = sum(map(len, seen.values())) + 1
+    kinds = _layers_of_kinds(family, checkpoint.config, sizes, most)
+    together: dict[str, list[Pattern]] = defaultdict(list)
     for pattern in family.patterns.values():
-        have = seen[pattern.name]
+        have = seen.get(pattern.name, set())
+        if pattern.group and pattern.optional:
+            together[pattern.group].append(pattern)
         if pattern.optional and not have:
             continue
-        ranges: list[Sequence[int]] = [
-            range(pattern.first if family.axes[s] == "layers" else 0, sizes.get(s, 0))
-            if isinstance(s, str)
-            else (s,)
-            for s in pattern.slots
-        ]
+        ranges = _ranges(family, pattern, sizes, kinds)
         if pattern.by_layer:  # complete in every layer that has it at all
             layers = {n[0] for n in have}
             ranges = [sorted(layers), *ranges[1:]] if pattern.slots else ranges
         count = prod(map(len, ranges))
+        if pattern.kind:
+            _refuse_other_kinds(pattern, family.presence[pattern.kind].axis, have, kinds)
         if len(have) == count:
             continue
         near = product(*(r[: len(have) + 1] for r in ranges))  # config.json may say any number
@@ -215,6 +261,63 @@ def _complete(
         raise CheckpointError(
             f"{checkpoint.path}: tensor {name} is missing ({len(have)} of {count} found)",
             hint="the checkpoint is incomplete, or its config.json belongs to another one",
+        )
+    for patterns in together.values():
+        here = [p.name for p in patterns if seen.get(p.name)]
+        gone = [p.name for p in patterns if not seen.get(p.name)]
+        if here and gone:
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {gone[0]} is missing, and {here[0]} is there",
+                hint="they come together: the checkpoint is incomplete",
+            )
+
+
+def _layers_of_kinds(
+    family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], most: int
+) -> dict[str, frozenset[int]]:
+    """The layers that have what each word of `presence` marks, `most` of a stack: config.json may
+    say any number of them, and each has a tensor."""
+    words = {p.kind for p in family.patterns.values() if p.kind}
+    return {
+        word: layers_with(family, config, word, min(sizes.get(family.presence[word].axis, 0), most))
+        for word in words
+    }
+
+
+def _ranges(
+    family: Family,
+    pattern: Pattern,
+    sizes: Mapping[str, int],
+    kinds: Mapping[str, frozenset[int]],
+) -> list[Sequence[int]]:
+    """The numbers that its tensors have in their names, slot by slot."""
+    ranges: list[Sequence[int]] = []
+    for slot in pattern.slots:
+        if not isinstance(slot, str):
+            ranges.append((slot,))
+        elif pattern.kind and slot == family.presence[pattern.kind].axis:
+            ranges.append(sorted(n for n in kinds[pattern.kind] if n >= pattern.first))
+        else:
+            start = pattern.first if family.axes[slot] == "layers" else 0
+            ranges.append(range(start, sizes.get(slot, 0)))
+    return ranges
+
+
+def _refuse_other_kinds(
+    pattern: Pattern,
+    axis: str,
+    have: Iterable[tuple[int, ...]],
+    kinds: Mapping[str, frozenset[int]],
+) -> None:
+    """No layer has what config.json says belongs to layers of another kind."""
+    slot = pattern.slots.index(axis)
+    others = {n[slot] for n in have} - kinds[pattern.kind]
+    if others:
+        other = min(n for n in have if n[slot] in others)
+        raise CheckpointError(
+            f"tensor {spell(pattern.name, other)}: config.json says that layer {other[slot]} is of "
+            "another kind",
+            hint="config.json and the tensors must belong together",
         )
 
 
@@ -236,6 +339,12 @@ def _tie(
     declared = checkpoint.config.get("tie_word_embeddings")
     tied = head.default if declared is None else bool(declared)
     if head.weight in entries:
+        alone = [n for n, t in head.ties.items() if t in entries and n not in entries]
+        if alone and declared is False and not tied:
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {alone[0]} is missing and config.json does not tie it",
+                hint='set "tie_word_embeddings": true if the head is the embedding',
+            )
         both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
         same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both)
         return tied, same if tied else ()

@@ -22,6 +22,7 @@ from growkit.dtypes import FLOATS, holds
 from growkit.errors import CheckpointError, located
 from growkit.families.model import Model
 from growkit.ops import Arrays, Growth
+from growkit.planning.closure import check_closure
 from growkit.planning.formula import Formula, Noise
 from growkit.planning.hints import hints
 from growkit.planning.part import as_stored, shapes
@@ -126,8 +127,9 @@ def _plan_of_state(
     """What the model after the last step makes on disk."""
     family, model = state.model.family, state.model
     forced = {name: code for code, name in FLOATS.items()}.get(recipe.dtype)
-    formulas = _formulas(state, forced)
+    formulas = formulas_of(state, forced)
     config = dict(state.config)
+    check_closure(state, formulas)
     if forced:
         config[next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")] = recipe.dtype
     hidden_axis = next((a for a in family.of_kind("stream") if a in state.sizes), None)
@@ -169,7 +171,7 @@ def _plan_of_state(
     )
 
 
-def _formulas(state: State, forced: str | None) -> tuple[Formula, ...]:
+def formulas_of(state: State, forced: str | None = None) -> tuple[Formula, ...]:
     """What each output tensor is made of; all are of the dtype `forced`, if there is one."""
     shape_of = shapes(state.parts, state.sizes)
     formulas = []

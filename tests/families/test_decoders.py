@@ -179,14 +179,17 @@ def test_multi_token_prediction_is_refused(tmp_path: Path) -> None:
         read_model(open_checkpoint(small))
 
 
-def test_a_sparse_step_keeps_its_period(tmp_path: Path) -> None:
-    """Where only a number says which layers have experts, layers grow in whole periods."""
+def test_a_sparse_step_is_spelt_out_where_it_has_to_be(tmp_path: Path) -> None:
+    """A period stays where layers grow in whole periods; else the list of dense layers says all."""
     small = saved("qwen2_moe/sparse", tmp_path)
     deep = {"op": "depth", "layers": [0, 1, 0, 1, 2], "new": "silent"}
     out = grow(small.folder, parse_recipe({"steps": [deep]}), out=tmp_path / "out").out
     assert tiny.difference(small.outputs, small.outputs_of(out)) < EXACT
-    with pytest.raises(RecipeError, match="decoder_sparse_step = 2 makes layer 1 of another kind"):
-        grow(small.folder, parse_recipe({"steps": [{"op": "depth", "to": {"layers": "2x"}}]}))
+    deep = {"op": "depth", "to": {"layers": "2x"}}
+    result = grow(small.folder, parse_recipe({"steps": [deep]}), out=tmp_path / "doubled")
+    assert result.plan.config["decoder_sparse_step"] == 1
+    assert result.plan.config["mlp_only_layers"] == [0, 1, 4, 5]
+    assert tiny.difference(small.outputs, small.outputs_of(result.out)) < EXACT
 
 
 def test_variants_by_what_a_key_is_not() -> None:

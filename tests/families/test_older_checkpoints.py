@@ -15,7 +15,6 @@ from support import tiny, zoo
 
 from growkit import api
 from growkit.checkpoints.open import open_checkpoint
-from growkit.errors import RecipeError
 from growkit.families.model import read_model
 from growkit.planning.plan import Plan
 from growkit.recipe.recipe import parse_recipe
@@ -141,13 +140,13 @@ def test_runs_of_layer_kinds_follow_the_layers(tmp_path: Path) -> None:
     assert config["attention_types"] == [[kinds, 1]]
 
 
-def test_a_period_without_a_list_allows_whole_periods_only(tmp_path: Path) -> None:
+def test_a_period_becomes_the_list_that_says_it(tmp_path: Path) -> None:
     """An old ModernBERT says only that every third layer attends globally."""
     publish(OLDER["modernbert"], tmp_path / "small")
-    with pytest.raises(
-        RecipeError, match="global_attn_every_n_layers = 3 makes layer 1 of another"
-    ):
-        grown(tmp_path / "small", tmp_path / "big", {"op": "depth", "to": {"layers": "2x"}})
+    plan = grown(tmp_path / "small", tmp_path / "big", {"op": "depth", "to": {"layers": "2x"}})
+    full, sliding = "full_attention", "sliding_attention"
+    kinds = [full, full, sliding, sliding, sliding, sliding, full, full]
+    assert plan.config["layer_types"] == kinds
 
 
 @pytest.mark.parametrize(
