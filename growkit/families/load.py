@@ -167,18 +167,27 @@ def _extend(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`change` on top of `base`; null deletes; module names count without their `?`."""
+    """`change` on top of `base`; null deletes.
+
+    Module names count without their `?`, and config keys as the same if they share a spelling.
+    """
     out = dict(base)
     for key, value in change.items():
         if not isinstance(value, dict) or not isinstance(out.get(key), dict):
             out[key] = value
             continue
         value = _flat(value) if key == "modules" else value
-        kept = {
-            k: v for k, v in out[key].items() if k.rstrip("?") not in {n.rstrip("?") for n in value}
-        }
+        changed = {spelt for name in value for spelt in _spelt(key, name)}
+        kept = {k: v for k, v in out[key].items() if changed.isdisjoint(_spelt(key, k))}
         out[key] = kept | {k: v for k, v in value.items() if v is not None}
     return {k: v for k, v in out.items() if v is not None}
+
+
+def _spelt(key: str, name: Any) -> list[Any]:
+    """The words by which an entry of this key of a family file is known."""
+    if not isinstance(name, str):
+        return [name]
+    return name.split("|") if key == "config" else [name.rstrip("?")]
 
 
 def _flat(modules: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
