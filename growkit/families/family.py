@@ -194,6 +194,7 @@ class Family:
     mirrors: Mapping[str, Expression] = field(default_factory=dict)  # config keys written, not read
     derived: Mapping[str, Expression] = field(default_factory=dict)  # axis → its size, always
     limits: Mapping[str, str] = field(default_factory=dict)  # user axis → why it does not grow
+    padding: Mapping[str, int] = field(default_factory=dict)  # table → rows before its first entry
     joins: Mapping[str, str] = field(default_factory=dict)  # layer axis → what joins after layer 0
     bare_norms: Mapping[Expression, str] = field(default_factory=dict)  # norms without tensors
     multipliers: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # of embeddings

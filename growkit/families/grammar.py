@@ -80,6 +80,7 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         mirrors={k: expression(e) for k, e in data.get("mirrors", {}).items()},
         derived={a: expression(e) for a, e in data.get("derived", {}).items()},
         limits={**data.get("limits", {}), **_listed(rope)},
+        padding={a: _rows_before(p, config) for a, p in data.get("padding", {}).items()},
         joins=data.get("joins", {}),
         bare_norms={expression(e): k for e, k in data.get("bare_norms", {}).items()},
         multipliers={
@@ -90,6 +91,13 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         alibi=Alibi(**data["alibi"]) if data.get("alibi") else None,
         head=_head(data.get("head")),
     )
+
+
+def _rows_before(padding: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """How many rows of a table are before its first entry: those up to the padding's own."""
+    row = get(config, padding["row"])
+    is_row = isinstance(row, int) and not isinstance(row, bool) and row >= 0
+    return int(row if is_row else padding["default"]) + 1
 
 
 def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | None:
@@ -223,6 +231,7 @@ def check_names(family: Family, where: str) -> None:
         known_words(named, layers, f"{where}: {key}", "layer axis")
     others: Mapping[str, Iterable[str]] = {
         "derived": family.derived,
+        "padding": family.padding,
         "like": [*family.like, *family.like.values()],
         "multipliers": [a for a, _ in family.multipliers.values()],
         "head.power": family.head.power if family.head else (),

@@ -25,7 +25,7 @@ KEYS = (
     "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes",
     "like", "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
     "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
-    "alibi", "head", "modules", "variants", "refused",
+    "alibi", "head", "modules", "variants", "refused", "padding",
 )  # fmt: skip
 
 
