@@ -24,6 +24,7 @@ from growkit.checkpoints.refused import (
     refuse_quantised_config,
 )
 from growkit.checkpoints.side_files import (
+    GENERATION_CONFIG,
     beside_file,
     files_below,
     in_folder,
@@ -83,7 +84,8 @@ def open_checkpoint(
         for name in side_files:
             path = locate(folder, name)
             is_local = not far or path.exists()
-            if is_local and path.name == "config.json":  # of a module; its sizes will be edited
+            if is_local and (path.name == "config.json" or name == GENERATION_CONFIG):
+                # what it says of sizes and layers will be edited
                 read_json(path, "config")
     return Checkpoint(
         path=str(given if single else folder),

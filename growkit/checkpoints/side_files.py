@@ -38,6 +38,7 @@ _WELL_KNOWN = re.compile(
 )
 
 MODULES = "modules.json"
+GENERATION_CONFIG = "generation_config.json"
 MODULE_WEIGHTS = "model.safetensors"
 _PICKLED = "pytorch_model.bin"  # of a module: carried unopened, where nothing in it has to change
 

@@ -190,6 +190,9 @@ class Family:
     lists: Mapping[str, str] = field(default_factory=dict)  # per-layer config list → layer axis
     thresholds: Mapping[str, str] = field(default_factory=dict)  # config number of a layer → axis
     indices: Mapping[str, str] = field(default_factory=dict)  # config list of layer numbers → axis
+    outputs: Mapping[str, str] = field(default_factory=dict)  # what layers put out → layer axis
+    output_names: Mapping[str, str] = field(default_factory=dict)  # the names of all of it → axis
+    layer_heads: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # → layers and heads
     periods: Mapping[str, Period] = field(default_factory=dict)  # config key → what it counts
     mirrors: Mapping[str, Expression] = field(default_factory=dict)  # config keys written, not read
     derived: Mapping[str, Expression] = field(default_factory=dict)  # axis → its size, always

@@ -73,6 +73,9 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         lists=data.get("lists", {}),
         thresholds=data.get("thresholds", {}),
         indices=data.get("indices", {}),
+        outputs=data.get("outputs", {}),
+        output_names=data.get("output_names", {}),
+        layer_heads={k: (pair[0], pair[1]) for k, pair in data.get("layer_heads", {}).items()},
         periods={
             k: Period(p, "") if isinstance(p, str) else Period(**p)
             for k, p in data.get("periods", {}).items()
@@ -225,6 +228,9 @@ def check_names(family: Family, where: str) -> None:
         ("lists", family.lists.values()),
         ("thresholds", family.thresholds.values()),
         ("indices", family.indices.values()),
+        ("outputs", family.outputs.values()),
+        ("output_names", family.output_names.values()),
+        ("layer_heads", [axis for axis, _ in family.layer_heads.values()]),
         ("periods", [p.axis for p in family.periods.values()]),
         ("joins", family.joins),
     ):
@@ -232,6 +238,7 @@ def check_names(family: Family, where: str) -> None:
     others: Mapping[str, Iterable[str]] = {
         "derived": family.derived,
         "padding": family.padding,
+        "layer_heads": [heads for _, heads in family.layer_heads.values()],
         "like": [*family.like, *family.like.values()],
         "multipliers": [a for a, _ in family.multipliers.values()],
         "head.power": family.head.power if family.head else (),

@@ -26,6 +26,7 @@ KEYS = (
     "like", "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
     "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
     "alibi", "head", "modules", "variants", "refused", "padding",
+    "outputs", "output_names", "layer_heads",
 )  # fmt: skip
 
 

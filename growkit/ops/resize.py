@@ -48,8 +48,8 @@ def wrap(old: int, new: int, first: int = 0) -> AxisMap:
 def interpolate(old: int, new: int, first: int = 0) -> AxisMap:
     """The table read at places evenly spaced from its row `first` to its last.
 
-    Rows before `first` stay. Nobody computes on an axis of positions, so there is no way back to prove: `read` takes the
-    nearest row.
+    Rows before `first` stay. Nobody computes on an axis of positions, so there is no way back to
+    prove: `read` takes the nearest row.
     """
     steps, after = old - 1 - first, new - 1 - first
     place = np.arange(new).astype(float)

@@ -21,6 +21,7 @@ from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.dtypes import FLOATS, holds
 from growkit.errors import CheckpointError, located
 from growkit.families.model import Model
+from growkit.families.named_layers import follow_layers
 from growkit.ops import Arrays, Growth
 from growkit.planning.formula import Formula, Noise
 from growkit.planning.hints import hints
@@ -127,7 +128,7 @@ def _plan_of_state(
     family, model = state.model.family, state.model
     forced = {name: code for code, name in FLOATS.items()}.get(recipe.dtype)
     formulas = _formulas(state, forced)
-    config = dict(state.config)
+    config = follow_layers(family, state.config, state.layer_maps, state.maps, model.sizes)
     if forced:
         config[next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")] = recipe.dtype
     hidden_axis = next((a for a in family.of_kind("stream") if a in state.sizes), None)
