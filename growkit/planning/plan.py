@@ -24,7 +24,7 @@ from growkit.families.model import Model
 from growkit.families.named_layers import follow_layers
 from growkit.ops import Arrays, Growth
 from growkit.planning.formula import Formula, Noise
-from growkit.planning.hints import hints
+from growkit.planning.hints import hints, side_file_hints
 from growkit.planning.part import as_stored, shapes
 from growkit.planning.proof.claim import APPROXIMATE, Claim, StepClaim
 from growkit.planning.sentence_transformers import GrownModule, embedding_hints, grow_modules
@@ -143,6 +143,7 @@ def _plan_of_state(
     )
     warnings = hints(family, state.parts, state.sizes, state.claim, filled=state.no_null_space)
     exact = state.claim.claim != APPROXIMATE
+    before, after = model.user_sizes(), family.user_sizes(state.sizes)
     return Plan(
         recipe=recipe,
         recipe_name=recipe_name,
@@ -151,8 +152,8 @@ def _plan_of_state(
         state=state,
         formulas=formulas,
         config=config,
-        sizes_before=model.user_sizes(),
-        sizes_after=family.user_sizes(state.sizes),
+        sizes_before=before,
+        sizes_after=after,
         parameters_before=sum(prod(e.info.shape) for e in model.entries.values()),
         parameters_after=sum(prod(f.shape) for f in formulas),
         claim=state.claim,
@@ -164,7 +165,11 @@ def _plan_of_state(
         hidden_axis=hidden_axis,
         dropped=tuple(d for each in models.values() for d in each.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        hints=(*warnings, *embedding_hints(modules, grown_modules, hidden_map, exact=exact)),
+        hints=(
+            *warnings,
+            *embedding_hints(modules, grown_modules, hidden_map, exact=exact),
+            *side_file_hints(model.checkpoint, before, after),
+        ),
         same=tuple((name, *pair) for name, each in models.items() for pair in each.same),
         modules=grown_modules,
     )
