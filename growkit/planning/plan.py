@@ -30,7 +30,7 @@ from growkit.planning.proof.claim import APPROXIMATE, Claim, StepClaim
 from growkit.planning.sentence_transformers import GrownModule, embedding_hints, grow_modules
 from growkit.planning.state import State, begin
 from growkit.planning.step import apply
-from growkit.recipe.recipe import Recipe
+from growkit.recipe.recipe import Recipe, settings_for
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,18 @@ def build_plan(
             hint="choose another recipe: growkit recipes",
         )
     state = begin(first, models[first], recipe.tied)
-    steps = []
+    steps, notes = [], list[str]()
+    if settings := settings_for(recipe_name, recipe, family.name):
+        notes.append(
+            f"for {family.name} the paper has {settings}: recipe {recipe_name}_{family.name}"
+        )
     for number, operator in enumerate(recipe.steps):
         with located(f"steps[{number}] ({operator.op})"):
             growth = operator.with_files(files or {}).grow(family, state.sizes)
             state, claim = apply(state, growth, number, recipe.seed, models)
+        notes += growth.notes
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
-    return _plan_of_state(recipe_name, recipe, models, state, tuple(steps))
+    return _plan_of_state(recipe_name, recipe, models, state, tuple(steps), notes)
 
 
 def plan_of(name: str, model: Model, growths: Iterable[Growth]) -> Plan:
@@ -123,6 +128,7 @@ def _plan_of_state(
     models: Mapping[str, Model],
     state: State,
     steps: tuple[StepClaim, ...],
+    notes: Iterable[str] = (),
 ) -> Plan:
     """What the model after the last step makes on disk."""
     family, model = state.model.family, state.model
@@ -166,6 +172,7 @@ def _plan_of_state(
         dropped=tuple(d for each in models.values() for d in each.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
         hints=(
+            *notes,
             *warnings,
             *embedding_hints(modules, grown_modules, hidden_map, exact=exact),
             *side_file_hints(model.checkpoint, before, after),
