@@ -24,10 +24,10 @@ def parse_size(size: int | str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size), re.ASCII)
     if match and isinstance(size, str) and not match[2] and float(match[1]) > 0:
-        unit = "GB" if float(match[1]) < 1000 else "B"
+        likely, other = ("GB", "500MB") if float(match[1]) < 1000 else ("B", "5GB")
         raise UsageError(
             f'size "{size}": expected a positive number of bytes with a unit, found none',
-            hint=f'write "{match[1]}{unit}"' + (' or "5GB"' if unit == "B" else ' or "500MB"'),
+            hint=f'write "{match[1]}{likely}" or "{other}"',
         )
     unit = _UNITS.get(match[2].upper() or "B") if match else None  # a number counts bytes
     number = int(Fraction(match[1]) * unit) if match and unit else 0

@@ -83,8 +83,8 @@ def open_checkpoint(
             side_files = beside_file(folder)
         else:
             modules = (inner for inner, _ in listed_modules(folder))
-            names = far or files_below(folder)
-            side_files, described = in_folder(names, modules), descriptions(names)
+            listed = far or files_below(folder)
+            side_files, described = in_folder(listed, modules), descriptions(listed)
         for name in side_files:
             path = locate(folder, name)
             is_local = not far or path.exists()

@@ -135,8 +135,9 @@ class Width(Operator):
             if heads not in sizes or times < 1:
                 continue
             count, shared = times * sizes[heads], sizes.get(kv, 0)
-            if not shared or heads in named:
-                stay = () if count.denominator == 1 else (heads, kv)
+            stay: tuple[str, ...] = (heads, kv)
+            if not shared:
+                stay = () if count.denominator == 1 else stay
             elif count.denominator == (times * shared).denominator == 1:
                 stay = ()
             else:
