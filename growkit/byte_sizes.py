@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from growkit.errors import UsageError
 
-_UNITS = {"": 1, "B": 1} | {
+_UNITS = {"B": 1} | {
     f"{letter}{kind}": base**power
     for power, letter in enumerate("KMGT", start=1)
     for kind, base in (("B", 1000), ("IB", 1024))
@@ -17,11 +17,19 @@ _UNITS = {"": 1, "B": 1} | {
 def parse_size(size: int | str) -> int:
     """Bytes, from a number of bytes or a text with a unit; decimal units, as on the Hub.
 
+    Raises UsageError for a text without a unit, with the likely one.
+
     >>> parse_size("5GB"), parse_size("2GiB"), parse_size("1.5 kb"), parse_size(4096)
     (5000000000, 2147483648, 1500, 4096)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size), re.ASCII)
-    unit = _UNITS.get(match[2].upper()) if match else None
+    if match and isinstance(size, str) and not match[2] and float(match[1]) > 0:
+        likely, other = ("GB", "500MB") if float(match[1]) < 1000 else ("B", "5GB")
+        raise UsageError(
+            f'size "{size}": expected a positive number of bytes with a unit, found none',
+            hint=f'write "{match[1]}{likely}" or "{other}"',
+        )
+    unit = _UNITS.get(match[2].upper() or "B") if match else None  # a number counts bytes
     number = int(Fraction(match[1]) * unit) if match and unit else 0
     if number < 1:
         raise UsageError(

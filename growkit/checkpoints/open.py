@@ -24,11 +24,14 @@ from growkit.checkpoints.refused import (
     refuse_quantised_config,
 )
 from growkit.checkpoints.side_files import (
+    GENERATION_CONFIG,
     beside_file,
+    descriptions,
     files_below,
     in_folder,
     listed_modules,
     read_modules,
+    stated_numbers,
 )
 from growkit.checkpoints.types import Checkpoint, FileIdentity, TensorInfo
 from growkit.errors import CheckpointError
@@ -75,22 +78,28 @@ def open_checkpoint(
         raise CheckpointError(f"{path}: holds no tensors", hint="give the file with the weights")
     refuse_names(tensors.values(), given)
     with reading(folder):
+        described: tuple[str, ...] = ()
         if single:
             side_files = beside_file(folder)
         else:
             modules = (inner for inner, _ in listed_modules(folder))
-            side_files = in_folder(far or files_below(folder), modules)
+            listed = far or files_below(folder)
+            side_files, described = in_folder(listed, modules), descriptions(listed)
         for name in side_files:
             path = locate(folder, name)
             is_local = not far or path.exists()
-            if is_local and path.name == "config.json":  # of a module; its sizes will be edited
+            if is_local and (path.name == "config.json" or name == GENERATION_CONFIG):
+                # what it says of sizes and layers will be edited
                 read_json(path, "config")
+        numbers = stated_numbers(folder, side_files)
     return Checkpoint(
         path=str(given if single else folder),
         config=settings,
         tensors=tensors,
         files=files,
         side_files=side_files,
+        descriptions=described,
+        numbers=numbers,
         revision=revision,
         vocabulary=_vocabulary(folder, side_files),
         modules=tuple(read_modules(folder, side_files, far)),

@@ -2,8 +2,10 @@
 
 A folder is a model's own, so everything in it travels that is not a weight, not written by growkit
 itself and not left over from training. A single file may lie among strangers, so only files with
-well-known names beside it do. The weights of modules, which modules.json of sentence-transformers
-lists and which run behind the model, travel with them.
+well-known names beside it do. What says the model's sizes to other tools in a format of theirs
+stays behind: it would contradict the result, and those tools take it before config.json. The
+weights of modules, which modules.json of sentence-transformers lists and which run behind the
+model, travel with them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,14 @@ _FOLDERS_LEFT_OUT = re.compile(
     r"[._].*|onnx|openvino|coreml|original|runs|logs|wandb|checkpoint-\d+|global_step.*"
 )
 
+# the sizes of a model in the formats of other tools: Mistral's, OpenCLIP's, litgpt's, others
+_DESCRIPTIONS = re.compile(
+    r"(params|open_clip_config|lit_config|model_config|model_args|hparams)\.(json|ya?ml)"
+)
+_SETTINGS = re.compile(r".*\.(json|ya?ml|toml|ini|cfg|conf)")  # may say sizes in any format
+_SETTING = re.compile(r"\w[\"']?\s*[:=]\s*([0-9]{1,9})\b(?!\.)")  # key: number, key = number
+_MOST = 1 << 16  # bytes of a file of settings
+
 _WELL_KNOWN = re.compile(
     r"tokenizer\.(json|model)|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
     r"|vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece(\.bpe)?\.model"
@@ -38,6 +48,7 @@ _WELL_KNOWN = re.compile(
 )
 
 MODULES = "modules.json"
+GENERATION_CONFIG = "generation_config.json"
 MODULE_WEIGHTS = "model.safetensors"
 _PICKLED = "pytorch_model.bin"  # of a module: carried unopened, where nothing in it has to change
 
@@ -68,6 +79,8 @@ def _travels(name: str) -> bool:
     *above, file = name.split("/")
     if len(above) > 1 or any(_FOLDERS_LEFT_OUT.fullmatch(folder) for folder in above):
         return False
+    if not above and _DESCRIPTIONS.fullmatch(file):
+        return False
     return not _LEFT_OUT.fullmatch(file) or (bool(above) and file == "config.json")
 
 
@@ -79,6 +92,24 @@ def _module_weights(name: str, modules: set[str], present: set[str]) -> bool:
     return file == MODULE_WEIGHTS or (
         file == _PICKLED and f"{folder}/{MODULE_WEIGHTS}" not in present
     )
+
+
+def descriptions(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a folder's files that describe the model to other tools; they do not travel."""
+    return tuple(sorted(name for name in names if _DESCRIPTIONS.fullmatch(name)))
+
+
+def stated_numbers(folder: Path, side_files: Iterable[str]) -> dict[str, frozenset[int]]:
+    """The whole numbers that small files of settings state; well-known files state no sizes."""
+    out = {}
+    for name in side_files:
+        path = folder / name
+        if not _SETTINGS.fullmatch(name) or "/" in name or _WELL_KNOWN.fullmatch(name):
+            continue
+        if path.is_file() and path.stat().st_size <= _MOST:
+            text = path.read_bytes().decode("utf-8", "replace")
+            out[name] = frozenset(map(int, _SETTING.findall(text)))
+    return {name: numbers for name, numbers in out.items() if numbers}
 
 
 def beside_file(folder: Path) -> tuple[str, ...]:

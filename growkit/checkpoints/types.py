@@ -12,7 +12,7 @@ Nouns only: nothing is opened here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Shape = tuple[int, ...]
@@ -50,6 +50,8 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]  # by name on disk, in file order
     files: tuple[FileIdentity, ...]
     side_files: tuple[str, ...] = ()  # tokenizer and the like, relative paths, to be carried along
+    descriptions: tuple[str, ...] = ()  # files that say its sizes to other tools; left behind
+    numbers: Mapping[str, frozenset[int]] = field(default_factory=dict)  # that side files state
     revision: str | None = None
     vocabulary: str | None = None  # sha256 of the tokenizer's files, if there are any
     modules: tuple[

@@ -128,10 +128,14 @@ def whole(config: Mapping[str, Any], key: str, value: Any) -> int:
     return value
 
 
+def written(config: Mapping[str, Any], names: str) -> list[str]:
+    """Which of the spellings of a config key, `new|old`, this config uses."""
+    return [name for name in names.split("|") if get(config, name) is not None]
+
+
 def spelling(config: Mapping[str, Any], names: str) -> str:
-    """Which of several spellings of a config key, `new|old`, this config uses; else the first."""
-    each = names.split("|")
-    return next((n for n in each if get(config, n) is not None), each[0])
+    """The first spelling of a config key that this config uses; else the first there is."""
+    return next(iter(written(config, names)), names.partition("|")[0])
 
 
 def default(family: Family, config: Mapping[str, Any], key: str) -> int | None:
@@ -143,8 +147,10 @@ def default(family: Family, config: Mapping[str, Any], key: str) -> int | None:
     def operand(word: str) -> int | None:
         if word.isdigit():
             return int(word)
-        value = get(config, word)
-        return default(family, config, word) if value is None else whole(config, word, value)
+        names = next((n for n in family.config if word in n.split("|")), word)
+        key = spelling(config, names)
+        value = get(config, key)
+        return default(family, config, names) if value is None else whole(config, key, value)
 
     left = operand(words[0])
     if len(words) == 1 or left is None:
@@ -201,15 +207,17 @@ def resize_config(
         if not expressions[0].axes <= sizes.keys():
             continue
         value = expressions[0].size(sizes)
-        present = [k for k in names.split("|") if get(out, k) is not None]
-        for key in present or ([] if names in family.defaults else [spelling(out, names)]):
+        for key in written(out, names) or (
+            [] if names in family.defaults else [spelling(out, names)]
+        ):
             put(out, key, value)
     for names in family.defaults:  # after the keys that the defaults are made of
         expression = family.config[names][0] if names in family.config else None
-        if expression and get(out, names) is None and expression.axes <= sizes.keys():
+        key = spelling(out, names)
+        if expression and get(out, key) is None and expression.axes <= sizes.keys():
             value = expression.size(sizes)
             if default(family, out, names) != value:
-                put(out, names, value)
+                put(out, key, value)
     for key, expression in family.mirrors.items():
         if get(out, key) is not None and expression.axes <= sizes.keys():
             put(out, key, expression.size(sizes))

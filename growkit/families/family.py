@@ -216,10 +216,14 @@ class Family:
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)  # key → what it separates
     presence: Mapping[str, Presence] = field(default_factory=dict)  # word → when it is there
     indices: Mapping[str, str] = field(default_factory=dict)  # config list of layer numbers → axis
+    outputs: Mapping[str, str] = field(default_factory=dict)  # what layers put out → layer axis
+    output_names: Mapping[str, str] = field(default_factory=dict)  # the names of all of it → axis
+    layer_heads: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # → layers and heads
     periods: Mapping[str, Period] = field(default_factory=dict)  # config key → what it counts
     mirrors: Mapping[str, Expression] = field(default_factory=dict)  # config keys written, not read
     derived: Mapping[str, Expression] = field(default_factory=dict)  # axis → its size, always
     limits: Mapping[str, str] = field(default_factory=dict)  # user axis → why it does not grow
+    padding: Mapping[str, int] = field(default_factory=dict)  # table → rows before its first entry
     joins: Mapping[str, str] = field(default_factory=dict)  # layer axis → what joins after layer 0
     bare_norms: Mapping[Expression, str] = field(default_factory=dict)  # norms without tensors
     multipliers: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # of embeddings

@@ -92,6 +92,9 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         },
         presence=presence,
         indices=data.get("indices", {}),
+        outputs=data.get("outputs", {}),
+        output_names=data.get("output_names", {}),
+        layer_heads={k: (pair[0], pair[1]) for k, pair in data.get("layer_heads", {}).items()},
         periods={
             k: Period(p, "") if isinstance(p, str) else Period(**p)
             for k, p in data.get("periods", {}).items()
@@ -99,6 +102,7 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         mirrors={k: expression(e) for k, e in data.get("mirrors", {}).items()},
         derived={a: expression(e) for a, e in data.get("derived", {}).items()},
         limits={**data.get("limits", {}), **_listed(rope)},
+        padding={a: _rows_before(p, config) for a, p in data.get("padding", {}).items()},
         joins=data.get("joins", {}),
         bare_norms={expression(e): k for e, k in data.get("bare_norms", {}).items()},
         multipliers={
@@ -175,6 +179,11 @@ def _present(
             yield there(pattern, bool(marked), module, word.strip("?"))
         elif rule != NEVER:
             yield replace(pattern, optional=True, by_layer=by_layer)
+def _rows_before(padding: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """How many rows of a table are before its first entry: those up to the padding's own."""
+    row = get(config, padding["row"])
+    is_row = isinstance(row, int) and not isinstance(row, bool) and row >= 0
+    return int(row if is_row else padding["default"]) + 1
 
 
 def _rope(rope: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Rope | None:
@@ -300,12 +309,17 @@ def check_names(family: Family, where: str) -> None:
         ("lists", family.lists.values()),
         ("thresholds", [t.axis for t in family.thresholds.values()]),
         ("indices", family.indices.values()),
+        ("outputs", family.outputs.values()),
+        ("output_names", family.output_names.values()),
+        ("layer_heads", [axis for axis, _ in family.layer_heads.values()]),
         ("periods", [p.axis for p in family.periods.values()]),
         ("joins", family.joins),
     ):
         known_words(named, layers, f"{where}: {key}", "layer axis")
     others: Mapping[str, Iterable[str]] = {
         "derived": family.derived,
+        "padding": family.padding,
+        "layer_heads": [heads for _, heads in family.layer_heads.values()],
         "like": [*family.like, *family.like.values()],
         "multipliers": [a for a, _ in family.multipliers.values()],
         "head.power": family.head.power if family.head else (),

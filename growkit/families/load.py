@@ -25,7 +25,8 @@ KEYS = (
     "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes",
     "like", "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
     "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
-    "alibi", "head", "presence", "biases", "modules", "variants", "refused",
+    "alibi", "head", "presence", "biases", "modules", "variants", "refused", "padding",
+    "outputs", "output_names", "layer_heads",
 )  # fmt: skip
 
 
@@ -158,17 +159,27 @@ def _extend(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`change` on top of `base`; null deletes; module names count without their marks."""
+    """`change` on top of `base`; null deletes.
+
+    Module names count without their marks, and config keys as the same if they share a spelling.
+    """
     out = dict(base)
     for key, value in change.items():
         if not isinstance(value, dict) or not isinstance(out.get(key), dict):
             out[key] = value
             continue
         value = _flat(value) if key == "modules" else value
-        changed = {name.partition("?")[0] for name in value}
-        kept = {k: v for k, v in out[key].items() if k.partition("?")[0] not in changed}
+        changed = {spelt for name in value for spelt in _spelt(key, name)}
+        kept = {k: v for k, v in out[key].items() if changed.isdisjoint(_spelt(key, k))}
         out[key] = kept | {k: v for k, v in value.items() if v is not None}
     return {k: v for k, v in out.items() if v is not None}
+
+
+def _spelt(key: str, name: Any) -> list[Any]:
+    """The words by which an entry of this key of a family file is known."""
+    if not isinstance(name, str):
+        return [name]
+    return name.split("|") if key == "config" else [name.partition("?")[0]]
 
 
 def _flat(modules: Mapping[str, Any], prefix: str = "", mark: str = "") -> dict[str, Any]:

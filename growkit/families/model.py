@@ -19,7 +19,7 @@ from growkit.algebra.expression import Expression
 from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
 from growkit.dtypes import FLOATS
 from growkit.errors import CheckpointError
-from growkit.families.config import default, get, layers_with, spelling, whole
+from growkit.families.config import default, get, layers_with, spelling, whole, written
 from growkit.families.family import Family, Pattern, spell
 from growkit.families.load import build_family, find_family
 
@@ -154,10 +154,10 @@ def solve_sizes(
 def _of_config(family: Family, config: Mapping[str, Any]) -> Iterator[Equation]:
     """What the config says of sizes, and what its missing keys mean."""
     for names, expressions in family.config.items():
-        key = spelling(config, names)
-        given = get(config, key)
-        value = default(family, config, names) if given is None else whole(config, key, given)
-        if value is not None:
+        said = {key: whole(config, key, get(config, key)) for key in written(config, names)}
+        if not said and (value := default(family, config, names)) is not None:
+            said[spelling(config, names)] = value
+        for key, value in said.items():
             yield from ((f"config.json: {key}", e, value) for e in expressions)
 
 
@@ -192,7 +192,8 @@ def _refuse_unknown_sizes(
     used = {a for p in patterns for x, _ in p.dims for a in x.axes}
     used |= {s for p in patterns for s in p.slots if isinstance(s, str)}
     for axis in sorted(used - sizes.keys()):
-        keys = [k for k, es in family.config.items() if any(axis in e.axes for e in es)]
+        said = [names for names, es in family.config.items() if any(axis in e.axes for e in es)]
+        keys = [key for names in said for key in names.split("|")]
         raise CheckpointError(
             f"config.json: {' or '.join(keys) or 'no key'} is missing, so the size of {axis} is "
             "unknown",

@@ -5,6 +5,7 @@ Each function says, for `old` layers growing to `new`, which old layer every new
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,16 @@ from pydantic import Field
 
 from growkit.algebra.layer_map import Layer, LayerMap
 from growkit.errors import RecipeError
-from growkit.ops.operator import Growth, Operator, Size, check_axis, spread, target_size
+from growkit.ops.operator import (
+    Growth,
+    Operator,
+    Size,
+    check_axis,
+    is_near,
+    ratio_of,
+    spread,
+    target_size,
+)
 
 if TYPE_CHECKING:
     from growkit.families.family import Family
@@ -91,6 +101,17 @@ RULES: dict[str, Callable[[int, int], list[int]]] = {
 }
 
 
+def _nearest(axis: str, size: str, old: int, layers: LayerMap) -> str:
+    """What came of a ratio that gives no number of layers that fits, and which come again."""
+    counts = Counter(layer.source for layer in layers)
+    again = ", ".join(str(n) for n, count in sorted(counts.items()) if count > 1)
+    exact = float(old * ratio_of(axis, size))
+    return (
+        f"{axis}: {old} → {len(layers)}, the nearest to {size.strip().removeprefix('~')} "
+        f"({exact:g}) that fits: the layers that come again are {again}"
+    )
+
+
 class Depth(Operator):
     """Grow the number of layers.
 
@@ -101,7 +122,8 @@ class Depth(Operator):
     write the stream (post-LN), that the branches are zero and gain and shift of the norm before
     move into the new layer's last norm. `average` makes each new layer the mean of its neighbours.
     `out_scale` multiplies what every layer adds to the stream, such as 1/2 for halved steps of the
-    residual stream read as an ODE (2504.18590).
+    residual stream read as an ODE (2504.18590). `~5/4x` is the nearest number of layers to 5/4x,
+    even where `overlap` wants it so; repeats are spread as evenly as they go.
     """
 
     op: Literal["depth"] = "depth"
@@ -122,10 +144,18 @@ class Depth(Operator):
         if not axes or not (self.to or self.layers):
             raise RecipeError("depth: no target", hint="give to: {layers: N}, or a list of layers")
         target = to or dict.fromkeys(axes, len(self.layers))
-        return Growth(layers={a: self._map(sizes[a], size) for a, size in target.items()})
+        layers = {a: self._map(sizes[a], size) for a, size in target.items()}
+        notes = (
+            _nearest(a, str(target[a]), sizes[a], layer_map)
+            for a, layer_map in layers.items()
+            if is_near(target[a]) and sizes[a] * ratio_of(a, str(target[a])) != len(layer_map)
+        )
+        return Growth(layers=layers, notes=tuple(notes))
 
     def _map(self, old: int, size: Size) -> LayerMap:
-        source = self._source(old, target_size("layers", size, old, MOST_LAYERS))
+        multiple = 2 if self.how == "overlap" else 1
+        new_size = target_size("layers", size, old, MOST_LAYERS, multiple=multiple)
+        source = self._source(old, new_size)
         explicit = bool(self.layers)
         new = self.new or ("silent" if self.how == "insert" and not explicit else "copy")
         out = []

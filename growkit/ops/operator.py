@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
@@ -65,6 +66,7 @@ class Growth:
     noise: Noising | None = None
     blend: Blending | None = None
     fuse: tuple[str, ...] = ()  # sources that stand side by side with the current model
+    notes: tuple[str, ...] = ()  # what the sizes at hand made of the options
 
 
 class Operator(BaseModel, ABC):
@@ -102,15 +104,43 @@ Size = StrictInt | StrictStr  # 1024, or a ratio of the present size such as "2x
 LARGEST = 1_000_000  # units of an axis; no model comes near, and a slip of the hand shows at once
 
 
-def target_size(axis: str, size: Size, now: int, largest: int = LARGEST) -> int:
+def target_size(
+    axis: str, size: Size, now: int, largest: int = LARGEST, *, multiple: int = 1
+) -> int:
     """The whole number that a recipe's size means for an axis of size `now`.
+
+    A ratio after `~` means the nearest multiple of `multiple`, of two as near the smaller one; but
+    what is to grow does grow.
 
     >>> target_size("mlp", "3/2x", 64)
     96
+    >>> target_size("layers", "~5/4x", 22), target_size("layers", "~3/2x", 26, multiple=2)
+    (27, 38)
     """
     if isinstance(size, int):
         return _bounded(axis, size, largest)
-    text = str(size).strip()
+    exact, text = now * ratio_of(axis, size), str(size).strip()
+    if is_near(size):
+        below, least = floor(exact / multiple) * multiple, now + 1 if exact > now else 1
+        near = [n for n in (below, below + multiple) if n >= least]
+        return _bounded(axis, min(near, key=lambda n: abs(n - exact)), largest)
+    if exact.denominator != 1:
+        raise RecipeError(
+            f"to.{axis}: {text} of {now} is {float(exact):g}, not a whole number",
+            hint=f"give a number such as {floor(exact) or 1} or {floor(exact) + 1}, or a ratio "
+            f"whose denominator divides {now}",
+        )
+    return _bounded(axis, int(exact), largest)
+
+
+def is_near(size: Size) -> bool:
+    """Whether a size is only about a ratio: `~5/4x`."""
+    return isinstance(size, str) and size.strip().startswith("~")
+
+
+def ratio_of(axis: str, size: str) -> Fraction:
+    """The ratio of a size that is one, such as `3/2x`. Raises RecipeError if it is none."""
+    text = size.strip().removeprefix("~")
     try:
         ratio = Fraction(text[:-1]) if text.endswith("x") and len(text) < 20 else None
     except (ValueError, ZeroDivisionError):
@@ -120,12 +150,7 @@ def target_size(axis: str, size: Size, now: int, largest: int = LARGEST) -> int:
             f'to.{axis}: "{size}" is not a size',
             hint='a number such as 1024, or a ratio of the present size such as "2x" or "3/2x"',
         )
-    if (now * ratio).denominator != 1:
-        raise RecipeError(
-            f"to.{axis}: {text} of {now} is {float(now * ratio):g}, not a whole number",
-            hint=f"give a number, or a ratio whose denominator divides {now}",
-        )
-    return _bounded(axis, int(now * ratio), largest)
+    return ratio
 
 
 def _bounded(axis: str, size: int, largest: int) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
-from growkit.errors import RecipeError
+from growkit.errors import CheckpointError, RecipeError
 from growkit.ops.operator import LARGEST, Growth, Operator
 
 if TYPE_CHECKING:
@@ -32,27 +32,34 @@ def extend(old: int, new: int, *, mean: bool) -> AxisMap:
     return AxisMap.of(read.plus(rows) if mean else read, read)
 
 
-def wrap(old: int, new: int) -> AxisMap:
-    """Old rows, then the same rows again from the start."""
+def wrap(old: int, new: int, first: int = 0) -> AxisMap:
+    """Old rows, then the same rows again from the row `first`.
+
+    >>> wrap(3, 5, first=1).write.index[:, 0]
+    array([0, 1, 2, 1, 2])
+    """
     kept = np.arange(new) < old
-    index = np.arange(new) % old
+    index = np.where(kept, np.arange(new), first + (np.arange(new) - first) % (old - first))
     return AxisMap.of(
         Kernel.gather(index, old=old), Kernel.gather(index, kept.astype(float), old=old)
     )
 
 
-def interpolate(old: int, new: int) -> AxisMap:
-    """The table read at `new` places evenly spaced from its first row to its last.
+def interpolate(old: int, new: int, first: int = 0) -> AxisMap:
+    """The table read at places evenly spaced from its row `first` to its last.
 
-    Nobody computes on an axis of positions, so there is no way back to prove: `read` takes the
-    nearest row.
+    Rows before `first` stay. Nobody computes on an axis of positions, so there is no way back to
+    prove: `read` takes the nearest row.
     """
-    place = np.arange(new) * (old - 1) / (new - 1)
+    steps, after = old - 1 - first, new - 1 - first
+    place = np.arange(new).astype(float)
+    place[first:] = first + np.arange(after + 1) * steps / after
     low = np.minimum(place.astype(np.int64), max(old - 2, 0))
     high = np.minimum(low + 1, old - 1)
     part = place - low
     write = Kernel.gather(np.stack([low, high], 1), np.stack([1 - part, part], 1), old=old)
-    nearest = np.round(np.arange(old) * (new - 1) / max(old - 1, 1)).astype(np.int64)
+    nearest = np.arange(old)
+    nearest[first:] = first + np.round(np.arange(steps + 1) * after / max(steps, 1))
     return AxisMap.of(write, Kernel.gather(nearest, old=new).transpose())
 
 
@@ -66,7 +73,8 @@ class Resize(Operator):
     probability.
     `positions` is the new number of learned positions. `copy` repeats the old rows from the start,
     which keeps the function at old positions; `interpolate` stretches the table over the new
-    length, ends on ends, which changes it.
+    length, ends on ends, which changes it. Rows that are no positions, such as those up to the
+    padding token's in RoBERTa, stay as they are and are not repeated.
     """
 
     op: Literal["resize"] = "resize"
@@ -91,7 +99,8 @@ class Resize(Operator):
         if self.multiple_of is not None:
             vocab = -(-_size(family, sizes, "vocab") // self.multiple_of) * self.multiple_of
         rows = partial(extend, mean=self.new == "mean")
-        places = interpolate if self.positions_how == "interpolate" else wrap
+        first = family.padding.get("positions", 0)
+        places = partial(interpolate if self.positions_how == "interpolate" else wrap, first=first)
         for axis, new, how in (("vocab", vocab, rows), ("positions", self.positions, places)):
             if new is None:
                 continue
@@ -99,6 +108,12 @@ class Resize(Operator):
             if new < old:
                 raise RecipeError(
                     f"{axis}: {old} → {new} would drop rows", hint="resize only makes tables longer"
+                )
+            if axis == "positions" and old <= first:
+                raise CheckpointError(
+                    f"config.json: the table of positions has {old} rows, and the first {first} "
+                    "are no positions",
+                    hint="mend pad_token_id, up to which rows are left out",
                 )
             if new > old:
                 maps[axis] = how(old, new)

@@ -27,6 +27,8 @@ from growkit.ops.operator import (
     Size,
     asked,
     check_axis,
+    is_near,
+    ratio_of,
     spread,
     target_size,
 )
@@ -101,13 +103,55 @@ class Width(Operator):
         scales |= {a: scales[like] for a, like in family.like.items()
                    if a in followers and like in scales}  # fmt: skip
         maps |= followers
-        above = self.new_rows == "above"
-        return Growth(maps=maps, theta_power=power, norm_scale=scales, above=above)
+        return Growth(
+            maps=maps,
+            theta_power=power,
+            norm_scale=scales,
+            above=self.new_rows == "above",
+            notes=self._notes(family, sizes),
+        )
+
+    def _notes(self, family: Family, sizes: Mapping[str, int]) -> tuple[str, ...]:
+        """Which heads stay as they are, and why."""
+        stay = self._staying(family, sizes)
+        if not stay:
+            return ()
+        named = " and ".join(f"{axis} ({sizes[axis]})" for axis in stay)
+        why = f"{self.to['axes']} of them is no number of heads that fits"
+        return (f"{named} {'stays' if len(stay) == 1 else 'stay'}: {why}",)
+
+    def _staying(self, family: Family, sizes: Mapping[str, int]) -> list[str]:
+        """The heads that the ratio for all `axes` leaves alone, as it gives no number that fits.
+
+        Kv heads alone stay where more query heads can share them.
+        """
+        ratio = self.to.get("axes")
+        if not isinstance(ratio, str) or is_near(ratio):
+            return []
+        times, named = ratio_of("axes", ratio), spread(family, sizes, self.to).keys()
+        out = []
+        for attention in family.attentions:
+            heads, kv = attention.heads, attention.kv_heads
+            if heads not in sizes or times < 1:
+                continue
+            count, shared = times * sizes[heads], sizes.get(kv, 0)
+            stay: tuple[str, ...] = (heads, kv)
+            if not shared:
+                stay = () if count.denominator == 1 else stay
+            elif count.denominator == (times * shared).denominator == 1:
+                stay = ()
+            else:
+                whole = shared < sizes[heads] and (count / shared).denominator == 1
+                stay = (kv,) if whole else (heads, kv)
+            out += [a for a in stay if a in sizes and a not in named and a not in family.limits]
+        return out
 
     def _targets(self, family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
         """The sizes asked for, by user axis; only axes that change."""
         now = family.user_sizes(sizes)
         wanted = asked(family, sizes, self.to)
+        for axis in self._staying(family, sizes):
+            del wanted[axis]
         for axis in spread(family, sizes, self.how) if isinstance(self.how, dict) else ():
             check_axis(family, axis, "how")
             if self._how(axis).map == "select":

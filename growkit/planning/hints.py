@@ -18,7 +18,7 @@ import numpy as np
 
 from growkit.algebra.expression import Expression
 from growkit.algebra.kernel import BoolArray, IntArray, Kernel
-from growkit.checkpoints.types import Stored
+from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.families.family import Family
 from growkit.planning.formula import Noise
 from growkit.planning.part import Part
@@ -75,6 +75,28 @@ def hints(
     for reason in claim.reasons:
         if reason.startswith("tied head: "):
             yield f"{reason}; `tied: untie` gives the head weights of its own"
+
+
+def side_file_hints(
+    checkpoint: Checkpoint, before: Mapping[str, int], after: Mapping[str, int]
+) -> Iterator[str]:
+    """Which files say sizes of the model before growth to other tools; sizes are by user axis.
+
+    Two of them in one file, one of which has changed, are not there by chance.
+    """
+    changed = {size for axis, size in before.items() if after.get(axis) != size}
+    if checkpoint.descriptions:
+        yield (
+            f"{', '.join(checkpoint.descriptions)}: left behind, for other tools read there what "
+            "the model was before growth; make it anew from config.json"
+        )
+    for name, numbers in checkpoint.numbers.items():
+        stale = sorted(numbers & {*before.values()})
+        if len(stale) > 1 and changed & {*stale}:
+            yield (
+                f"{name}: carried as it is, and seems to say sizes of the model before growth "
+                f"({', '.join(map(str, stale))}): look whether it still fits"
+            )
 
 
 def _named(family: Family, axis: str) -> str:

@@ -21,16 +21,17 @@ from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.dtypes import FLOATS, holds
 from growkit.errors import CheckpointError, located
 from growkit.families.model import Model
+from growkit.families.named_layers import follow_layers
 from growkit.ops import Arrays, Growth
 from growkit.planning.closure import check_closure
 from growkit.planning.formula import Formula, Noise
-from growkit.planning.hints import hints
+from growkit.planning.hints import hints, side_file_hints
 from growkit.planning.part import as_stored, shapes
 from growkit.planning.proof.claim import APPROXIMATE, Claim, StepClaim
 from growkit.planning.sentence_transformers import GrownModule, embedding_hints, grow_modules
 from growkit.planning.state import State, begin
 from growkit.planning.step import apply
-from growkit.recipe.recipe import Recipe
+from growkit.recipe.recipe import Recipe, settings_for
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,18 @@ def build_plan(
             hint="choose another recipe: growkit recipes",
         )
     state = begin(first, models[first], recipe.tied)
-    steps = []
+    steps, notes = [], list[str]()
+    if settings := settings_for(recipe_name, recipe, family.name):
+        notes.append(
+            f"for {family.name} the paper has {settings}: recipe {recipe_name}_{family.name}"
+        )
     for number, operator in enumerate(recipe.steps):
         with located(f"steps[{number}] ({operator.op})"):
             growth = operator.with_files(files or {}).grow(family, state.sizes)
             state, claim = apply(state, growth, number, recipe.seed, models)
+        notes += growth.notes
         steps.append(StepClaim(operator.op, claim.claim, claim.reasons))
-    return _plan_of_state(recipe_name, recipe, models, state, tuple(steps))
+    return _plan_of_state(recipe_name, recipe, models, state, tuple(steps), notes)
 
 
 def plan_of(name: str, model: Model, growths: Iterable[Growth]) -> Plan:
@@ -123,12 +129,13 @@ def _plan_of_state(
     models: Mapping[str, Model],
     state: State,
     steps: tuple[StepClaim, ...],
+    notes: Iterable[str] = (),
 ) -> Plan:
     """What the model after the last step makes on disk."""
     family, model = state.model.family, state.model
     forced = {name: code for code, name in FLOATS.items()}.get(recipe.dtype)
     formulas = formulas_of(state, forced)
-    config = dict(state.config)
+    config = follow_layers(family, state.config, state.layer_maps, state.maps, model.sizes)
     check_closure(state, formulas)
     if forced:
         config[next((k for k in ("dtype", "torch_dtype") if k in config), "dtype")] = recipe.dtype
@@ -144,6 +151,7 @@ def _plan_of_state(
     )
     warnings = hints(family, state.parts, state.sizes, state.claim, filled=state.no_null_space)
     exact = state.claim.claim != APPROXIMATE
+    before, after = model.user_sizes(), family.user_sizes(state.sizes)
     return Plan(
         recipe=recipe,
         recipe_name=recipe_name,
@@ -152,8 +160,8 @@ def _plan_of_state(
         state=state,
         formulas=formulas,
         config=config,
-        sizes_before=model.user_sizes(),
-        sizes_after=family.user_sizes(state.sizes),
+        sizes_before=before,
+        sizes_after=after,
         parameters_before=sum(prod(e.info.shape) for e in model.entries.values()),
         parameters_after=sum(prod(f.shape) for f in formulas),
         claim=state.claim,
@@ -165,7 +173,12 @@ def _plan_of_state(
         hidden_axis=hidden_axis,
         dropped=tuple(d for each in models.values() for d in each.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        hints=(*warnings, *embedding_hints(modules, grown_modules, hidden_map, exact=exact)),
+        hints=(
+            *notes,
+            *warnings,
+            *embedding_hints(modules, grown_modules, hidden_map, exact=exact),
+            *side_file_hints(model.checkpoint, before, after),
+        ),
         same=tuple((name, *pair) for name, each in models.items() for pair in each.same),
         modules=grown_modules,
     )

@@ -161,6 +161,25 @@ def recipe_text(name: str) -> str:
     return _read(_locate(name))
 
 
+def settings_for(name: str, recipe: Recipe, family: str) -> str:
+    """What a built-in recipe of this name for this family alone sets otherwise; empty if nothing.
+
+    >>> settings_for("vcycle_up", load_recipe("vcycle_up")[1], "bert")
+    'blend.alpha 0.5, not 0.25'
+    """
+    own = f"{name}_{family}"
+    if own not in builtin_recipes():
+        return ""
+    pairs = zip(recipe.steps, load_recipe(own)[1].steps, strict=False)
+    return ", ".join(
+        f"{step.op}.{key} {value}, not {getattr(step, key)}"
+        for step, other in pairs
+        if type(step) is type(other)
+        for key, value in other
+        if value != getattr(step, key)
+    )
+
+
 def check_sources(recipe: Recipe, given: Iterable[str]) -> None:
     """Refuse checkpoints that the recipe does not declare, and the lack of those it does."""
     names, further = list(given), recipe.sources[1:]

@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 from growkit._version import __version__
+from growkit.checkpoints.side_files import GENERATION_CONFIG
+from growkit.families.named_layers import follow_layers
 from growkit.output.layout import INDEX, Layout, Shard, lay_out
 from growkit.output.record import checksums, json_text, seal
 from growkit.output.workspace import Workspace
@@ -24,6 +26,15 @@ from growkit.report.page import PAGE, SVG
 from growkit.report.page.page import growth_page
 from growkit.report.page.svg import growth_svg
 from growkit.runtime.task import Task, write_file
+
+
+def _generation(plan: Plan, settings: Any) -> Any:
+    """Settings of generation, with the layers and heads that they name."""
+    if not isinstance(settings, dict):
+        return settings
+    state = plan.state
+    model, maps = state.model, (state.layer_maps, state.maps)
+    return follow_layers(model.family, settings, *maps, model.sizes)
 
 
 def describe(plan: Plan, layout: Layout, digest: str) -> dict[str, Any]:
@@ -128,6 +139,8 @@ def copy_side_files(plan: Plan, work: Workspace, *, budget: int, allow_nonfinite
             write_file(
                 Task(shards[name], stored, work.marks, budget, allow_nonfinite, shared=False)
             )
+        elif name == GENERATION_CONFIG:
+            work.copy_side_file(source, name, partial(_generation, plan))
         elif file == "config.json":
             work.copy_side_file(source, name, partial(edit, folder))
         else:

@@ -21,6 +21,7 @@ from growkit.errors import RecipeError, VerifyError
 from growkit.families.config import layer_kinds, remap_layers, resize_config
 from growkit.families.family import Family
 from growkit.families.model import solve_sizes
+from growkit.families.named_layers import follow_layers
 from growkit.verify.load import build, reason, silence
 
 HEADS, KV_HEADS = 6, 2
@@ -43,7 +44,7 @@ def tiny_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     }
     depths = {axis: len(few) for axis, few in layers.items()}
     tiny = resize_config(family, config, _tiny_sizes(family, given) | depths)
-    tiny = remap_layers(family, tiny, layers)
+    tiny = follow_layers(family, remap_layers(family, tiny, layers), layers, {}, given)
     for key in ("dtype", "torch_dtype"):
         if key in tiny:
             tiny[key] = "float64"

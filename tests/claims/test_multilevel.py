@@ -150,6 +150,28 @@ def test_refusals(tmp_path: Path, step: dict[str, Any], message: str) -> None:
         api.plan_growth(small, steps_of([step]))
 
 
+@pytest.mark.parametrize(
+    ("family", "recipe", "overrides", "told"),
+    [
+        ("bert", "vcycle_up", (), True),
+        ("bert", "vcycle_up", ("blend.alpha=0.5",), False),
+        ("bert", "vcycle_up_bert", (), False),
+        ("gpt2", "vcycle_up", (), False),
+    ],
+)
+def test_a_recipe_that_has_one_of_its_own_for_the_family(
+    tmp_path: Path, family: str, recipe: str, overrides: tuple[str, ...], told: bool
+) -> None:
+    """The paper's alpha for BERT is another one than for the rest, which is said."""
+    sizes_of = {"heads": 2, "head_dim": 4, "mlp": 8, "layers": 2}
+    small = tiny.save(tiny.build(family, "base", **sizes_of), tmp_path / "small")
+    twice = {"heads": 4, "head_dim": 4, "mlp": 16, "layers": 4}
+    large = tiny.save(tiny.build(family, "base", **twice), tmp_path / "large")
+    plan = api.plan_growth(small, recipe, sources={"large": str(large)}, overrides=overrides)
+    said = "for bert the paper has blend.alpha 0.5, not 0.25: recipe vcycle_up_bert"
+    assert (said in plan.hints) is told
+
+
 @pytest.mark.parametrize("up", ["vcycle_up", "vcycle_up_bert"])
 def test_a_cycle_of_three_levels(tmp_path: Path, up: str) -> None:
     """Down twice, up twice, each time blended with the model kept from that level."""

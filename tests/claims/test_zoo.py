@@ -43,9 +43,10 @@ def test_contract(saved: Callable[[str], tiny.Saved], name: str) -> None:
     assert len(model.entries) + len(model.dropped) == len(model.checkpoint.tensors)
     bound = [{a for e in es for a in e.axes} for es in family.config.values()]
     bound += [{*pair} for pair in family.followers.items()] + [{*p} for p in family.like.items()]
+    spelt = {key: es for names, es in family.config.items() for key in names.split("|")}
     for key, other in family.defaults.items():  # a size that the config leaves out is another's
-        if other in family.config and key not in zoo.models()[name].config:
-            bound.append({a for k in (key, other) for e in family.config[k] for a in e.axes})
+        if other in spelt and key not in zoo.models()[name].config:
+            bound.append({a for k in (key, other) for e in spelt[k] for a in e.axes})
     used = {a for e in model.entries.values() for x, _ in e.pattern.dims for a in x.axes}
     for a in used:
         for b in used - {a}:

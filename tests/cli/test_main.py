@@ -262,6 +262,7 @@ FAILURES = {
     "unknown recipe": ("grow SMALL --recipe double_witdh", 2, "no built-in recipe", "double_width"),
     "bad override": (f"plan SMALL {W} --set wdith.to=1", 2, "--set wdith.to=1", "width"),
     "bad dtype": (f"plan SMALL {W} --dtype int4", 2, 'dtype: "int4" is not one of', "known"),
+    "size without unit": (f"plan SMALL {W} --max-shard-size 5", 2, "with a unit", 'write "5GB"'),
     "bad size": (f"plan SMALL {W} --max-shard-size lots", 2, "lots", ""),
     "shrinking": (f"plan SMALL {W} --set width.to.axes=1/2x", 2, "shrinks", ""),
     "unknown axis": (f"plan SMALL {W} --set width.to.hiden=2x", 2, '"hiden"', "hidden"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from growkit.families.load import build_family, find_family
 from growkit.ops import OPERATORS, Growth
 from growkit.ops.depth import interleave, stack
 from growkit.ops.operator import target_size
-from growkit.recipe.recipe import parse_recipe
+from growkit.recipe.recipe import load_recipe, parse_recipe
 
 SIZES = {
     "hidden": 24, "heads": 4, "kv_heads": 2, "q": 4, "k": 4, "v": 4, "mlp": 18,
@@ -48,6 +49,7 @@ def test_sizes_and_ratios(size: int | str, now: int, expected: int) -> None:
     [
         ("two", '"two" is not a size'),
         ("x", '"x" is not a size'),
+        ("~2", '"~2" is not a size'),
         ("1/0x", '"1/0x" is not a size'),
         ("-2x", '"-2x" is not a size'),
         ("5/7x", "5/7x of 24 is 17.1429, not a whole number"),
@@ -60,6 +62,63 @@ def test_bad_sizes(size: int | str, message: str) -> None:
     """A size that is no whole number is refused, with what it would be."""
     with pytest.raises(RecipeError, match=message):
         target_size("hidden", size, 24)
+
+
+@pytest.mark.parametrize(
+    ("size", "now", "multiple", "expected"),
+    [
+        ("~5/4x", 32, 1, 40), ("~5/4x", 22, 1, 27), ("~5/4x", 27, 1, 34), ("~5/4x", 2, 1, 3),
+        ("~3/2x", 26, 2, 38), ("~3/2x", 30, 2, 44), ("~3/2x", 2, 2, 4), ("~1/2x", 3, 1, 1),
+        ("~1x", 3, 1, 3),
+    ],
+)  # fmt: skip
+def test_the_nearest_size_to_a_ratio(size: str, now: int, multiple: int, expected: int) -> None:
+    """Of two as near the smaller one, but what is to grow does."""
+    assert target_size("layers", size, now, multiple=multiple) == expected
+
+
+@pytest.mark.parametrize("layers", [22, 26, 27, 30, 32])
+@pytest.mark.parametrize("name", ["llama_pro", "solar", "midas"])
+def test_recipes_for_ordinary_depths(name: str, layers: int) -> None:
+    """New blocks are spread as evenly as they go, and the step says which layers come again."""
+    (step,) = load_recipe(name)[1].steps
+    growth = step.grow(family("llama"), SIZES | {"layers": layers})
+    sources = [layer.source for layer in growth.layers["layers"]]
+    assert {*sources} == {*range(layers)}
+    twice = [n for n in range(layers) if sources.count(n) == 2]
+    assert len(sources) == layers + len(twice)
+    assert abs(len(sources) / layers - (1.25 if name == "llama_pro" else 1.5)) < 2 / layers
+    if name == "llama_pro":
+        gaps = [b - a for a, b in pairwise(twice)]
+        assert max(gaps) - min(gaps) <= 1
+    whole = layers % (4 if name != "midas" else 2) == 0
+    assert [", ".join(map(str, twice)) in note for note in growth.notes] == (
+        [] if whole else [True]
+    )
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "to", "after", "note"),
+    [
+        (4, 1, {}, (6, 1), "kv_heads (1) stays: 3/2x"),
+        (6, 3, {}, (9, 3), "kv_heads (3) stays"),
+        (9, 3, {}, (9, 3), "heads (9) and kv_heads (3) stay"),
+        (3, 3, {}, (3, 3), "heads (3) and kv_heads (3) stay"),
+        (4, 2, {}, (6, 3), ""),
+        (4, 1, {"kv_heads": 1}, (6, 1), ""),
+        (9, 3, {"heads": 18}, (18, 3), "kv_heads (3) stays"),
+    ],
+)
+def test_heads_that_a_ratio_for_all_axes_leaves(
+    heads: int, kv_heads: int, to: dict[str, int], after: tuple[int, int], note: str
+) -> None:
+    """What can grow by 3/2 grows, what stays is said; a size of its own is taken as it is."""
+    sizes = {"heads": heads, "kv_heads": kv_heads}
+    growth = grow("llama", "width", sizes, to={"axes": "3/2x", **to})
+    maps = growth.maps
+    assert maps["hidden"].new == 36
+    assert tuple(maps[a].new if a in maps else sizes[a] for a in sizes) == after
+    assert [note in each for each in growth.notes] == ([True] if note else [])
 
 
 def test_auto_tiles_whole_ratios_and_pads_others() -> None:

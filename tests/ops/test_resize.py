@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from support import tiny
 from support.growths import DIFFERS, NOISE, sizes, steps_of, width
 
 from growkit import api
-from growkit.errors import RecipeError
+from growkit.errors import CheckpointError, RecipeError
 from growkit.ops.resize import extend, interpolate, wrap
 from growkit.planning.proof.claim import APPROXIMATE, EXACT
 
@@ -125,6 +126,34 @@ def test_positions(tmp_path: Path, family: str, head: str, how: str) -> None:
         )
         torch.testing.assert_close(longer, smooth[0].T, rtol=0, atol=1e-13)
     tiny.outputs(tiny.load(result.out, model), {"input_ids": tiny.tokens(1, 50)})
+
+
+@pytest.mark.parametrize(("padding", "how"), [(1, "copy"), (1, "interpolate"), (3, "copy")])
+def test_rows_up_to_the_padding_are_no_positions(tmp_path: Path, padding: int, how: str) -> None:
+    """RoBERTa counts positions from behind the padding token's row; those before it stay."""
+    model = tiny.build("roberta", "masked_lm", seed=3, pad_token_id=padding)
+    small = tiny.save(model, tmp_path / "small")
+    step = {"op": "resize", "positions": 50, "positions_how": how}
+    result = api.grow(small, steps_of([step]), out=tmp_path / "big")
+    name = "roberta.embeddings.position_embeddings.weight"
+    before, after = (load_file(p / "model.safetensors")[name] for p in (small, result.out))
+    first = padding + 1
+    assert torch.equal(after[:first], before[:first])
+    if how == "copy":
+        assert torch.equal(after[first:], torch.cat(3 * [before[first:]])[: 50 - first])
+    else:
+        assert torch.equal(after[[first, -1]], before[[first, -1]])
+    ids = {"input_ids": torch.full((1, 50 - first), 9)}
+    tiny.outputs(tiny.load(result.out, model), ids)
+
+
+def test_a_table_of_padding_alone(tmp_path: Path) -> None:
+    """A padding token beyond the table leaves no position to repeat."""
+    small = tiny.save(tiny.build("roberta", "masked_lm"), tmp_path / "small")
+    file = small / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": 40}))
+    with pytest.raises(CheckpointError, match="23 rows, and the first 41 are no positions"):
+        api.plan_growth(small, steps_of([{"op": "resize", "positions": 50}]))
 
 
 def test_verify_compares_the_common_vocabulary(tmp_path: Path) -> None:

@@ -106,13 +106,23 @@ def test_index_is_what_transformers_writes(tmp_path):
         ("2GiB", 2**31),
         (" 1.5 kb ", 1500),
         ("0.1TB", 10**11),
-        ("64", 64),
+        ("64B", 64),
         (4096, 4096),
     ],
 )
 def test_parse_size(text, expected):
-    """Decimal units as on the Hub, binary ones as written, plain numbers as bytes."""
+    """Decimal units as on the Hub, binary ones as written, numbers as bytes."""
     assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "likely"), [("5", "5GB"), ("0.5", "0.5GB"), ("5000000000", "5000000000B")]
+)
+def test_a_size_without_a_unit(text, likely):
+    """Refused: it is rarely meant in bytes, and a file of five bytes holds no tensor."""
+    with pytest.raises(UsageError, match="with a unit, found none") as caught:
+        parse_size(text)
+    assert f'write "{likely}"' in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["", "GB", "5 apples", "-5GB", "0", "0.1B", "1e9", "5,5GB", "٥GB"])

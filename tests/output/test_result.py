@@ -259,7 +259,7 @@ def test_memory_does_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.Monke
     rows = [(block_rows(f, least - fixed), f.shape[0]) for f in plan.formulas]
     assert sum(some < whole for some, whole in rows) > 5
     wide = ok("m --recipe double_width -o wide")
-    narrow = ok(f"m --recipe double_width -o narrow --max-memory {least}")
+    narrow = ok(f"m --recipe double_width -o narrow --max-memory {least}B")
     assert files(narrow) == files(wide)
 
 
@@ -267,7 +267,7 @@ def test_memory_does_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.Monke
 def test_shards_do_not_change_a_tensor(recipe: str, small: Path) -> None:
     """The same tensors, bit for bit, in one file, in some, and in one each."""
     whole = tensors(ok(f"small --recipe {recipe} -o whole"))
-    for size in ("8kB", "1"):
+    for size in ("8kB", "1B"):
         assert tensors(ok(f"small --recipe {recipe} -o {size} --max-shard-size {size}")) == whole
 
 
@@ -285,7 +285,7 @@ def test_interrupted_and_resumed(
 ) -> None:
     """Only OUT.partial is left; the same command goes on from there to the same bytes."""
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    line = f"{deep} --recipe {recipe} --max-shard-size 1 -o"
+    line = f"{deep} --recipe {recipe} --max-shard-size 1B -o"
     child = subprocess.Popen(
         [sys.executable, "-m", "growkit", "grow", *line.split(), str(out)],
         stdout=subprocess.PIPE,

@@ -55,6 +55,34 @@ def warned(checkpoint: Path, *steps: dict[str, Any], **keys: Any) -> list[str]:
             for hint in plan.hints]  # fmt: skip
 
 
+FILES = {  # beside the weights, and what is said of each; sizes are 12 wide, 3 heads, 2 layers
+    "params.json": ('{"dim": 12, "n_layers": 2}', "left behind"),
+    "open_clip_config.json": ("{}", "left behind"),
+    "model_config.yaml": ("n_embd: 12\nn_layer: 2\n", "left behind"),
+    "serving.toml": ("[model]\nwidth = 12\ndepth = 2\n", "carried as it is"),
+    "other.json": ('{"a": {"model": {"hidden": 12, "layers": 2}}}', "carried as it is"),
+    "width.json": ('{"hidden": 12, "heads": 3}', ""),  # which stay
+    "results.json": ('{"layers": 2, "loss": 2.12, "accuracy": 0.3, "version": "3.12"}', ""),
+    "generation_config.json": ('{"bos_token_id": 2, "max_length": 12}', ""),
+}
+
+
+def test_files_that_say_sizes_to_other_tools(tmp_path: Path) -> None:
+    """They are left behind, or carried with a word; files that say none travel in silence."""
+    small = tiny.save(tiny.build("llama", "causal"), tmp_path / "small")
+    for name, (text, _) in FILES.items():
+        (small / name).write_text(text)
+    plan = api.plan_growth(small, steps_of([DEEPER]))
+    for name, (_, said) in FILES.items():
+        about = "".join(hint for hint in plan.hints if name in hint)
+        assert said in about
+        assert bool(about) is bool(said)
+        travels = name in plan.sources["small"].side_files
+        assert travels is (said != "left behind")
+    (told,) = [hint for hint in plan.hints if "serving.toml" in hint]
+    assert "(2, 12)" in told
+
+
 @pytest.mark.parametrize(
     ("kind", "steps", "expected"),
     [

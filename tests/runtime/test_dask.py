@@ -27,7 +27,7 @@ from growkit.runtime.task import Task, tasks
 
 pytestmark = pytest.mark.alone
 
-DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors, and no torch
+DEPTH = "--recipe double_depth --max-shard-size 1B"  # a file for each of 147 tensors, and no torch
 
 # says where the scheduler is and which processes work, and again when it is asked
 CLUSTER = """

@@ -32,7 +32,7 @@ from growkit.engine.working_memory import working_bytes
 from growkit.errors import ResourceError
 from growkit.runtime.estimate import BASE_BYTES, TORCH_BYTES, WRITER_BYTES, WriteOptions, plan_bytes
 
-DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors, and no torch
+DEPTH = "--recipe double_depth --max-shard-size 1B"  # a file for each of 147 tensors, and no torch
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_workers_blocks_and_shards_do_not_change_a_tensor(home: Path, tmp_path: 
         out = tmp_path / f"{count}"
         growkit_in(
             home,
-            f"grow m --recipe double_width -o {out} --workers {count} --max-memory {memory} "
+            f"grow m --recipe double_width -o {out} --workers {count} --max-memory {memory}B "
             f"--max-shard-size {size}",
         )
         assert tensors(out) == wanted
@@ -102,7 +102,7 @@ def test_a_copy_needs_no_torch(home: Path, tmp_path: Path) -> None:
     line = f"grow m {DEPTH} --workers 2 -o {tmp_path / 'out'}"
     code, _, stderr = ended(start(*line.split(), cwd=home, env=env))
     assert (code, told.exists()) == (0, False), stderr
-    line = f"grow m --recipe double_width --max-shard-size 1 --workers 2 -o {tmp_path / 'wide'}"
+    line = f"grow m --recipe double_width --max-shard-size 1B --workers 2 -o {tmp_path / 'wide'}"
     code, _, stderr = ended(start(*line.split(), cwd=home, env=env))
     assert (code, stderr.splitlines()[0]) == (1, "error: unexpected ImportError: no torch here")
     assert {*told.read_text().split()} == {"worker"}
@@ -115,7 +115,7 @@ def test_progress_counts_bytes_of_all_workers(home: Path, tmp_path: Path) -> Non
         home / "m",
         "double_depth",
         out=tmp_path / "out",
-        max_shard_size="1",
+        max_shard_size="1B",
         workers=2,
         progress=lambda done, total: seen.append((done, total)),
     )
@@ -131,7 +131,7 @@ def test_progress_counts_bytes_of_all_workers(home: Path, tmp_path: Path) -> Non
 def test_memory_is_shared(home: Path) -> None:
     """What one process may have is divided; refused with numbers before anything is written."""
     plan = api.plan_growth(home / "m", "double_width")
-    many = WriteOptions(workers=3, max_shard_size="1", max_memory="700MB")
+    many = WriteOptions(workers=3, max_shard_size="1B", max_memory="700MB")
     with pytest.raises(ResourceError, match=r"700 MB for 3 workers: .* 31\d MB each") as no:
         api.estimate(plan, many)
     hint = no.value.hint
@@ -139,7 +139,7 @@ def test_memory_is_shared(home: Path) -> None:
     enough = hint.split()[1]
     assert api.estimate(plan, replace(many, max_memory=enough))
     one, two = (
-        api.estimate(plan, WriteOptions(workers=n, max_shard_size="1")).peak_bytes for n in (1, 2)
+        api.estimate(plan, WriteOptions(workers=n, max_shard_size="1B")).peak_bytes for n in (1, 2)
     )
     assert two == 2 * one + BASE_BYTES - plan_bytes(plan), "there is one plan, not two"
     most = WriteOptions(workers=8, max_memory="700MB")
@@ -170,7 +170,7 @@ def test_workers_that_always_die(home: Path, tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("import os; os._exit(9)")
     env = ENV | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ENV['PYTHONPATH']}"}
-    line = f"grow {home / 'm'} --recipe double_width --max-shard-size 1 --workers 2"
+    line = f"grow {home / 'm'} --recipe double_width --max-shard-size 1B --workers 2"
     code, stdout, stderr = ended(start(*line.split(), "-o", tmp_path / "out", env=env))
     assert (code, stdout) == (4, "")
     assert stderr.startswith("error: workers: 3 times in a row one was killed or could not start")

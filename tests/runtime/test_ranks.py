@@ -19,7 +19,7 @@ from growkit import api
 from growkit.errors import OutputError, UsageError, VerifyError
 from growkit.runtime.ranks import Rank
 
-DEPTH = "--recipe double_depth --max-shard-size 1"  # a file for each of 147 tensors
+DEPTH = "--recipe double_depth --max-shard-size 1B"  # a file for each of 147 tensors
 FEW = "--recipe double_depth --max-shard-size 8kB"  # 11 files
 
 
