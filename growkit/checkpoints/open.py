@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from growkit.checkpoints.header import WEIGHTS, read_header, read_json, read_table
 from growkit.checkpoints.hub_cache import Listing, blob_of, is_snapshot, leads_to_blob
+from growkit.checkpoints.names import named
 from growkit.checkpoints.refused import (
     adapter,
     refuse_format,
@@ -42,12 +44,17 @@ _BLOCK = 1 << 20  # bytes
 
 
 def open_checkpoint(
-    path: str | Path, *, config: Path | None = None, far: Listing | None = None
+    path: str | Path,
+    *,
+    config: Path | None = None,
+    drop: Sequence[str] = (),
+    far: Listing | None = None,
 ) -> Checkpoint:
     """Read the headers and the config of a file, a folder, or a sharded index.
 
-    `config` names another config.json than the one beside the weights. `far` is the listing of a
-    snapshot of which only the small files are in the folder.
+    `config` names another config.json than the one beside the weights, `drop` tensors to leave out
+    (patterns of the shell). `far` is the listing of a snapshot of which only the small files are in
+    the folder.
     """
     far = far or {}
     given = Path(path).absolute()
@@ -73,7 +80,8 @@ def open_checkpoint(
         _check_index(weight_map, tensors, folder)
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors", hint="give the file with the weights")
-    refuse_names(tensors.values(), given)
+    model = named(tensors, drop)
+    refuse_names(model.tensors.values(), given)
     with reading(folder):
         if single:
             side_files = beside_file(folder)
@@ -88,12 +96,15 @@ def open_checkpoint(
     return Checkpoint(
         path=str(given if single else folder),
         config=settings,
-        tensors=tensors,
+        tensors={name: replace(info, name=name) for name, info in model.tensors.items()},
         files=files,
         side_files=side_files,
         revision=revision,
         vocabulary=_vocabulary(folder, side_files),
         modules=tuple(read_modules(folder, side_files, far)),
+        dropped=model.dropped,
+        notes=model.notes,
+        wrappers=model.wrappers,
     )
 
 

@@ -62,15 +62,23 @@ class Model:
         return self.family.user_sizes(self.sizes)
 
 
+def key_of(family: Family, name: str) -> str:
+    """The family's name for a tensor on disk; nothing for a buffer."""
+    match = family.match(name)
+    return spell(match[0].name, match[1]) if match else ""
+
+
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
     """Understand a checkpoint through its family file. Raises FamilyError or CheckpointError."""
     config = checkpoint.config
     where = str(family_file) if family_file else ""
-    family = build_family(find_family(config, family_file), config, checkpoint.tensors, where)
+    shared = dict(checkpoint.shared)
+    names = [name for name in checkpoint.tensors if name not in shared]
+    family = build_family(find_family(config, family_file), config, names, where)
     entries: dict[str, Entry] = {}
-    dropped = []
-    for name, info in checkpoint.tensors.items():
-        match = family.match(name)
+    dropped = [*checkpoint.dropped]
+    for name in names:
+        info, match = checkpoint.tensors[name], family.match(name)
         if match is None:
             dropped.append(f"{name}: a buffer that the model makes anew")
             continue
@@ -83,11 +91,12 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
             )
     sizes = solve_sizes(family, config, entries)
     _complete(family, checkpoint, entries, sizes)
+    spelt = {e.info.name: key for key, e in entries.items()}
     tied, same = _tie(family, checkpoint, entries)
     for name, twin in same:
-        key = next(k for k, e in entries.items() if e.info.name == name)
-        del entries[key]
+        del entries[spelt[name]]
         dropped.append(f"{name}: a second copy of {twin}, to which config.json ties it")
+    same = (*same, *((name, twin) for name, twin in shared.items() if family.match(name)))
     return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
 
 
@@ -231,14 +240,18 @@ def _tie(
             hint="write a list of class names",
         )
     head = family.head
-    if head is None or head.tied not in entries:
+    if head is None:
         return False, ()
     declared = checkpoint.config.get("tie_word_embeddings")
     tied = head.default if declared is None else bool(declared)
+    both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
+    same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both if tied)
+    if head.tied not in entries:
+        return False, same
     if head.weight in entries:
-        both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
-        same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both)
-        return tied, same if tied else ()
+        return tied, same
+    if any(head.weight == key_of(family, name) for name, _ in checkpoint.shared):
+        return True, same
     has_head = any(c in str(n) for n in names for c in head.classes)
     if has_head and not tied:
         raise CheckpointError(
@@ -246,4 +259,4 @@ def _tie(
             hint='set "tie_word_embeddings": true if the head is the embedding',
         )
     feeds = any(e.pattern.module == head.scale_at for e in entries.values())
-    return tied and (has_head or (not names and feeds)), ()
+    return tied and (has_head or (not names and feeds)), same

@@ -163,7 +163,11 @@ def _plan_of_state(
         hidden_axis=hidden_axis,
         dropped=tuple(d for each in models.values() for d in each.dropped),
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
-        hints=(*warnings, *embedding_hints(modules, grown_modules, hidden_map, exact=exact)),
+        hints=(
+            *(note for each in models.values() for note in each.checkpoint.notes),
+            *warnings,
+            *embedding_hints(modules, grown_modules, hidden_map, exact=exact),
+        ),
         same=tuple((name, *pair) for name, each in models.items() for pair in each.same),
         modules=grown_modules,
     )
