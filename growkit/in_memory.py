@@ -71,7 +71,7 @@ def grow_state_dict(
         models = {n: read_model(checkpoint, family) for n, (checkpoint, _) in checkpoints.items()}
         plan = build_plan(name, chosen, models, read_maps(chosen.files))
     tensors = {n: by_name for n, (_, by_name) in checkpoints.items()}
-    for note in (note for checkpoint, _ in checkpoints.values() for note in checkpoint.notes):
+    for note in plan.notes:
         warnings.warn(f"state_dict: {note}", RuntimeWarning, stacklevel=2)
     for source, tensor, twin in plan.same:
         if not equal(tensors[source][tensor], tensors[source][twin]):

@@ -10,7 +10,7 @@ The law: nothing is left out and no name is changed without a word.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -68,16 +68,50 @@ def named(tensors: Mapping[str, TensorInfo], drop: Sequence[str] = ()) -> Named:
     return Named(out, tuple(dropped), tuple(notes), tuple(sorted(found)))
 
 
-def _unwrapped(names: Iterable[str], found: Counter[str]) -> dict[str, str]:
+def pattern_of(name: str) -> str:
+    """What `--drop` takes, quoted for a shell, for all tensors of one kind.
+
+    >>> pattern_of("model.layers.3.mlp.up_proj.weight_scale")
+    "'*.weight_scale'"
+    >>> pattern_of("model.layers.3.eh_proj.weight")
+    "'model.layers.*.eh_proj.weight'"
+    """
+    words = name.split(".")
+    if len(words) > 1 and words[-1] not in ("weight", "bias"):
+        return f"'*.{words[-1]}'"
+    return f"'{'.'.join('*' if word.isdigit() else word for word in words)}'"
+
+
+def pattern_up_to(name: str, number: int) -> str:
+    """What `--drop` takes, quoted for a shell, for all tensors of the layer of this number.
+
+    >>> pattern_up_to("model.layers.61.eh_proj.weight", 61)
+    "'model.layers.61.*'"
+    """
+    words = name.split(".")
+    return f"'{'.'.join(words[: words.index(str(number)) + 1])}.*'"
+
+
+def _unwrapped(names: Sequence[str], found: Counter[str]) -> dict[str, str]:
     """Each name without the words of wrappers, which are counted in `found`."""
-    bare = {}
-    for name in names:
-        words = name.split(".")
+    bare = {name: name for name in names}
+    for prefix in (_wrapped_attribute(names), *_LEADING, *_LEADING):  # one may be in another
+        if names and all(b.startswith(prefix) for b in bare.values()):
+            found[prefix] += len(names)
+            bare = {name: b.removeprefix(prefix) for name, b in bare.items()}
+    for name, b in bare.items():
+        words = b.split(".")
         found.update(f"{word}." for word in words if word in _WRAPPERS)
         bare[name] = ".".join(word for word in words if word not in _WRAPPERS)
-    while leading := next(
-        (p for p in _LEADING if bare and all(b.startswith(p) for b in bare.values())), ""
-    ):
-        found[leading] += len(bare)
-        bare = {name: b.removeprefix(leading) for name, b in bare.items()}
+    del found[""]
     return bare
+
+
+def _wrapped_attribute(names: Sequence[str]) -> str:
+    """What names begin with where a trainer keeps the wrapped model: `model._orig_mod.`, or "".
+
+    Names of the model's own parts, of which one alone is wrapped, do not all begin so.
+    """
+    words = names[0].split(".") if names else []
+    count = next((i + 1 for i, word in enumerate(words) if word in _WRAPPERS), 0)
+    return "".join(f"{word}." for word in words[:count])

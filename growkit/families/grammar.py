@@ -67,6 +67,7 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         prefixes=_many(data.get("prefix")),
         alias=data.get("alias", {}),
         ignore=frozenset(SLOT.sub("#", i) for i in data.get("ignore", ())),
+        unused=frozenset(SLOT.sub("#", i) for i in data.get("unused", ())),
         like=data.get("like", {}),
         defaults={k: str(v) for k, v in data.get("defaults", {}).items()},
         require=_many(data.get("require")),

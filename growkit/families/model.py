@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from growkit.algebra.expression import Expression
+from growkit.checkpoints.names import pattern_up_to
 from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
 from growkit.dtypes import FLOATS
 from growkit.errors import CheckpointError
@@ -61,6 +62,17 @@ class Model:
         """Sizes by the axis names that recipes use."""
         return self.family.user_sizes(self.sizes)
 
+    def notes(self, sizes: Mapping[str, int] | None = None) -> tuple[str, ...]:
+        """What was done to read it, and whether a vocabulary of `sizes` has all its tokens."""
+        tokens, rows = self.checkpoint.tokens, (sizes or self.sizes).get("vocab")
+        if tokens is None or rows is None or tokens <= rows:
+            return self.checkpoint.notes
+        more = (
+            f"tokenizer.json has {tokens} tokens, the model {rows}: those without a row cannot be "
+            f"used; add the step {{op: resize, vocab: {tokens}}}"
+        )
+        return (*self.checkpoint.notes, more)
+
 
 def key_of(family: Family, name: str) -> str:
     """The family's name for a tensor on disk; nothing for a buffer."""
@@ -80,7 +92,7 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     for name in names:
         info, match = checkpoint.tensors[name], family.match(name)
         if match is None:
-            dropped.append(f"{name}: a buffer that the model makes anew")
+            dropped.append(f"{name}: {family.why_ignored(name)}")
             continue
         entry = Entry(info, *match)
         other = entries.setdefault(entry.key, entry)
@@ -96,6 +108,13 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     for name, twin in same:
         del entries[spelt[name]]
         dropped.append(f"{name}: a second copy of {twin}, to which config.json ties it")
+    for name in checkpoint.absent:
+        if not tied or family.head is None or key_of(family, name) not in family.head.ties:
+            raise CheckpointError(
+                f"{checkpoint.path}: the index lists {name}, which no shard holds",
+                hint="copy what is missing, or take the name out of the index if nothing is",
+            )
+        dropped.append(f"{name}: listed by the index alone; config.json ties it")
     same = (*same, *((name, twin) for name, twin in shared.items() if family.match(name)))
     return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same)
 
@@ -121,13 +140,24 @@ def solve_sizes(
             raise CheckpointError(
                 f"{where}: expected {expression} = {expression.size(sizes)}, "
                 f"found {value} ({bound})",
-                hint="config.json and the tensors must belong together",
+                hint=_more_tokens(family, expression, value, sizes)
+                or "config.json and the tensors must belong together",
             )
     if not entries:  # a config alone: which stacks its class has is not known
         return sizes
     named = {s for pattern in patterns for s in pattern.slots}
     absent = {*family.of_kind("layers")} - named  # a stack that this class does not have
     return {axis: size for axis, size in sizes.items() if axis not in absent}
+
+
+def _more_tokens(
+    family: Family, expression: Expression, value: int, sizes: Mapping[str, int]
+) -> str:
+    """The hint for a table of more tokens than config.json says: some were added to it."""
+    if expression.name != "vocab" or value <= sizes["vocab"]:
+        return ""
+    key = next(k for k, es in family.config.items() if any(e.name == "vocab" for e in es))
+    return f"if tokens were added, set {key.partition('|')[0]}: {value} in config.json"
 
 
 def _of_config(family: Family, config: Mapping[str, Any]) -> Iterator[Equation]:
@@ -200,7 +230,9 @@ def _complete(
             if isinstance(slot, str) and number >= sizes[slot]:
                 raise CheckpointError(
                     f"tensor {entry.info.name}: {slot} number {number}, but config.json says "
-                    f"there are {sizes[slot]}"
+                    f"there are {sizes[slot]}",
+                    hint="mend the checkpoint, or get it anew, or leave out what config.json does "
+                    f"not know: --drop {pattern_up_to(entry.info.name, number)}",
                 )
     for pattern in family.patterns.values():
         have = seen[pattern.name]

@@ -103,14 +103,14 @@ def test_names_of_modules(tmp_path: Path, name: str) -> None:
     small = tiny.save(model, tmp_path / "small")
     want = tiny.load(api.grow(small, recipe, out=tmp_path / "big").out, model)
     state = {f"module._orig_mod.{n}": tensor for n, tensor in model.state_dict().items()}
-    with pytest.warns(RuntimeWarning, match="names lose _orig_mod., module., which"):
+    with pytest.warns(RuntimeWarning, match="names lose module._orig_mod., which"):
         grown, _ = growkit.grow_state_dict(state, model.config, recipe)
     assert grown.keys() == want.state_dict().keys()
     assert all(torch.equal(grown[n], tensor) for n, tensor in want.state_dict().items())
     copies = {n: tensor.clone().contiguous() for n, tensor in state.items()}
     save_file(copies, small / "model.safetensors", {"format": "pt"})
     result = api.grow(small, recipe, out=tmp_path / "of a trainer")
-    assert result.plan.hints[0].startswith("names lose _orig_mod., module.")
+    assert result.plan.hints[0].startswith("names lose module._orig_mod.,")
     have, given = tiny.load(result.out, model), tiny.inputs(model)
     assert tiny.difference(tiny.outputs(want, given), tiny.outputs(have, given)) < 1e-9
 
