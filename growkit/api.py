@@ -88,6 +88,7 @@ class Planning(TypedDict, total=False):
     dtype: str | None
     seed: int | None
     family: Path | None
+    drop: Sequence[str]
 
 
 def plan_growth(
@@ -100,12 +101,14 @@ def plan_growth(
     dtype: str | None = None,
     seed: int | None = None,
     family: Path | None = None,
+    drop: Sequence[str] = (),
 ) -> Plan:
     """The plan of growing `source` by `recipe`, from headers alone.
 
     A source is a path, or `org/name[@revision]` of the Hub. `sources` are further checkpoints by
-    the recipe's names; `overrides` are `PATH=VALUE` as in `--set`. Raises RecipeError, FamilyError,
-    CheckpointError or HubError.
+    the recipe's names; `overrides` are `PATH=VALUE` as in `--set`; `drop` are patterns of tensors
+    to leave out. Raises RecipeError, FamilyError, CheckpointError, HubError, or UsageError for a
+    pattern that fits no tensor.
     """
     return _planned(
         source,
@@ -116,6 +119,7 @@ def plan_growth(
         dtype=dtype,
         seed=seed,
         family=family,
+        drop=drop,
     )[0]
 
 
@@ -129,6 +133,7 @@ def _planned(
     dtype: str | None = None,
     seed: int | None = None,
     family: Path | None = None,
+    drop: Sequence[str] = (),
 ) -> tuple[Plan, dict[str, hub.Repo]]:
     """The plan, and those of its sources that are on the Hub, by the recipe's names."""
     recipe_name, chosen = choose_recipe(recipe, overrides=overrides, dtype=dtype, seed=seed)
@@ -139,7 +144,7 @@ def _planned(
     repos = {name: repo for name, place in places.items() if (repo := hub.repo_named(place))}
     with blamed(family):
         models = {
-            name: _model(repos.get(name, place), config if name == first else None, family)
+            name: _model(repos.get(name, place), config if name == first else None, family, drop)
             for name, place in places.items()
         }
         return build_plan(recipe_name, chosen, models, read_maps(chosen.files)), repos
@@ -175,11 +180,13 @@ def save_page(plan: Plan, path: str | Path, estimate: Estimate) -> None:
     write_page(Path(path), page)
 
 
-def _model(source: str | Path | hub.Repo, config: Path | None, family: Path | None) -> Model:
+def _model(
+    source: str | Path | hub.Repo, config: Path | None, family: Path | None, drop: Sequence[str]
+) -> Model:
     if not isinstance(source, hub.Repo):
-        return read_model(open_checkpoint(source, config=config), family)
+        return read_model(open_checkpoint(source, config=config, drop=drop), family)
     with hub.errors_naming(source):
-        return read_model(hub.open_remote(source, config=config), family)
+        return read_model(hub.open_remote(source, config=config, drop=drop), family)
 
 
 def default_out(source: str | Path, recipe_name: str) -> Path:
@@ -206,6 +213,7 @@ def grow(
     dtype: str | None = None,
     seed: int | None = None,
     family: Path | None = None,
+    drop: Sequence[str] = (),
     max_shard_size: str | int = "5GB",
     max_memory: str | int = "2GB",
     workers: int = 1,
@@ -248,10 +256,11 @@ def grow(
         dtype=dtype,
         seed=seed,
         family=family,
+        drop=drop,
     )
     result = execute(prepared, target, progress=progress)
     if verify:
-        result = _verified(result, source, config)
+        result = _verified(result, source, config, drop)
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
 
 
@@ -296,8 +305,10 @@ def _prepared(
     return prepared, target
 
 
-def _verified(result: Result, source: str | Path, config: Path | None) -> Result:
-    verification = verify_growth(source, result.out, config=config)
+def _verified(
+    result: Result, source: str | Path, config: Path | None, drop: Sequence[str]
+) -> Result:
+    verification = verify_growth(source, result.out, config=config, drop=drop)
     record = {**result.report, "verify": verification_json(verification)}
     write_record(result.out, record)
     if not verification.passed:
@@ -316,6 +327,7 @@ def verify_growth(
     big: str | Path,
     *,
     config: Path | None = None,
+    drop: Sequence[str] = (),
     text: str | None = None,
     max_drift: float | None = None,
 ) -> Verification:
@@ -331,7 +343,7 @@ def verify_growth(
     small, big = _on_disk(small), _on_disk(big)
     record = read_record(Path(big)) if Path(big).is_dir() else None
     return run_both(
-        open_checkpoint(small, config=config),
+        open_checkpoint(small, config=config, drop=drop),
         open_checkpoint(big),
         growth=record,
         text=text,
@@ -347,11 +359,15 @@ def _on_disk(source: str | Path) -> str | Path:
 
 
 def inspect_checkpoint(
-    path: str | Path, *, config: Path | None = None, family: Path | None = None
+    path: str | Path,
+    *,
+    config: Path | None = None,
+    family: Path | None = None,
+    drop: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a checkpoint is: family, axes and what can grow, parameters, dtypes, ties, files."""
     with blamed(family):
-        return _inspection(path, _model(hub.repo_named(path) or path, config, family))
+        return _inspection(path, _model(hub.repo_named(path) or path, config, family, drop))
 
 
 def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
@@ -384,6 +400,7 @@ def _inspection(path: str | Path, model: Model) -> dict[str, Any]:
         "dtypes": dtypes,
         "tied": model.tied,
         "dropped": list(model.dropped),
+        "notes": list(model.notes()),
         "files": [f.name for f in model.checkpoint.files],
         "side_files": list(model.checkpoint.side_files),
     }

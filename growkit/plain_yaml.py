@@ -17,6 +17,8 @@ from growkit.errors import GrowkitError, RecipeError
 MAX_BYTES = 1_000_000  # of one file
 MAX_DEPTH = 20  # nested mappings and lists
 MAX_NUMBER = 100  # characters; YAML has numbers whose value takes minutes to compute
+UTF_16 = b"\xff\xfe", b"\xfe\xff"  # what such text begins with
+AS_UTF_8 = "save it as UTF-8, as in PowerShell by: … | Out-File -Encoding utf8 FILE"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Problem = tuple[str, str, str]  # where, what, hint
@@ -31,6 +33,8 @@ def read(path: Path, what: str, refuse: type[GrowkitError], *, hint: str = "") -
             raise refuse(f"{path}: a {what} has at most {MAX_BYTES:,} bytes")
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if raw.startswith(UTF_16):
+            raise refuse(f"{path}: UTF-16 text, not UTF-8", hint=AS_UTF_8) from error
         raise refuse(f"{path}: not UTF-8 text (byte {error.start})") from error
     except (OSError, ValueError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()

@@ -21,6 +21,7 @@ from growkit.checkpoints.types import FileIdentity, TensorInfo
 from growkit.dtypes import FLOATS, ITEM_BYTES, QUANTISED_BITS
 from growkit.errors import CheckpointError, shown
 from growkit.os_errors import reading
+from growkit.plain_yaml import AS_UTF_8, UTF_16
 
 WEIGHTS = ".safetensors"
 
@@ -69,6 +70,8 @@ def read_json(path: Path, what: str) -> Any:
     """Any JSON value, from a file that somebody else wrote."""
     with reading(path), path.open("rb") as file:
         raw = file.read(MAX_JSON + 1)
+    if raw.startswith(UTF_16):
+        raise CheckpointError(f"{path}: {what} is UTF-16 text, not UTF-8", hint=AS_UTF_8)
     value = _parsed(raw, path, what)
     level = [value]
     for _ in range(MAX_DEPTH):

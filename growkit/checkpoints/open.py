@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from growkit.checkpoints.header import WEIGHTS, read_header, read_json, read_table
 from growkit.checkpoints.hub_cache import Listing, blob_of, is_snapshot, leads_to_blob
+from growkit.checkpoints.names import named
 from growkit.checkpoints.refused import (
     adapter,
     refuse_format,
     refuse_names,
-    refuse_quantised_config,
+    without_quantisation,
 )
 from growkit.checkpoints.side_files import (
     GENERATION_CONFIG,
@@ -33,6 +35,7 @@ from growkit.checkpoints.side_files import (
     read_modules,
     stated_numbers,
 )
+from growkit.checkpoints.tokens import count_tokens
 from growkit.checkpoints.types import Checkpoint, FileIdentity, TensorInfo
 from growkit.errors import CheckpointError
 from growkit.os_errors import reading
@@ -45,12 +48,17 @@ _BLOCK = 1 << 20  # bytes
 
 
 def open_checkpoint(
-    path: str | Path, *, config: Path | None = None, far: Listing | None = None
+    path: str | Path,
+    *,
+    config: Path | None = None,
+    drop: Sequence[str] = (),
+    far: Listing | None = None,
 ) -> Checkpoint:
     """Read the headers and the config of a file, a folder, or a sharded index.
 
-    `config` names another config.json than the one beside the weights. `far` is the listing of a
-    snapshot of which only the small files are in the folder.
+    `config` names another config.json than the one beside the weights, `drop` tensors to leave out
+    (patterns of the shell). `far` is the listing of a snapshot of which only the small files are in
+    the folder.
     """
     far = far or {}
     given = Path(path).absolute()
@@ -67,16 +75,20 @@ def open_checkpoint(
             config = folder / "config.json" if single else locate(folder, "config.json")
         settings = read_config(config, given)
         revision = folder.name if is_snapshot(folder) else None
-    refuse_quantised_config(settings, given)
     if not single:
         for name in names:
             locate(folder, name)
     files, tensors = _read_headers(folder, names, far)
+    absent: tuple[str, ...] = ()
     if weight_map is not None:
-        _check_index(weight_map, tensors, folder)
+        absent = _check_index(
+            weight_map, tensors, folder, bool(settings.get("tie_word_embeddings"))
+        )
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors", hint="give the file with the weights")
-    refuse_names(tensors.values(), given)
+    model = named(tensors, drop)
+    refuse_names(model.tensors.values(), given)
+    settings, notes = without_quantisation(settings, model.tensors.values(), given)
     with reading(folder):
         described: tuple[str, ...] = ()
         if single:
@@ -95,14 +107,19 @@ def open_checkpoint(
     return Checkpoint(
         path=str(given if single else folder),
         config=settings,
-        tensors=tensors,
+        tensors={name: replace(info, name=name) for name, info in model.tensors.items()},
         files=files,
         side_files=side_files,
         descriptions=described,
         numbers=numbers,
         revision=revision,
         vocabulary=_vocabulary(folder, side_files),
+        tokens=count_tokens(folder, side_files),
         modules=tuple(read_modules(folder, side_files, far)),
+        dropped=model.dropped,
+        notes=(*model.notes, *notes),
+        absent=absent,
+        wrappers=model.wrappers,
     )
 
 
@@ -259,18 +276,25 @@ def _read_headers(
 
 
 def _check_index(
-    weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo], folder: Path
-) -> None:
+    weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo], folder: Path, tied: bool
+) -> tuple[str, ...]:
+    """The names that no shard holds, where a tie may be why; any other difference is refused."""
     holders = {name: info.file for name, info in tensors.items()}
+    absent = tuple(name for name in weight_map if name not in holders)
     differing = [n for n in [*weight_map, *holders] if weight_map.get(n) != holders.get(n)]
+    if tied and len(differing) == len(absent):
+        return absent
     if differing:
         name = differing[0]
         raise CheckpointError(
             f"{folder}: the index and the shards disagree on {len({*differing})} tensors: "
             f"{name} is in {weight_map.get(name, 'no file')} by the index, "
             f"in {holders.get(name, 'no file')} by the headers",
-            hint="download or copy the index and the shards of one checkpoint anew",
+            hint="download or copy the index and the shards of one checkpoint anew"
+            if len(differing) > len(absent)
+            else "copy what is missing, or take the names out of the index if nothing is",
         )
+    return ()
 
 
 def read_config(path: Path, given: Path | None = None) -> dict[str, Any]:

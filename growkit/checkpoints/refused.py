@@ -7,18 +7,20 @@ hint says how the user comes to a checkpoint that can be grown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from growkit.checkpoints.header import WEIGHTS
+from growkit.checkpoints.names import pattern_of
 from growkit.checkpoints.types import TensorInfo
-from growkit.dtypes import QUANTISED_BITS
+from growkit.dtypes import FLOATS, QUANTISED_BITS
 from growkit.errors import CheckpointError
 
 _QUANTISED = {
     ".qweight", ".qzeros", ".scales", ".absmax", ".SCB", ".weight_scale_inv", ".weight_packed",
 }  # fmt: skip
+_PLAIN = {*FLOATS, "I64", "BOOL"}  # dtypes of weights, and of positions and masks
 _LORA_NAME = re.compile(r"\.lora_[AB]\b|lora_embedding_[AB]")
 
 # what a folder without safetensors may hold instead, and the way out
@@ -46,14 +48,29 @@ _OTHER_FORMATS = (
 )
 
 
-def refuse_quantised_config(config: Mapping[str, Any], given: Path) -> None:
-    """Raise CheckpointError if the config, or that of one of its towers, says how it is packed."""
-    towers = [config, *(v for v in config.values() if isinstance(v, dict))]
+def without_quantisation(
+    config: dict[str, Any], tensors: Iterable[TensorInfo], given: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The config without what it, or that of one of its towers, says of packed weights; and notes.
+
+    The tensors decide: weights that were merged or dequantised are plain, whatever the config of
+    their day still says. Raises CheckpointError where some are packed.
+    """
+    packed = next((t for t in tensors if t.dtype not in _PLAIN), None)
+    out, notes = dict(config), []
     for key in ("quantization_config", "compression_config"):
-        settings = next((t[key] for t in towers if t.get(key)), None)
-        if settings:
-            method = settings.get("quant_method") if isinstance(settings, dict) else None
-            raise _quantised(given, f"config.json has {key} {method or ''}".rstrip())
+        towers = {k: v for k, v in out.items() if isinstance(v, dict) and v.get(key)}
+        settings = next((t[key] for t in (out, *towers.values()) if t.get(key)), None)
+        if not settings:
+            continue
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        what = f"{key} {method or ''}".rstrip()
+        if packed:
+            raise _quantised(given, f"config.json has {what}, and {packed.name} is {packed.dtype}")
+        notes.append(f"config.json loses {what}: no tensor is quantised")
+        out |= {k: {n: x for n, x in v.items() if n != key} for k, v in towers.items()}
+        out.pop(key, None)
+    return out, notes
 
 
 def refuse_names(tensors: Iterable[TensorInfo], given: Path) -> None:
@@ -64,7 +81,15 @@ def refuse_names(tensors: Iterable[TensorInfo], given: Path) -> None:
         packed = t.name.endswith("_blocks") and f"{t.name.removesuffix('_blocks')}_scales" in names
         named = t.name[t.name.rfind(".") :] in _QUANTISED or "quant_state" in t.name
         if t.dtype in QUANTISED_BITS or packed or named:
-            raise _quantised(given, f"{t.name} is {t.dtype} {list(t.shape)}")
+            error = _quantised(given, f"{t.name} is {t.dtype} {list(t.shape)}")
+            if named and all(other.dtype in _PLAIN for other in tensors):  # left over, it seems
+                error.hint += f"; if the weights are, leave it out: --drop {pattern_of(t.name)}"
+            raise error
+        if ".base_layer." in t.name:
+            raise CheckpointError(
+                f"{given}: tensor {t.name}: a LoRA adapter was around it",
+                hint="merge the adapter into its base model (peft: merge_and_unload), then save",
+            )
         if "lora_" in t.name and _LORA_NAME.search(t.name):
             raise adapter(given)
 
@@ -99,4 +124,9 @@ def refuse_format(given: Path, names: list[str]) -> None:
         hint = (
             f"did you mean {inner.parent}?" if inner else "give the folder that holds the weights"
         )
+        if inner and "modules.json" in names:  # the first layout of sentence-transformers
+            hint = (
+                f"move what is in {inner.parent.name} up into the folder, and make its path in "
+                f'modules.json "": grown alone it would lose the modules behind it, such as pooling'
+            )
     raise CheckpointError(f"{given}: {what}", hint=hint)

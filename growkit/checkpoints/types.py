@@ -47,16 +47,22 @@ class Checkpoint:
 
     path: str  # the folder (or the single file) it was read from
     config: Mapping[str, Any]
-    tensors: Mapping[str, TensorInfo]  # by name on disk, in file order
+    tensors: Mapping[str, TensorInfo]  # by name on disk, less `wrappers`, in file order
     files: tuple[FileIdentity, ...]
     side_files: tuple[str, ...] = ()  # tokenizer and the like, relative paths, to be carried along
     descriptions: tuple[str, ...] = ()  # files that say its sizes to other tools; left behind
     numbers: Mapping[str, frozenset[int]] = field(default_factory=dict)  # that side files state
     revision: str | None = None
     vocabulary: str | None = None  # sha256 of the tokenizer's files, if there are any
+    tokens: int | None = None  # that the tokenizer has, where its files say so
     modules: tuple[
         TrailingModule, ...
     ] = ()  # what sentence-transformers runs behind the model, in order
+    dropped: tuple[str, ...] = ()  # "name: reason" of tensors that are on disk, but not here
+    notes: tuple[str, ...] = ()  # what else was done to read it, for the user to know
+    absent: tuple[str, ...] = ()  # names in an index that no shard holds
+    shared: tuple[tuple[str, str], ...] = ()  # names of one memory, each with the first for it
+    wrappers: tuple[str, ...] = ()  # words that names on disk have, and names here lack
 
 
 @dataclass(frozen=True, slots=True)

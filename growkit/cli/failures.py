@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NoReturn
@@ -36,6 +36,12 @@ def as_text(value: Mapping[str, Any]) -> str:
 
 def _encoder(later: Callable[[Any], Any] | None = None) -> json.JSONEncoder:
     return json.JSONEncoder(indent=2, allow_nan=False, default=later)
+
+
+def warn(notes: Iterable[str]) -> None:
+    """What the user should know of a growth that goes well, on stderr."""
+    for note in notes:
+        click.echo(f"warning: {note}", err=True)
 
 
 def failure(message: str, hint: str, exit_code: int) -> dict[str, Any]:

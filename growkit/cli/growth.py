@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from growkit.cli.failures import as_text, print_json
+from growkit.cli.failures import as_text, print_json, warn
 from growkit.cli.hub import pushed_text, quiet_downloads
 from growkit.cli.options import FILE, growth_options, json_option, quiet_option, write_options
 from growkit.cli.progress import alive, progress_shown
@@ -82,8 +82,7 @@ def grow(
             result = api.grow_rank(source, recipe, one_of_several, options=writing, **options)
         else:
             result = api.grow(source, recipe, **options)
-    for hint in result.plan.hints:
-        click.echo(f"warning: {hint}", err=True)
+    warn(result.plan.hints)
     answer = result.summary()
     text = rank_text(answer) if one_of_several else result_text(answer)
     if answer.get("pushed"):
@@ -145,6 +144,7 @@ def plan(
 
     writing = write_options(options)
     planned = api.plan_growth(source, recipe, **options)
+    warn(planned.notes)
     estimate = api.estimate(planned, writing)
     text = plan_text(planned, estimate) if tensor is None else explain(planned, tensor)
     shapes = {} if maps is None else api.save_maps(planned, maps)

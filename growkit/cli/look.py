@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from growkit.cli.completion import complete_files, offered, recipe_names
-from growkit.cli.failures import failure, print_json
+from growkit.cli.failures import failure, print_json, warn
 from growkit.cli.hub import quiet_downloads
-from growkit.cli.options import config_option, family_option, json_option
+from growkit.cli.options import config_option, drop_option, family_option, json_option
 from growkit.cli.progress import alive
 
 
@@ -32,12 +32,14 @@ from growkit.cli.progress import alive
     metavar="X",
     help="Largest relative error; also where nothing or only an approximation is claimed.",
 )
+@drop_option
 @json_option
 def verify(
     checkpoints: tuple[str, ...],
     files: Path | None,
     text: Any,
     max_drift: float | None,
+    drop: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Run SMALL and BIG and compare what they compute with what growkit.json claims.
@@ -51,8 +53,8 @@ def verify(
     """
     if (files is None) == (not checkpoints) or len(checkpoints) not in (0, 2):
         raise click.UsageError("expected SMALL and BIG, or --files OUT")
-    if files is not None and (text or max_drift is not None):
-        raise click.UsageError("--files runs no model: leave --text and --max-drift out")
+    if files is not None and (text or drop or max_drift is not None):
+        raise click.UsageError("--files runs no model: leave --text, --drop and --max-drift out")
     if max_drift is not None and math.isnan(max_drift):
         raise click.BadParameter("nan is no limit", param_hint="--max-drift")
     click.get_current_context().with_resource(alive(quiet=False))
@@ -71,7 +73,7 @@ def verify(
             given = text.read() if text else None
         except UnicodeDecodeError:
             raise click.BadParameter("not UTF-8 text", param_hint="--text") from None
-        verification = api.verify_growth(*checkpoints, text=given, max_drift=max_drift)
+        verification = api.verify_growth(*checkpoints, text=given, max_drift=max_drift, drop=drop)
         summary = verification_json(verification)
         lines = [verification_text(summary)]
     if not summary["passed"]:
@@ -87,8 +89,15 @@ def verify(
 @click.argument("checkpoint", metavar="CKPT", shell_complete=complete_files)
 @config_option
 @family_option
+@drop_option
 @json_option
-def inspect(checkpoint: str, config: Path | None, family: Path | None, as_json: bool) -> None:
+def inspect(
+    checkpoint: str,
+    config: Path | None,
+    family: Path | None,
+    drop: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Show the family of CKPT, its axes and sizes, and what can grow.
 
     \b
@@ -100,7 +109,8 @@ def inspect(checkpoint: str, config: Path | None, family: Path | None, as_json: 
     from growkit import api
     from growkit.report.text import inspection_text
 
-    summary = api.inspect_checkpoint(checkpoint, config=config, family=family)
+    summary = api.inspect_checkpoint(checkpoint, config=config, family=family, drop=drop)
+    warn(summary["notes"])
     print_json(summary) if as_json else click.echo(inspection_text(summary))
 
 

@@ -45,6 +45,12 @@ family_option = click.option(
 config_option = click.option(
     "--config", type=FILE, help="config.json, if not beside the source file."
 )
+drop_option = click.option(
+    "--drop",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out tensors, by a pattern such as '*.weight_scale'; may be repeated.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 quiet_option = click.option(
     "-q", "--quiet", is_flag=True, help="Print only the path of the result."
@@ -63,6 +69,7 @@ growth_options = _options(
                  help="keep, float32, bfloat16 (bf16), float16, float64."),
     click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of all noise."),
     family_option,
+    drop_option,
     click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE",
                  help="Largest output file; a larger tensor gets a file of its own."),
     click.option("--max-memory", default="2GB", show_default=True, metavar="SIZE",

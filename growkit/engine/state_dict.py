@@ -22,7 +22,7 @@ from growkit.engine.row_blocks import Rows
 from growkit.errors import CheckpointError
 from growkit.planning.formula import Formula
 
-__all__ = ["StateDict", "Tensor", "assemble", "equal", "headers", "rows_of"]
+__all__ = ["StateDict", "Tensor", "assemble", "equal", "headers", "rows_of", "shared_memory"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -58,6 +58,17 @@ def headers(state_dict: StateDict) -> tuple[dict[str, TensorInfo], FileIdentity]
     # known by where it lies: one memory given as two models is one, and fuses with itself exactly
     size = sum(info.stop for info in tensors.values())
     return tensors, FileIdentity(identity.hexdigest(), size, 0, "")
+
+
+def shared_memory(state_dict: StateDict) -> tuple[tuple[str, str], ...]:
+    """Names whose tensor is that of an earlier name, each with the first for it: tied weights."""
+    first: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    shared = []
+    for name, tensor in state_dict.items():
+        place = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if tensor.numel() and first.setdefault(place, name) != name:
+            shared.append((name, first[place]))
+    return tuple(shared)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

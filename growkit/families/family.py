@@ -34,6 +34,7 @@ from itertools import zip_longest
 from typing import Any
 
 from growkit.algebra.expression import Expression
+from growkit.checkpoints.names import pattern_of
 from growkit.errors import CheckpointError, FamilyError
 
 KINDS: Mapping[str, str] = {
@@ -208,7 +209,8 @@ class Family:
     eps: str | float = ""  # config key, or the number where the code has it
     prefixes: tuple[str, ...] = ()
     alias: Mapping[str, str] = field(default_factory=dict)
-    ignore: frozenset[str] = frozenset()
+    ignore: frozenset[str] = frozenset()  # buffers
+    unused: frozenset[str] = frozenset()  # of old files: today's classes ignore them
     like: Mapping[str, str] = field(default_factory=dict)  # axis → the axis whose map it takes
     defaults: Mapping[str, str] = field(default_factory=dict)
     require: tuple[str, ...] = ()
@@ -317,15 +319,23 @@ class Family:
         )
         raise CheckpointError(
             f"tensor {name}: no pattern of family {self.name} fits; the nearest is {near[0]}",
-            hint="nothing is dropped silently: describe it in a family file (--family FILE)",
+            hint=f"leave it out (--drop {pattern_of(name)}), or describe it in a family file "
+            "(--family FILE)",
         )
+
+    def why_ignored(self, name: str) -> str:
+        """Why a tensor that `match` ignores is left out."""
+        shape, _ = numbered(name)
+        if self.unused.intersection(spellings(shape, self.alias, self.prefixes)):
+            return "of an old file, and ignored by today's classes"
+        return "a buffer that the model makes anew"
 
     def _candidates(self, shape: str) -> tuple[bool, list[Pattern]]:
         """Whether names of this shape are ignored, and the patterns that they may fit."""
         for pattern in () if self._shapes else self.patterns.values():
             self._shapes.setdefault(SLOT.sub("#", pattern.name), []).append(pattern)
         each = spellings(shape, self.alias, self.prefixes)
-        ignored = any(s in self.ignore for s in each)
+        ignored = any(s in self.ignore or s in self.unused for s in each)
         fitting = {p.name: p for s in each for p in self._shapes.get(s, ())}
         return ignored, [*fitting.values()]
 

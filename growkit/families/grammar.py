@@ -82,6 +82,7 @@ def parse_family(data: Mapping[str, Any], config: Mapping[str, Any], where: str)
         prefixes=_many(data.get("prefix")),
         alias=data.get("alias", {}),
         ignore=frozenset(SLOT.sub("#", i) for i in data.get("ignore", ())),
+        unused=frozenset(SLOT.sub("#", i) for i in data.get("unused", ())),
         like=data.get("like", {}),
         defaults={k: str(v) for k, v in data.get("defaults", {}).items()},
         require=_many(data.get("require")),
@@ -179,6 +180,8 @@ def _present(
             yield there(pattern, bool(marked), module, word.strip("?"))
         elif rule != NEVER:
             yield replace(pattern, optional=True, by_layer=by_layer)
+
+
 def _rows_before(padding: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """How many rows of a table are before its first entry: those up to the padding's own."""
     row = get(config, padding["row"])

@@ -25,7 +25,7 @@ KEYS = (
     "family", "about", "model_type", "architecture", "extends", "prefix", "alias", "ignore", "axes",
     "like", "config", "defaults", "require", "lists", "thresholds", "indices", "periods", "mirrors",
     "derived", "limits", "joins", "bare_norms", "multipliers", "residual", "eps", "scores", "rope",
-    "alibi", "head", "presence", "biases", "modules", "variants", "refused", "padding",
+    "alibi", "unused", "head", "presence", "biases", "modules", "variants", "refused", "padding",
     "outputs", "output_names", "layer_heads",
 )  # fmt: skip
 
@@ -103,16 +103,19 @@ def build_family(
     with _well_formed(where):
         merged = _extend(data, where)
     alias, prefixes = merged.get("alias", {}), listed(merged.get("prefix") or [])
+    names = [*names]
     shapes = {numbered(name)[0] for name in names}
     tensors = {s for shape in shapes for s in spellings(shape, alias, prefixes)}
     with _well_formed(where):
+        hint = ""
         for variant in merged.pop("variants", None) or ():
-            if _holds(variant.get("when", {}), config, tensors):
+            if _holds(when := variant.get("when", {}), config, tensors):
+                hint = _drop_hint(when, names) if "refused" in variant else hint
                 merged = _merge(merged, {k: v for k, v in variant.items() if k != "when"})
         if "refused" in merged:
             raise FamilyError(
                 f"family {merged['family']}: cannot be grown: {merged['refused']}",
-                hint="growkit families lists what can",
+                hint=hint or "growkit families lists what can",
             )
         known_words(merged, KEYS, where, "key")
         family = parse_family(merged, config, where)
@@ -130,6 +133,19 @@ def _well_formed(where: str) -> Iterator[None]:
             f"{where}: {type(error).__name__}: {error}",
             hint="`growkit families llama` shows a valid file",
         ) from None
+
+
+def _drop_hint(when: Mapping[str, Any], names: Iterable[str]) -> str:
+    """How to leave out the layers for which a variant refuses a model; nothing if it is whole."""
+    module = SLOT.sub("#", str(when.get("present", "")))
+    layers = set()
+    for shape, numbers in map(numbered, names):
+        if "#" in module and module in shape:
+            texts = shape[: shape.find(module) + module.find("#")].split("#")
+            pairs = zip(texts, numbers, strict=False)
+            layers.add("".join(f"{text}{number}" for text, number in pairs))
+    patterns = " ".join(f"--drop '{layer}.*'" for layer in sorted(layers))
+    return f"leave them out: {patterns}" if patterns else ""
 
 
 def _holds(when: Mapping[str, Any], config: Mapping[str, Any], tensors: set[str]) -> bool:

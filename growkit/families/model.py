@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from growkit.algebra.expression import Expression
+from growkit.checkpoints.names import pattern_up_to
 from growkit.checkpoints.types import Checkpoint, Shape, TensorInfo
 from growkit.dtypes import FLOATS
 from growkit.errors import CheckpointError
@@ -62,18 +63,37 @@ class Model:
         """Sizes by the axis names that recipes use."""
         return self.family.user_sizes(self.sizes)
 
+    def notes(self, sizes: Mapping[str, int] | None = None) -> tuple[str, ...]:
+        """What was done to read it, and whether a vocabulary of `sizes` has all its tokens."""
+        tokens, rows = self.checkpoint.tokens, (sizes or self.sizes).get("vocab")
+        if tokens is None or rows is None or tokens <= rows:
+            return self.checkpoint.notes
+        more = (
+            f"tokenizer.json has {tokens} tokens, the model {rows}: those without a row cannot be "
+            f"used; add the step {{op: resize, vocab: {tokens}}}"
+        )
+        return (*self.checkpoint.notes, more)
+
+
+def key_of(family: Family, name: str) -> str:
+    """The family's name for a tensor on disk; nothing for a buffer."""
+    match = family.match(name)
+    return spell(match[0].name, match[1]) if match else ""
+
 
 def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model:
     """Understand a checkpoint through its family file. Raises FamilyError or CheckpointError."""
     config, where = checkpoint.config, str(family_file) if family_file else ""
+    shared = dict(checkpoint.shared)
+    names = [name for name in checkpoint.tensors if name not in shared]
     described = find_family(config, family_file)
-    family = build_family(described, config, checkpoint.tensors, where)
+    family = build_family(described, config, names, where)
     entries: dict[str, Entry] = {}
-    dropped = []
-    for name, info in checkpoint.tensors.items():
-        match = family.match(name)
+    dropped = [*checkpoint.dropped]
+    for name in names:
+        info, match = checkpoint.tensors[name], family.match(name)
         if match is None:
-            dropped.append(f"{name}: a buffer that the model makes anew")
+            dropped.append(f"{name}: {family.why_ignored(name)}")
             continue
         entry = Entry(info, *match)
         other = entries.setdefault(entry.key, entry)
@@ -84,11 +104,19 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
             )
     sizes = solve_sizes(family, config, entries)
     _complete(family, checkpoint, _checked(entries, sizes), sizes)
+    spelt = {e.info.name: key for key, e in entries.items()}
     tied, same = _tie(family, checkpoint, entries)
     for name, twin in same:
-        key = next(k for k, e in entries.items() if e.info.name == name)
-        del entries[key]
+        del entries[spelt[name]]
         dropped.append(f"{name}: a second copy of {twin}, to which config.json ties it")
+    for name in checkpoint.absent:
+        if not tied or family.head is None or key_of(family, name) not in family.head.ties:
+            raise CheckpointError(
+                f"{checkpoint.path}: the index lists {name}, which no shard holds",
+                hint="copy what is missing, or take the name out of the index if nothing is",
+            )
+        dropped.append(f"{name}: listed by the index alone; config.json ties it")
+    same = (*same, *((name, twin) for name, twin in shared.items() if family.match(name)))
     return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same, described)
 
 
@@ -142,13 +170,24 @@ def solve_sizes(
             raise CheckpointError(
                 f"{where}: expected {expression} = {expression.size(sizes)}, "
                 f"found {value} ({bound})",
-                hint="config.json and the tensors must belong together",
+                hint=_more_tokens(family, expression, value, sizes)
+                or "config.json and the tensors must belong together",
             )
     if not entries:  # a config alone: which stacks its class has is not known
         return sizes
     named = {s for pattern in patterns for s in pattern.slots}
     absent = {*family.of_kind("layers")} - named  # a stack that this class does not have
     return {axis: size for axis, size in sizes.items() if axis not in absent}
+
+
+def _more_tokens(
+    family: Family, expression: Expression, value: int, sizes: Mapping[str, int]
+) -> str:
+    """The hint for a table of more tokens than config.json says: some were added to it."""
+    if expression.name != "vocab" or value <= sizes["vocab"]:
+        return ""
+    key = next(k for k, es in family.config.items() if any(e.name == "vocab" for e in es))
+    return f"if tokens were added, set {key.partition('|')[0]}: {value} in config.json"
 
 
 def _of_config(family: Family, config: Mapping[str, Any]) -> Iterator[Equation]:
@@ -227,7 +266,9 @@ def _check_number(name: str, slot: str | int, number: int, sizes: Mapping[str, i
     """The number in a tensor's name is one of those that config.json says there are."""
     if isinstance(slot, str) and number >= sizes[slot]:
         raise CheckpointError(
-            f"tensor {name}: {slot} number {number}, but config.json says there are {sizes[slot]}"
+            f"tensor {name}: {slot} number {number}, but config.json says there are {sizes[slot]}",
+            hint="mend the checkpoint, or get it anew, or leave out what config.json does not "
+            f"know: --drop {pattern_up_to(name, number)}",
         )
 
 
@@ -335,10 +376,14 @@ def _tie(
             hint="write a list of class names",
         )
     head = family.head
-    if head is None or head.tied not in entries:
+    if head is None:
         return False, ()
     declared = checkpoint.config.get("tie_word_embeddings")
     tied = head.default if declared is None else bool(declared)
+    both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
+    same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both if tied)
+    if head.tied not in entries:
+        return False, same
     if head.weight in entries:
         alone = [n for n, t in head.ties.items() if t in entries and n not in entries]
         if alone and declared is False and not tied:
@@ -346,9 +391,9 @@ def _tie(
                 f"{checkpoint.path}: tensor {alone[0]} is missing and config.json does not tie it",
                 hint='set "tie_word_embeddings": true if the head is the embedding',
             )
-        both = [(n, t) for n, t in head.ties.items() if n in entries and t in entries]
-        same = tuple((entries[n].info.name, entries[t].info.name) for n, t in both)
-        return tied, same if tied else ()
+        return tied, same
+    if any(head.weight == key_of(family, name) for name, _ in checkpoint.shared):
+        return True, same
     has_head = any(c in str(n) for n in names for c in head.classes)
     if has_head and not tied:
         raise CheckpointError(
@@ -356,4 +401,4 @@ def _tie(
             hint='set "tie_word_embeddings": true if the head is the embedding',
         )
     feeds = any(e.pattern.module == head.scale_at for e in entries.values())
-    return tied and (has_head or (not names and feeds)), ()
+    return tied and (has_head or (not names and feeds)), same

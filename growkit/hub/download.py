@@ -8,7 +8,7 @@ very folder that the plan names, so a plan made before the download is executed 
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,15 +34,17 @@ RECORDS = ("growkit.json", "recipe.yaml", "README.md", "growth.html", "growth.sv
 CHUNK = 1 << 17  # bytes; holds the whole header of most files
 
 
-def open_remote(repo: Repo, *, config: Path | None = None) -> Checkpoint:
+def open_remote(repo: Repo, *, config: Path | None = None, drop: Sequence[str] = ()) -> Checkpoint:
     """Headers and config of a model on the Hub; the checkpoint's path is its place in the cache.
 
     Raises HubError, and what `open_checkpoint` raises.
     """
-    return _open(repo, config)[0]
+    return _open(repo, config, drop)[0]
 
 
-def _open(repo: Repo, config: Path | None) -> tuple[Checkpoint, Mapping[str, Far]]:
+def _open(
+    repo: Repo, config: Path | None = None, drop: Sequence[str] = ()
+) -> tuple[Checkpoint, Mapping[str, Far]]:
     client = api()
     folder = _snapshot(client, repo, repo.revision, FIRST)
     if is_offline():
@@ -51,7 +53,7 @@ def _open(repo: Repo, config: Path | None) -> tuple[Checkpoint, Mapping[str, Far
                 f"{repo}: the cache holds no weights of it, and HF_HUB_OFFLINE forbids to ask",
                 hint="unset HF_HUB_OFFLINE, or fetch it with `growkit pull` where it may be asked",
             )
-        return open_checkpoint(folder, config=config), {}
+        return open_checkpoint(folder, config=config, drop=drop), {}
     info = ask(
         repo,
         lambda: client.model_info(
@@ -67,7 +69,7 @@ def _open(repo: Repo, config: Path | None) -> tuple[Checkpoint, Mapping[str, Far
     modules = [f"{inner}/config.json" for inner, _ in listed_modules(folder)]
     if any(name in files and not (folder / name).exists() for name in modules):
         _snapshot(client, repo, folder.name, modules)
-    return open_checkpoint(folder, config=config, far=files), files
+    return open_checkpoint(folder, config=config, drop=drop, far=files), files
 
 
 @contextmanager

@@ -58,7 +58,8 @@ class Plan:
     hidden_axis: str | None  # the family axis of the last hidden state
     dropped: tuple[str, ...]  # "name: reason"
     zeroed: tuple[str, ...]  # output tensors that are zero on purpose
-    hints: tuple[str, ...]
+    hints: tuple[str, ...]  # the notes are among them
+    notes: tuple[str, ...]  # on how the sources were read, and what they lack
     same: tuple[tuple[str, str, str], ...]  # (source, name, name): tied copies that must be equal
     modules: tuple[GrownModule, ...] = ()  # what runs behind the model and has to change
 
@@ -152,6 +153,9 @@ def _plan_of_state(
     warnings = hints(family, state.parts, state.sizes, state.claim, filled=state.no_null_space)
     exact = state.claim.claim != APPROXIMATE
     before, after = model.user_sizes(), family.user_sizes(state.sizes)
+    read_notes = tuple(
+        dict.fromkeys(n for each in models.values() for n in each.notes(state.sizes))
+    )
     return Plan(
         recipe=recipe,
         recipe_name=recipe_name,
@@ -175,10 +179,12 @@ def _plan_of_state(
         zeroed=tuple(p.name for p in state.parts.values() if not p.terms),
         hints=(
             *notes,
+            *read_notes,
             *warnings,
             *embedding_hints(modules, grown_modules, hidden_map, exact=exact),
             *side_file_hints(model.checkpoint, before, after),
         ),
+        notes=read_notes,
         same=tuple((name, *pair) for name, each in models.items() for pair in each.same),
         modules=grown_modules,
     )

@@ -16,7 +16,7 @@ from growkit.algebra.layer_map import LayerMap, unmoved
 from growkit.checkpoints.types import Stored
 from growkit.families.config import clamp, norm_eps, rope_bases, rope_type, score_power
 from growkit.families.family import Family, Pattern
-from growkit.families.model import Model
+from growkit.families.model import Model, key_of
 from growkit.planning.formula import Noise, Ones, Term
 from growkit.planning.part import Draw, Part, Parts, ones, patterns_of
 from growkit.planning.proof.claim import Claim
@@ -61,9 +61,11 @@ def begin(source: str, model: Model, tied: str) -> State:
         head = model.family.head
         assert head is not None
         patterns = model.family.patterns
-        for name, twin in head.ties.items():
+        spelt = {key_of(model.family, name): name for name, _ in model.same}
+        for key, twin in head.ties.items():
             if twin in parts:
-                parts[name] = replace(parts[twin], pattern=patterns[name], numbers=(), name=name)
+                name = spelt.get(key, key)
+                parts[key] = replace(parts[twin], pattern=patterns[key], numbers=(), name=name)
         config["tie_word_embeddings"] = is_tied = False
     layers = {
         a: unmoved(model.sizes[a]) for a in model.family.of_kind("layers") if a in model.sizes

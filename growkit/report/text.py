@@ -181,6 +181,7 @@ def inspection_text(summary: Mapping[str, Any]) -> str:
         "files": ", ".join(summary["files"]),
         "carried": ", ".join(summary["side_files"]),
         "dropped": "; ".join(summary["dropped"]),
+        "notes": "; ".join(summary["notes"]),
     }
     lines = [summary["path"], ""]
     for name, fact in facts.items():

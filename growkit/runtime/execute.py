@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ def _compare_ties(plan: Plan, rows: SourceRows) -> None:
     for source, name, twin in plan.same:
         tensors = plan.sources[source].tensors
         a, b = (Stored(source, n, tensors[n].shape, tensors[n].dtype) for n in (name, twin))
-        step = max(1, WRITER_BYTES // max(1, a.shape[1] * ITEM_BYTES[a.dtype]))
+        step = max(1, WRITER_BYTES // max(1, prod(a.shape[1:]) * ITEM_BYTES[a.dtype]))
         same = (a.shape, a.dtype) == (b.shape, b.dtype) and all(
             rows(a, i, min(i + step, a.shape[0])) == rows(b, i, min(i + step, a.shape[0]))
             for i in range(0, a.shape[0], step)

@@ -67,6 +67,7 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loade
                 attn_implementation="eager",
                 output_loading_info=True,
                 local_files_only=True,
+                key_mapping={rf"(^|\.){re.escape(w)}": r"\1" for w in checkpoint.wrappers} or None,
             )
             if hasattr(model, "set_experts_implementation"):
                 model.set_experts_implementation("eager")  # the others insist on float32

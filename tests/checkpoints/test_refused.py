@@ -76,8 +76,29 @@ def test_neither_file_nor_folder():
     ],
 )
 def test_quantised_by_config(tmp_path, extra):
-    """The config says so."""
+    """The config says so, and a tensor is packed."""
     refused(save(tmp_path, config=CONFIG | extra), match="quantised checkpoint: config.json has")
+
+
+def test_quantised_once(tmp_path):
+    """Plain weights are not quantised, whatever a config says that was left from when they were."""
+    extra = {"quantization_config": {"quant_method": "nf4"}, "text_config": {"a": 1}}
+    extra["text_config"] |= {"compression_config": {"format": "pack"}}
+    folder = save(tmp_path, config=CONFIG | extra)
+    save_file({"a": torch.zeros(2), "position_ids": torch.arange(2)}, folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.config == CONFIG | {"text_config": {"a": 1}}
+    assert [note.partition(":")[0] for note in checkpoint.notes] == [
+        "config.json loses quantization_config nf4", "config.json loses compression_config"
+    ]  # fmt: skip
+
+
+def test_the_first_layout_of_sentence_transformers(tmp_path):
+    """The hint does not lead to a model without what runs behind it."""
+    save(tmp_path / "0_Transformer")
+    (tmp_path / "modules.json").write_text("[]")
+    hint = "move what is in 0_Transformer up into the folder, and make its path in modules.json"
+    refused(tmp_path, match="no safetensors file in this folder", hint=hint)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support import tiny
+from safetensors.torch import load_file, save_file
+from support import tiny, zoo
 from support.growths import sizes, steps_of
 
 import growkit
@@ -76,6 +76,63 @@ def test_in_a_training_script(family: str, head: str) -> None:
         read = have[name][..., : value.shape[-1]]
         torch.testing.assert_close(read, value, rtol=1e-5, atol=1e-5)
     assert "architectures" not in config
+
+
+# modules are called otherwise than tensors on disk, several have one memory, or experts are one
+RENAMED = (
+    "vit/image", "vit/deit-teacher", "dinov2/swiglu", "gpt_neox/causal", "mixtral/causal",
+    "t5/generation", "bart/scaled", "bert/masked_lm", "albert/masked_lm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[zoo.one_worker(n), *([] if n in RENAMED else [pytest.mark.slow])])
+        for n in sorted(zoo.models())
+    ],
+)
+def test_names_of_modules(tmp_path: Path, name: str) -> None:
+    """A model grows by the names of its modules, and so does a file that a trainer wrote of it.
+
+    The words of wrappers are not in the result; what a class loads strictly is what it would load
+    of the checkpoint that transformers writes, grown.
+    """
+    model = tiny.make(zoo.models()[name])
+    recipe = steps_of([{"op": "width", "to": {"axes": "2x"}}])
+    small = tiny.save(model, tmp_path / "small")
+    want = tiny.load(api.grow(small, recipe, out=tmp_path / "big").out, model)
+    state = {f"module._orig_mod.{n}": tensor for n, tensor in model.state_dict().items()}
+    with pytest.warns(RuntimeWarning, match="names lose module._orig_mod., which"):
+        grown, _ = growkit.grow_state_dict(state, model.config, recipe)
+    assert grown.keys() == want.state_dict().keys()
+    assert all(torch.equal(grown[n], tensor) for n, tensor in want.state_dict().items())
+    copies = {n: tensor.clone().contiguous() for n, tensor in state.items()}
+    save_file(copies, small / "model.safetensors", {"format": "pt"})
+    result = api.grow(small, recipe, out=tmp_path / "of a trainer")
+    assert result.plan.hints[0].startswith("names lose module._orig_mod.,")
+    have, given = tiny.load(result.out, model), tiny.inputs(model)
+    assert tiny.difference(tiny.outputs(want, given), tiny.outputs(have, given)) < 1e-9
+
+
+def test_copies_of_one_tensor_stay_equal(tmp_path: Path) -> None:
+    """Old files hold the embedding of both stacks, too: noise must not make them three."""
+    recipe = steps_of([{"op": "noise", "kind": "gaussian", "std": 0.1}])
+    for name in ("bart/generation", "t5/generation"):
+        model = tiny.make(zoo.models()[name])
+        grown, _ = growkit.grow_state_dict(model.state_dict(), model.config, recipe)
+        shared = next(t for n, t in grown.items() if n.endswith("shared.weight"))
+        assert all(t is shared for n, t in grown.items() if "embed_tokens" in n)
+
+
+def test_an_untied_head_has_the_name_that_came_in() -> None:
+    """Of two spellings of a tied head the result has the one that the model has."""
+    model = tiny.make(zoo.models()["gpt_neox/sequential"])
+    recipe = steps_of([{"op": "width", "to": {"axes": "2x"}}], tied="untie")
+    weights, config = growkit.grow_state_dict(model.state_dict(), model.config, recipe)
+    assert weights.keys() == model.state_dict().keys()
+    assert weights["lm_head.weight"] is not weights["gpt_neox.embed_in.weight"]
+    assert config["tie_word_embeddings"] is False
 
 
 def test_a_tied_head_comes_back_tied() -> None:

@@ -117,8 +117,13 @@ def config(**changes: Any) -> Spoil:
 
 
 def quantised(method: str) -> Spoil:
-    """A config that says so."""
-    return config(quantization_config={"quant_method": method})
+    """A config that says so, of a tensor that is packed without a word in its name."""
+
+    def spoil(model: Path) -> None:
+        config(quantization_config={"quant_method": method})(model)
+        replaced(torch.Tensor.char)(model)
+
+    return spoil
 
 
 def text(name: str, content: str) -> Spoil:
@@ -194,6 +199,7 @@ DAMAGED, ANEW = "download or copy it anew", "mend the checkpoint, or get it anew
 TOGETHER = "config.json and the tensors must belong together"
 ORIGINAL = "grow the original, or dequantise it"
 Q = "quantised checkpoint: "
+SCALE = r"leave it out \(--drop '\*.weight_scale'\), or describe it in a family file"
 LAYER, BLOCKS = "model.layers.0.mlp.", ("_blocks", "_scales")
 
 # what is wrong → (spoil, the sentence, the hint)
@@ -236,6 +242,20 @@ CHECKPOINTS: dict[str, tuple[Spoil, str, str]] = {
     # other kinds of checkpoint
     "fp8 config": (quantised("fp8"), f"{Q}config.json has quantization_config fp8", ORIGINAL),
     "fp8": (replaced(lambda t: t.to(torch.float8_e4m3fn)), f"{Q}{QUERY} is F8_E4M3", ORIGINAL),
+    "a scale": (add(8, to=f"{LAYER}up_proj.weight_scale"), "up_proj.weight_scale: no pat", SCALE),
+    "a scale of fp8": (
+        add(8, to=f"{LAYER}up_proj.weight_scale_inv"),
+        f"{Q}.*up_proj.weight_scale_inv is F32",
+        r"leave it out: --drop '\*.weight_scale_inv'",
+    ),
+    "more tokens": (
+        config(vocab_size=10),
+        r"embed_tokens.weight: expected vocab = 10, found 11 \(vocab = 10\)",
+        "if tokens were added, set vocab_size: 11 in config.json",
+    ),
+    "beside a LoRA": (
+        add(8, 8, to=f"{LAYER}up_proj.base_layer.weight"), "a LoRA adapter was", "merge_and_unload"
+    ),
     "gptq config": (quantised("gptq"), f"{Q}config.json has .* gptq", ORIGINAL),
     "gptq": (add(1, 8, to=f"{LAYER}up_proj.qweight"), f"{Q}.*up_proj.qweight is", ORIGINAL),
     "bitsandbytes config": (quantised("bitsandbytes"), f"{Q}.* bitsandbytes", ORIGINAL),
