@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from growkit._version import __version__
+from growkit.checkpoints.tensor_list import measured
 from growkit.output.layout import INDEX, Layout, Shard, lay_out
 from growkit.output.record import checksums, json_text, seal
 from growkit.output.workspace import Workspace
@@ -73,13 +74,16 @@ def complete(
     All shards are there by now.
     """
     record: dict[str, Any] = description["record"]
+    crc32: dict[str, str] = {}
+    nonfinite: dict[str, int] = {}
     for shard in description["shards"]:
         mark = work.marks.finished(shard)
         assert mark is not None, f"{shard}: described before it was complete"
-        for name, crc in mark["crc32"].items():
-            record["tensors"][name]["crc32"] = crc
-        for name, count in mark["extra"]["nonfinite"].items():
-            record["tensors"][name]["nonfinite"] = count
+        crc32 |= mark["crc32"]
+        nonfinite |= mark["extra"]["nonfinite"]
+    record["tensors"] = {
+        name: measured(name, entry, crc32, nonfinite) for name, entry in record["tensors"].items()
+    }
     for name, text in description["texts"].items():
         work.add(name, text)
     unlisted = ("README.md", "growkit.json")  # the former is for people to edit

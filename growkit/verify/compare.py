@@ -259,8 +259,14 @@ def verify(
     )
 
 
-def _kernel(old: int, *, matrix: str = "", index: Any = (), coef: Any = ()) -> Kernel:
-    """A map as growkit.json holds it: sparse, or the bytes of a matrix."""
+def _kernel(
+    old: int, new: int, *, matrix: str = "", runs: Any = (), index: Any = (), coef: Any = ()
+) -> Kernel:
+    """A map as growkit.json holds it: sparse, in runs or not, or the bytes of a matrix."""
+    if runs:
+        if sum(count for count, *_ in runs) != new:
+            raise ValueError(f"runs of other than {new} rows")
+        return Kernel.from_runs(runs, old=old)
     if not matrix:
         return Kernel.gather(index, coef, old=old)
     values = np.frombuffer(base64.b64decode(matrix), "<f8")
@@ -279,7 +285,7 @@ def _read(growth: Mapping[str, Any]) -> tuple[Claim, float | None, Kernel | None
         allowed = tolerance(claim.claim, exactness["storage"]["dtype"], claim.eps, claim.passes)
         axis = growth["readback"]
         stored = None if axis is None else growth["maps"][axis]
-        readback = stored and _kernel(stored["old"], **stored["read"])
+        readback = stored and _kernel(stored["old"], stored["new"], **stored["read"])
     except (KeyError, TypeError, ValueError) as error:
         raise VerifyError(
             f"growkit.json: not readable as written by growkit ({type(error).__name__}: {error})",
