@@ -13,11 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 import yaml
 
 from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.identity import weight_files
 from growkit.checkpoints.tensor_list import count, nonfinite, said_once
 from growkit.planning.formula import Formula
 from growkit.planning.plan import Estimate, Plan
@@ -57,9 +59,9 @@ def report_json(
         **_head(plan),
         "sources": {
             name: {
-                "path": hub_id(checkpoint.path, checkpoint.revision) or checkpoint.path,
+                "path": hub_id(checkpoint.path, checkpoint.revision) or local_name(checkpoint.path),
                 "revision": checkpoint.revision,
-                "files": [_plain(file) for file in checkpoint.files],
+                "files": [{**_plain(f), "crc32": None} for f in weight_files(checkpoint)],
             }
             for name, checkpoint in plan.sources.items()
         },
@@ -284,6 +286,15 @@ def class_names(config: Mapping[str, Any]) -> list[str]:
     """
     names = config.get("architectures")
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def local_name(path: str) -> str:
+    """What a checkpoint of this machine is called: no path, which may hold the name of a user.
+
+    >>> local_name("/home/ann/models/small"), local_name("models/small.safetensors")
+    ('small', 'small.safetensors')
+    """
+    return PurePath(path).name
 
 
 def hub_id(path: str, revision: str | None) -> str | None:

@@ -81,6 +81,9 @@ def complete(
         assert mark is not None, f"{shard}: described before it was complete"
         crc32 |= mark["crc32"]
         nonfinite |= mark["extra"]["nonfinite"]
+        for source, taken in mark["extra"].get("sources", {}).items():
+            for file in record["sources"][source]["files"]:
+                file["crc32"] = taken.get(file["name"], file["crc32"])
     record["tensors"] = {
         name: measured(name, entry, crc32, nonfinite) for name, entry in record["tensors"].items()
     }

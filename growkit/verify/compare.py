@@ -5,6 +5,7 @@ held against what `growkit.json` claims. The law: the arithmetic of the measurem
 than the claim.
 
     precision      float64 where modules ask for float32
+    memory         what running the models takes
     load           one model, built or loaded, and run
     inputs         what it takes, drawn at random
     tiny           a tiny model with random weights
@@ -204,6 +205,8 @@ class Verification:
     tolerance: float | None  # None: the claim allows any error
     failures: tuple[str, ...]
     notes: tuple[str, ...]
+    max_drift: float | None = None  # what was allowed beside the claim
+    damaged: bool = False  # a file of BIG is not as it was written
 
     @property
     def passed(self) -> bool:
@@ -256,6 +259,8 @@ def verify(
         tolerance=allowed,
         failures=(*file_problems, *(problems if judged else ())),
         notes=(*m.notes, *(() if judged else problems)),
+        max_drift=max_drift,
+        damaged=bool(file_problems),
     )
 
 
