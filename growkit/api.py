@@ -12,16 +12,19 @@ The law: OUT appears whole or not at all, and the same plan gives the same bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from growkit import hub
+from growkit.byte_sizes import format_size
+from growkit.checkpoints.identity import other_file
 from growkit.checkpoints.matrices import read_maps
 from growkit.checkpoints.open import open_checkpoint, read_config
+from growkit.checkpoints.types import Checkpoint
 from growkit.dtypes import ITEM_BYTES
-from growkit.errors import RecipeError, VerifyError
+from growkit.errors import CheckpointError, RecipeError, VerifyError
 from growkit.families.load import blamed, family_names, family_text, read_yaml
 from growkit.families.model import Model, read_model
 from growkit.ops.matrices import matrices
@@ -330,26 +333,53 @@ def verify_growth(
     drop: Sequence[str] = (),
     text: str | None = None,
     max_drift: float | None = None,
+    announce: Callable[[str], object] | None = None,
 ) -> Verification:
     """Run both models and hold the difference against what `big`'s growkit.json claims.
 
-    A model that is named as `org/name[@revision]` is downloaded.
+    A model that is named as `org/name[@revision]` is downloaded. `announce` is called with a
+    sentence on what memory it takes, before the models run.
 
     Where there is a growkit.json, every byte of `big` is checked too. Raises UsageError if
-    transformers is not installed.
+    transformers is not installed, CheckpointError if `big` was grown from another model than
+    `small`, and ResourceError if a model does not fit into memory.
     """
     from growkit.verify.compare import verify as run_both
+    from growkit.verify.memory import needed_bytes, refuse_too_large
 
     small, big = _on_disk(small), _on_disk(big)
     record = read_record(Path(big)) if Path(big).is_dir() else None
+    checkpoint = open_checkpoint(small, config=config, drop=drop)
+    if record:
+        _refuse_another(checkpoint, big, record)
+    large = open_checkpoint(big)
+    need = needed_bytes(checkpoint, large, text=bool(text))
+    refuse_too_large(need)
+    if announce:
+        announce(f"verify needs about {format_size(need)} of memory: a model at a time, in float64")
     return run_both(
-        open_checkpoint(small, config=config, drop=drop),
-        open_checkpoint(big),
+        checkpoint,
+        large,
         growth=record,
         text=text,
         max_drift=max_drift,
         file_problems=check_files(big) if record else (),
     )
+
+
+def _refuse_another(small: Checkpoint, big: str | Path, record: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if BIG's growkit.json tells of another SMALL than this one."""
+    sources = record.get("sources")
+    first = next(iter(sources.values()), None) if isinstance(sources, dict) else None
+    if not isinstance(first, dict):
+        return
+    other = other_file(small, first.get("files"))
+    if other:
+        raise CheckpointError(
+            f"{small.path}: not what {big} was grown from: {other} holds other weights",
+            hint=f"give the checkpoint that was called {first.get('path')} then; "
+            "without growkit.json two models are compared whatever they come from",
+        )
 
 
 def _on_disk(source: str | Path) -> str | Path:

@@ -116,7 +116,36 @@ class Kernel:
         sparse = cls.gather(index, np.take_along_axis(m, index, 1) * few[:, None], old=m.shape[1])
         return sparse.plus(cls.shared(row, share)) if len(rest) else sparse
 
+    @classmethod
+    def from_runs(cls, runs: Any, *, old: int) -> Kernel:
+        """The map that `runs` tells; ValueError where they are none."""
+        index, coef = [], []
+        for count, first, steps, factors in runs:
+            index.append(np.array(first) + np.arange(count)[:, None] * np.array(steps))
+            coef.append(np.broadcast_to(np.array(factors, dtype=np.float64), index[-1].shape))
+        return cls.gather(np.concatenate(index), np.concatenate(coef), old=old)
+
     # -- looking ---------------------------------------------------------------------------------
+
+    def runs(self) -> list[tuple[int, list[int], list[int], list[float]]]:
+        """A kernel that gathers, as rows that go on alike: their number, sources, steps and coefs.
+
+        >>> Kernel.gather([0, 1, 2, 0, 1, 2], 0.5, old=3).runs()
+        [(3, [0], [1], [0.5]), (3, [0], [1], [0.5])]
+        """
+        assert self.is_gather, "runs: not a map that gathers"
+        steps = np.diff(self.index, axis=0)
+        alike = (np.diff(self.coef, axis=0) == 0).all(axis=1)
+        goes_on = alike[1:] & alike[:-1] & (steps[1:] == steps[:-1]).all(axis=1)
+        stops = np.append(np.flatnonzero(~goes_on), len(goes_on)) + 2
+        runs, start = [], 0
+        while start < self.new:
+            lone = start + 1 == self.new or not alike[start]
+            stop = start + 1 if lone else int(stops[np.searchsorted(stops, start + 2)])
+            step = [0] * self.index.shape[1] if lone else steps[start].tolist()
+            runs.append((stop - start, self.index[start].tolist(), step, self.coef[start].tolist()))
+            start = stop
+        return runs
 
     @property
     def new(self) -> int:

@@ -16,7 +16,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from growkit.checkpoints.header import WEIGHTS, read_header, read_json, read_table
+from growkit.checkpoints.header import (
+    WEIGHTS,
+    most_json,
+    read_header,
+    read_json,
+    read_table,
+)
 from growkit.checkpoints.hub_cache import Listing, blob_of, is_snapshot, leads_to_blob
 from growkit.checkpoints.names import named
 from growkit.checkpoints.refused import (
@@ -219,7 +225,9 @@ def _in_folder(folder: Path, far: Listing) -> tuple[list[str], Mapping[str, str]
 
 def _from_index(folder: Path, name: str, far: Listing) -> tuple[list[str], Mapping[str, str]]:
     path = locate(folder, name)
-    weight_map = read_table(path, "index").get("weight_map")
+    beside = sum(file.size for name, file in far.items() if name.endswith(WEIGHTS))
+    most = most_json(beside or weight_bytes(folder))
+    weight_map = read_table(path, "index", most=most).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError(
             f'{path}: "weight_map" is not a table of tensor and file names',
@@ -230,6 +238,11 @@ def _from_index(folder: Path, name: str, far: Listing) -> tuple[list[str], Mappi
         locate(folder, shard)
     _refuse_missing(folder, names, far)
     return names, weight_map
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weight files in a folder: what is said of their tensors may grow with them."""
+    return sum(path.stat().st_size for path in folder.glob(f"*{WEIGHTS}") if path.is_file())
 
 
 def _refuse_missing(folder: Path, wanted: list[str], far: Listing) -> None:

@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from growkit.checkpoints.header import MAX_HEADER
 from growkit.dtypes import DTYPES, FLOATS
 from growkit.planning.formula import Formula
 
 PAGE = 4096  # bytes; the data of a file start on a multiple of it
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+ENTRY, DIM = 100, 20  # bytes of a header, at most, for a tensor beside its name, and for each dim
 
 _ORDER = {dtype: i for i, dtype in enumerate(DTYPES)}  # the reference writer's, then by name
 
@@ -69,20 +72,24 @@ def lay_out(formulas: Sequence[Formula], *, max_shard_bytes: int) -> Layout:
 
 
 def _split(formulas: Sequence[Formula], limit: int) -> list[list[Formula]]:
-    """huggingface_hub's split: no packing; a tensor above the limit does not end the open shard."""
+    """huggingface_hub's split: no packing; a tensor above the limit does not end the open shard.
+
+    No header grows longer than it may be.
+    """
     groups: list[list[Formula]] = []
     open_group: list[Formula] = []
-    filled = 0
+    filled = text = 0
     for formula in formulas:
         size = formula.nbytes
+        entry = len(formula.name.encode()) + ENTRY + DIM * len(formula.shape)
         if size > limit:
             groups.append([formula])
             continue
-        if filled + size > limit:
+        if filled + size > limit or text + entry > MAX_HEADER:
             groups.append(open_group)
-            open_group, filled = [], 0
+            open_group, filled, text = [], 0, PAGE
         open_group.append(formula)
-        filled += size
+        filled, text = filled + size, text + entry
     return [*groups, open_group] if open_group else groups
 
 

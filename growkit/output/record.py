@@ -2,7 +2,7 @@
 
     files        name → bytes
     checksums    name → crc32 of the file; of the model's weights only what is before the data
-    tensors      name → file and crc32 of the data
+    tensors      name → file and crc32 of the data (`growkit.checkpoints.tensor_list`)
 
 README.md is for people to edit and stands in none of them. growkit.json itself is sealed: its own
 entry in `checksums` is the crc32 of its text with zeros in that place. The law: what growkit.json
@@ -19,8 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from growkit.checkpoints.header import WEIGHTS, read_header, read_table
-from growkit.checkpoints.open import locate
+from growkit.checkpoints.header import WEIGHTS, most_json, read_header, read_table
+from growkit.checkpoints.open import locate, weight_bytes
+from growkit.checkpoints.tensor_list import checksums as checksums_of
 from growkit.checkpoints.types import TensorInfo
 from growkit.errors import CheckpointError, GrowkitError
 from growkit.os_errors import reading, writing
@@ -39,7 +40,8 @@ def read_record(out: Path) -> dict[str, Any] | None:
     """The growkit.json of a folder, if there is one that can be read."""
     path = out / RECORD
     try:
-        return read_table(path, "record") if path.is_file() else None
+        most = most_json(weight_bytes(out))
+        return read_table(path, "record", most=most) if path.is_file() else None
     except CheckpointError:
         return None
 
@@ -104,9 +106,12 @@ def check_files(out: str | Path) -> list[str]:
         return [*problems, f"{RECORD}: lists no tensors"]
     present = {path.name for path in folder.glob(f"*{WEIGHTS}")}
     files = record.get("files")
-    for name in sorted(present | {str(t.get("file")) for t in listed.values()}):
+    expected: dict[str, dict[str, str]] = {name: {} for name in present}
+    for tensor, file, crc32 in checksums_of(listed):
+        expected.setdefault(file, {})[tensor] = crc32
+    for name, of_tensors in sorted(expected.items()):
         if name in present:
-            problems += _tensor_problems(folder / name, listed)
+            problems += _tensor_problems(folder / name, of_tensors)
         elif not isinstance(files, dict) or name not in files:
             problems.append(f"{name}: missing")
     return problems
@@ -155,8 +160,7 @@ def _file_problems(out: Path, record: Json) -> Iterator[str]:
             yield f"{name}: checksum {checksum}, expected {listed.get(name, 'none')}"
 
 
-def _tensor_problems(path: Path, listed: Mapping[str, Json]) -> list[str]:
-    expected = {name: t.get("crc32") for name, t in listed.items() if t.get("file") == path.name}
+def _tensor_problems(path: Path, expected: Mapping[str, str]) -> list[str]:
     try:
         _, tensors, _ = read_header(path, path.name)
         with reading(path), path.open("rb") as file:

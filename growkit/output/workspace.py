@@ -40,6 +40,8 @@ MARGIN = 16 << 20  # bytes; for config, report and the folders themselves
 _LOCK = "growkit.lock"
 _DESCRIPTION = "result.json"
 Role = Literal["alone", "rank", "finish"]
+# growkit.json, recipe.yaml and config.json of a result → what differs from the one asked for
+Differing = Callable[[Mapping[str, Any], str, Mapping[str, Any]], Sequence[str]]
 
 
 class Workspace:
@@ -53,6 +55,7 @@ class Workspace:
         work.add("config.json", text)
         work.commit()
 
+    `differing` says in words what the result in OUT differs in from the one asked for.
     A `rank` shares the folder with other ranks of the same plan, removes nothing and commits
     nothing. `finish` is alone again, keeps what the ranks have left, and commits.
     """
@@ -66,6 +69,7 @@ class Workspace:
         sources: Sequence[Checkpoint],
         overwrite: bool = False,
         role: Role = "alone",
+        differing: Differing | None = None,
     ) -> None:
         self.out = Path(os.path.realpath(out))
         self.partial = _partial(self.out)
@@ -77,6 +81,7 @@ class Workspace:
         self._sources = sources
         self._overwrite = overwrite
         self._role = role
+        self._differing = differing
         self._lock_fd = -1
         self._new_folders: list[
             Path
@@ -257,12 +262,24 @@ class Workspace:
         if record is None:
             what = "exists, is not empty and has no growkit.json"
         elif record.get("digest") != self.marks.digest:
-            what = "holds the result of another recipe, source or version"
+            recipe, config = (_text(out / name) for name in ("recipe.yaml", "config.json"))
+            what = self._other_result("holds the result of", record, recipe, config)
         elif missing := first_missing(out, record):
             what = f"holds this result, but damaged: {missing}"
         else:
             return True
         raise OutputError(f"{out}: {what}", hint="give another -o, or --overwrite to replace it")
+
+    def _other_result(self, verb: str, record: Mapping[str, Any], recipe: str, config: str) -> str:
+        """What a result is that is not the one asked for."""
+        try:
+            settings = json.loads(config)
+        except (ValueError, RecursionError):
+            settings = {}
+        known = self._differing and isinstance(settings, dict) and record
+        differences = self._differing(record, recipe, settings) if known and self._differing else []
+        what = f"{verb} another recipe, source or version"
+        return f"{what}: {'; '.join(differences)}" if differences else what
 
     def _refuse_full_disk(self) -> None:
         side = sum(
@@ -318,8 +335,12 @@ class Workspace:
         if not digest:  # the first ranks all write the same
             self._sign()
         elif digest != self.marks.digest.encode():
+            left = read_description(self.out) or {}
+            texts = left.get("texts", {})
+            recipe, config = (texts.get(name, "") for name in ("recipe.yaml", "config.json"))
+            what = self._other_result("unfinished work of", left.get("record", {}), recipe, config)
             raise OutputError(
-                f"{self.partial}: unfinished work of another recipe, source or version",
+                f"{self.partial}: {what}",
                 hint="give all ranks the same command; to start anew, remove that folder",
             )
         self.folder.mkdir(exist_ok=True)
@@ -368,6 +389,15 @@ def read_description(out: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return description if isinstance(description, dict) else None
+
+
+def _text(path: Path) -> str:
+    """A small text file of a result; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MARGIN).decode()
+    except (OSError, ValueError):
+        return ""
 
 
 def _partial(out: Path) -> Path:

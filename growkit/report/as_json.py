@@ -13,11 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 import yaml
 
 from growkit.algebra.kernel import Kernel
+from growkit.checkpoints.identity import weight_files
+from growkit.checkpoints.tensor_list import count, nonfinite, said_once
 from growkit.planning.formula import Formula
 from growkit.planning.plan import Estimate, Plan
 from growkit.planning.proof.claim import APPROXIMATE
@@ -49,15 +52,16 @@ def report_json(
     listed = _tensors(plan)
     for name, entry in listed.items():
         entry |= tensors[name]
+    listed = said_once(listed, _expert_slots(plan))
     return {
         "version": version,
         "digest": digest,
         **_head(plan),
         "sources": {
             name: {
-                "path": hub_id(checkpoint.path, checkpoint.revision) or checkpoint.path,
+                "path": hub_id(checkpoint.path, checkpoint.revision) or local_name(checkpoint.path),
                 "revision": checkpoint.revision,
-                "files": [_plain(file) for file in checkpoint.files],
+                "files": [{**_plain(f), "crc32": None} for f in weight_files(checkpoint)],
             }
             for name, checkpoint in plan.sources.items()
         },
@@ -146,7 +150,7 @@ def summary_json(
         "new_tensors": len(report["new_tensors"]),
         "zeroed_tensors": len(report["zeroed_tensors"]),
         "dropped": report["dropped"],
-        "nonfinite": {n: t["nonfinite"] for n, t in report["tensors"].items() if "nonfinite" in t},
+        "nonfinite": nonfinite(report["tensors"]),
         "peak_memory_bytes": report["peak_memory_bytes"],
     }
 
@@ -174,7 +178,10 @@ def new_tensors(plan: Plan) -> list[str]:
 
 def origins(tensors: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """How many tensors are copied, scaled, mixed and new."""
-    return dict(Counter(str(t["origin"]) for t in tensors.values()).most_common())
+    counts = Counter[str]()
+    for name, tensor in tensors.items():
+        counts[str(tensor["origin"])] += count(name)
+    return dict(counts.most_common())
 
 
 def _head(plan: Plan) -> Json:
@@ -200,11 +207,15 @@ def _plain(record: Any) -> Json:
 def _read_map(read: Kernel) -> Json:
     """The way back on one axis, small = readᵀ · big, as the arguments of `Kernel.gather`.
 
-    Of a matrix the bytes in C order, little-endian float64, in base64.
+    Where that is shorter, rows that go on alike are said once (`Kernel.runs`). Of a matrix the
+    bytes in C order, little-endian float64, in base64.
     """
     if not read.is_gather:
         matrix = base64.b64encode(read.matrix().astype("<f8").tobytes()).decode()
         return {"old": read.old, "new": read.new, "read": {"matrix": matrix}}
+    runs = read.runs()
+    if 2 * len(runs) < read.new:
+        return {"old": read.old, "new": read.new, "read": {"runs": [*map(list, runs)]}}
     index, coef = read.index, read.coef
     if index.shape[1] == 1:  # one source per row: plain lists
         index, coef = index[:, 0], coef[:, 0]
@@ -225,6 +236,17 @@ def _tensors(plan: Plan) -> dict[str, Json]:
             "new_rows": new_rows,
         }
     return out
+
+
+def _expert_slots(plan: Plan) -> dict[str, int]:
+    """Which number in the name of a tensor is that of an expert, from the end."""
+    experts = {*plan.state.model.family.of_kind("experts")}
+    return {
+        formula.name: slot
+        for formula in plan.formulas
+        for slot, (axis, _) in enumerate(formula.numbers, -len(formula.numbers))
+        if axis in experts
+    }
 
 
 # -- words for the trainer -----------------------------------------------------------------------
@@ -264,6 +286,15 @@ def class_names(config: Mapping[str, Any]) -> list[str]:
     """
     names = config.get("architectures")
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def local_name(path: str) -> str:
+    """What a checkpoint of this machine is called: no path, which may hold the name of a user.
+
+    >>> local_name("/home/ann/models/small"), local_name("models/small.safetensors")
+    ('small', 'small.safetensors')
+    """
+    return PurePath(path).name
 
 
 def hub_id(path: str, revision: str | None) -> str | None:

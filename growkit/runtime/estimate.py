@@ -99,8 +99,6 @@ def prepare(plan: Plan, options: WriteOptions = DEFAULTS, rank: Rank | None = No
     block_bytes = of_each - fixed
     working = max(working_bytes(f, block_rows(f, block_bytes)) for f in kinds)
     module_bytes = sum(shard.size for shard in result_files.module_files(plan).values())
-    # a result that may hold NaN is not what a run that refuses NaN asks for
-    recipe_text = resolved(plan.recipe) + ("allow-nonfinite" if options.allow_nonfinite else "")
     return PreparedPlan(
         plan,
         options,
@@ -112,9 +110,15 @@ def prepare(plan: Plan, options: WriteOptions = DEFAULTS, rank: Rank | None = No
             disk_bytes=layout.total_bytes + module_bytes,
             peak_bytes=outside + workers * (fixed + working),
             shards=tuple(shard.name for shard in layout.shards),
-            digest=digest(plan, (shard.header for shard in layout.shards), recipe_text),
+            digest=digest_of(plan, layout, options),
         ),
     )
+
+
+def digest_of(plan: Plan, layout: Layout, options: WriteOptions) -> str:
+    """What identifies the result; one that may hold NaN is not what a run that refuses NaN asks."""
+    recipe_text = resolved(plan.recipe) + ("allow-nonfinite" if options.allow_nonfinite else "")
+    return digest(plan, (shard.header for shard in layout.shards), recipe_text)
 
 
 def plan_bytes(plan: Plan) -> int:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from growkit.output.workspace import Workspace, read_description
 from growkit.planning.plan import Plan
 from growkit.report.as_json import summary_json
 from growkit.runtime import result_files
-from growkit.runtime.estimate import WRITER_BYTES, PreparedPlan
+from growkit.runtime.differences import differences, with_recorded_times
+from growkit.runtime.estimate import WRITER_BYTES, PreparedPlan, digest_of
 from growkit.runtime.memory import peak_bytes
 from growkit.runtime.ranks import Rank
 from growkit.runtime.task import Written, in_this_process, peak_of, tasks
@@ -192,14 +194,26 @@ def finish(out: str | Path) -> Finished:
 
 
 def _workspace(prepared: PreparedPlan, out: str | Path) -> Workspace:
+    shards = {shard.name: shard.size for shard in prepared.layout.shards}
     return Workspace(
         out,
-        digest=prepared.estimate.digest,
+        digest=_digest(prepared, out),
         layout=replace(prepared.layout, total_bytes=prepared.estimate.disk_bytes),
         sources=list(prepared.plan.sources.values()),
         overwrite=prepared.options.overwrite,
         role="rank" if prepared.rank else "alone",
+        differing=partial(differences, prepared.plan, shards),
     )
+
+
+def _digest(prepared: PreparedPlan, out: str | Path) -> str:
+    """The digest of a plan; if its sources were only touched since OUT was written, that of OUT."""
+    record, digest = read_record(Path(out)), prepared.estimate.digest
+    if record is None or record.get("digest") == digest or prepared.options.overwrite:
+        return digest
+    plan = with_recorded_times(prepared.plan, record)
+    settled = plan and digest_of(plan, prepared.layout, prepared.options)
+    return settled if settled and settled == record.get("digest") else digest
 
 
 def _copy_side_files(prepared: PreparedPlan, work: Workspace) -> None:
@@ -241,6 +255,7 @@ def _write_shards(
             budget=prepared.block_bytes,
             allow_nonfinite=options.allow_nonfinite,
             shared=prepared.rank is not None,
+            every=prepared.layout.shards,
         )
         if options.cluster is not None and todo:
             from growkit.runtime.dask import on_cluster

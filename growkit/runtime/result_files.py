@@ -13,6 +13,7 @@ from typing import Any
 
 from growkit._version import __version__
 from growkit.checkpoints.side_files import GENERATION_CONFIG
+from growkit.checkpoints.tensor_list import measured
 from growkit.families.named_layers import follow_layers
 from growkit.output.layout import INDEX, Layout, Shard, lay_out
 from growkit.output.record import checksums, json_text, seal
@@ -84,13 +85,19 @@ def complete(
     All shards are there by now.
     """
     record: dict[str, Any] = description["record"]
+    crc32: dict[str, str] = {}
+    nonfinite: dict[str, int] = {}
     for shard in description["shards"]:
         mark = work.marks.finished(shard)
         assert mark is not None, f"{shard}: described before it was complete"
-        for name, crc in mark["crc32"].items():
-            record["tensors"][name]["crc32"] = crc
-        for name, count in mark["extra"]["nonfinite"].items():
-            record["tensors"][name]["nonfinite"] = count
+        crc32 |= mark["crc32"]
+        nonfinite |= mark["extra"]["nonfinite"]
+        for source, taken in mark["extra"].get("sources", {}).items():
+            for file in record["sources"][source]["files"]:
+                file["crc32"] = taken.get(file["name"], file["crc32"])
+    record["tensors"] = {
+        name: measured(name, entry, crc32, nonfinite) for name, entry in record["tensors"].items()
+    }
     for name, text in description["texts"].items():
         work.add(name, text)
     unlisted = ("README.md", "growkit.json")  # the former is for people to edit

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from growkit._version import __version__
+from growkit.checkpoints.identity import crc32_of, weight_files
 from growkit.checkpoints.rows import SourceRows
 from growkit.checkpoints.types import Checkpoint, Stored
 from growkit.engine.row_blocks import Block, blocks_without_arithmetic, needs_arithmetic
@@ -40,6 +42,7 @@ class Task:
     budget: int  # bytes for one block of rows
     allow_nonfinite: bool
     shared: bool  # with ranks that nobody keeps apart: claim the file before writing it
+    whole: Mapping[str, Checkpoint] = field(default_factory=dict)  # to take checksums of files of
     version: str = __version__
 
 
@@ -60,12 +63,43 @@ def tasks(
     budget: int,
     allow_nonfinite: bool,
     shared: bool,
+    every: Sequence[Shard] = (),
 ) -> list[Task]:
-    """One task per file, in the order of the files, which is that of the sources."""
+    """One task per file, in the order of the files, which is that of the sources.
+
+    `every` file of the result, whoever writes it, shares in taking checksums of the sources.
+    """
+    whole = _shares(every, sources)
     return [
-        Task(shard, _needed(shard, sources), marks, budget, allow_nonfinite, shared)
+        Task(
+            shard,
+            _needed(shard, sources),
+            marks,
+            budget,
+            allow_nonfinite,
+            shared,
+            whole.get(shard.name, {}),
+        )
         for shard in shards
     ]
+
+
+def _shares(
+    shards: Sequence[Shard], sources: Mapping[str, Checkpoint]
+) -> dict[str, dict[str, Checkpoint]]:
+    """By shard the source files whose checksums its task takes; the Hub's have theirs already."""
+    shares: dict[str, dict[str, Checkpoint]] = {}
+    files = [(s, f) for s, c in sources.items() for f in weight_files(c) if not f.blob]
+    for number, (source, file) in enumerate(files if shards else ()):
+        share = shares.setdefault(shards[number % len(shards)].name, {})
+        others = share[source].files if source in share else ()
+        share[source] = _bare(sources[source], tensors={}, files=(*others, file))
+    return shares
+
+
+def _bare(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+    """A checkpoint without what the writing of a file does not need."""
+    return replace(checkpoint, config={}, side_files=(), modules=(), **changes)
 
 
 def _needed(shard: Shard, sources: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
@@ -79,9 +113,7 @@ def _needed(shard: Shard, sources: Mapping[str, Checkpoint]) -> dict[str, Checkp
         tensors = {name: checkpoint.tensors[name] for name in sorted(names)}
         names_of_files = {info.file for info in tensors.values()}
         files = tuple(file for file in checkpoint.files if file.name in names_of_files)
-        needed[source] = replace(
-            checkpoint, config={}, tensors=tensors, files=files, side_files=(), modules=()
-        )
+        needed[source] = _bare(checkpoint, tensors=tensors, files=files)
     return needed
 
 
@@ -109,8 +141,16 @@ def write(task: Task, tell: Tell = lambda count: None) -> Written:
         if marks.finished(shard.name) is None:
             began = time.monotonic()
             checksums, nonfinite = write_file(task, tell)
+            with SourceRows(task.whole) as rows:
+                sources = {
+                    source: {
+                        file.name: crc32_of(checkpoint, file.name) for file in checkpoint.files
+                    }
+                    for source, checkpoint in task.whole.items()
+                }
+                rows.check_unchanged()
             cost = {"seconds": round(time.monotonic() - began, 3), "peak_bytes": peak_bytes()}
-            marks.mark(shard, checksums, {**cost, "nonfinite": nonfinite})
+            marks.mark(shard, checksums, {**cost, "nonfinite": nonfinite, "sources": sources})
         else:
             tell(shard.size)
     return Written(shard.name, _process(), peak_bytes())

@@ -5,6 +5,7 @@ held against what `growkit.json` claims. The law: the arithmetic of the measurem
 than the claim.
 
     precision      float64 where modules ask for float32
+    memory         what running the models takes
     load           one model, built or loaded, and run
     inputs         what it takes, drawn at random
     tiny           a tiny model with random weights
@@ -204,6 +205,8 @@ class Verification:
     tolerance: float | None  # None: the claim allows any error
     failures: tuple[str, ...]
     notes: tuple[str, ...]
+    max_drift: float | None = None  # what was allowed beside the claim
+    damaged: bool = False  # a file of BIG is not as it was written
 
     @property
     def passed(self) -> bool:
@@ -256,11 +259,19 @@ def verify(
         tolerance=allowed,
         failures=(*file_problems, *(problems if judged else ())),
         notes=(*m.notes, *(() if judged else problems)),
+        max_drift=max_drift,
+        damaged=bool(file_problems),
     )
 
 
-def _kernel(old: int, *, matrix: str = "", index: Any = (), coef: Any = ()) -> Kernel:
-    """A map as growkit.json holds it: sparse, or the bytes of a matrix."""
+def _kernel(
+    old: int, new: int, *, matrix: str = "", runs: Any = (), index: Any = (), coef: Any = ()
+) -> Kernel:
+    """A map as growkit.json holds it: sparse, in runs or not, or the bytes of a matrix."""
+    if runs:
+        if sum(count for count, *_ in runs) != new:
+            raise ValueError(f"runs of other than {new} rows")
+        return Kernel.from_runs(runs, old=old)
     if not matrix:
         return Kernel.gather(index, coef, old=old)
     values = np.frombuffer(base64.b64decode(matrix), "<f8")
@@ -279,7 +290,7 @@ def _read(growth: Mapping[str, Any]) -> tuple[Claim, float | None, Kernel | None
         allowed = tolerance(claim.claim, exactness["storage"]["dtype"], claim.eps, claim.passes)
         axis = growth["readback"]
         stored = None if axis is None else growth["maps"][axis]
-        readback = stored and _kernel(stored["old"], **stored["read"])
+        readback = stored and _kernel(stored["old"], stored["new"], **stored["read"])
     except (KeyError, TypeError, ValueError) as error:
         raise VerifyError(
             f"growkit.json: not readable as written by growkit ({type(error).__name__}: {error})",

@@ -75,6 +75,10 @@ def meta(text: str) -> bytes:
     return json.dumps({"__metadata__": {"a": text}}, ensure_ascii=False).encode()
 
 
+# a tensor without bytes, as a header has it
+EMPTY = b'"model.layers.%d.mlp.up_proj.weight":{"dtype":"F32","shape":[0,8],"data_offsets":[0,0]}'
+
+
 class Trap:
     """Unpickled, it leaves a trace."""
 
@@ -88,7 +92,27 @@ Make = Callable[[Path], Files]
 CHECKPOINTS: dict[str, tuple[Make, str]] = {
     "header of 100 MB": (
         lambda b: {WEIGHTS: (10**8).to_bytes(8, "little") + b"{" * 1000},
-        "header of 100000000 bytes, expected at most 25000000",
+        "truncated: found 1008 bytes, the header ends at 100000008",
+    ),
+    "longer header": (
+        lambda b: {WEIGHTS: (10**8 + 1).to_bytes(8, "little") + b"{" * 1000},
+        "header of 100000001 bytes, expected at most 100000000",
+    ),
+    "long header of lists": (
+        lambda b: weights(b, b"[" + b"[]," * 9_000_000 + b"0]"),
+        "header has more than 25000000 bytes",
+    ),
+    "long header of a text": (
+        lambda b: weights(b, meta("x" * 26_000_000 + "😀")),
+        "header has more than 25000000 bytes",
+    ),
+    "long header of tensors": (
+        lambda b: weights(b, b"{" + b",".join(EMPTY % i for i in range(300_000)) + b"}"),
+        "bytes too many",
+    ),
+    "a tensor twice, far apart": (
+        lambda b: weights(b, b"{" + b",".join(EMPTY % (i % 499) for i in range(300_000)) + b"}"),
+        '"model.layers.0.mlp.up_proj.weight" appears twice',
     ),
     "many lists": (
         lambda b: weights(b, b"[" + b"[]," * (NEARLY // 3) + b"0]"),

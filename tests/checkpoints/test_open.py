@@ -100,7 +100,7 @@ DATA = bytes(8)
         (b"", "truncated: found 0 bytes, expected at least 8"),
         (b"1234567", "truncated: found 7 bytes"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
-        ((10**9).to_bytes(8, "little"), "header of 1000000000 bytes, expected at most 25000000"),
+        ((10**9).to_bytes(8, "little"), "header of 1000000000 bytes, expected at most 100000000"),
         ((99).to_bytes(8, "little") + b"{}", "truncated: found 10 bytes, the header ends at 107"),
         (raw_file(b"{'a': 1}"), "header is not valid JSON"),
         (raw_file(b"[" * 50_000), "header is not valid JSON"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -498,11 +499,35 @@ def test_verify_fails(small: Path, big: Path, tmp_path: Path) -> None:
     result = growkit("verify", small, out)
     assert result.exit_code == 1
     assert "FAILED" in result.stdout
-    assert result.stderr == "error: verification failed\nhint: grow again with --overwrite\n"
+    need, *lines = result.stderr.splitlines()
+    assert re.fullmatch("verify needs about 40. MB of memory: a model at a time, in float64", need)
+    assert lines == ["error: verification failed", "hint: grow again with --overwrite"]
     assert growkit("verify", "--files", out).exit_code == 1
     told = growkit("verify", small, out, "--json")
     assert told.exit_code == 1
     assert json.loads(told.stdout)["failures"]
+
+
+def test_verify_advises_nothing_that_destroys(small: Path, big: Path, tmp_path: Path) -> None:
+    """Another SMALL is told from growkit.json, and a result that may be good is left alone."""
+    other = save(build("llama", "causal", seed=5, heads=2, mlp=12), tmp_path / "other")
+    result = growkit("verify", other, big)
+    assert result.exit_code == 3
+    assert f"other: not what {big} was grown from: model.safetensors holds other" in result.stderr
+    assert "--overwrite" not in result.stderr
+    copy = shutil.copytree(small, tmp_path / "copy")
+    os.utime(copy / "model.safetensors", ns=(1, 1))
+    result = growkit("verify", copy, big, "--max-drift", "0")
+    assert (result.exit_code, "--overwrite" in result.stderr) == (1, False)
+    assert "hint: allow more than --max-drift" in result.stderr
+
+
+def test_verify_that_does_not_fit(small: Path, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs is said before it starts, and refused where there is less: exit code 4."""
+    monkeypatch.setattr("growkit.verify.memory.available_bytes", lambda: 300_000_000)
+    result = growkit("verify", small, big)
+    assert result.exit_code == 4
+    assert re.search(r"verify: needs about 40\d MB of memory, 300 MB free", result.stderr)
 
 
 def test_max_drift(small: Path, big: Path) -> None:

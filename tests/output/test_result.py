@@ -202,22 +202,39 @@ def configured(small: Path) -> None:
     (small / "config.json").write_text(text.replace('"rope_theta": 10000.0', '"rope_theta": 5e5'))
 
 
+SOURCE = "source small: model.safetensors is another"
 CHANGES: dict[str, Any] = {
-    "retrained": (retrained, ""),
-    "touched": (touched, ""),
-    "config": (configured, ""),
-    "--set": (None, "--set noise.snr_db=11"),
-    "--seed": (None, "--seed 1"),
-    "--dtype": (None, "--dtype bfloat16"),
-    "--max-shard-size": (None, "--max-shard-size 8kB"),
-    "--recipe": (None, "--recipe double_depth"),
+    "retrained": (retrained, "", SOURCE),
+    "config": (configured, "", "config.json: rope_parameters {"),
+    "--set": (None, "--set noise.snr_db=11", "step 1 (noise): snr_db 10.0 there, 11.0 asked"),
+    "--seed": (None, "--seed 1", "seed 0 there, 1 asked"),
+    "--dtype": (None, "--dtype bfloat16", "dtype keep there, bfloat16 asked"),
+    "--max-shard-size": (None, "--max-shard-size 8kB", "other files of weights there than"),
+    "--recipe": (None, "--recipe double_depth", "steps width, noise there, depth asked"),
+    "--allow-nonfinite": (None, "--allow-nonfinite", "source or version\nhint: "),
 }
+
+
+def test_a_touched_source_is_the_same(small: Path) -> None:
+    """Its bytes decide, also with further sources; a changed one with the same time is found."""
+    out = ok("small --recipe deep_fusion --source other=small -o out")
+    before, path = stamps(out), small / "model.safetensors"
+    touched(small)
+    line = f"small --recipe deep_fusion --source other=small -o {out}"
+    assert "already done" in grow(line)[1]
+    assert stamps(out) == before
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    touched(small)
+    code, said = grow(line)
+    assert (code, said.count("model.safetensors is another")) == (6, 2)
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_is_not_already_done(change: str, small: Path) -> None:
     """Exit code 6 and the old OUT as it was; --overwrite replaces it."""
-    spoil, options = CHANGES[change]
+    spoil, options, difference = CHANGES[change]
     out = ok("small --recipe double_width -o out")
     before, digest = stamps(out), json.loads((out / "growkit.json").read_text())["digest"]
     if spoil:
@@ -225,7 +242,8 @@ def test_another_is_not_already_done(change: str, small: Path) -> None:
     line = f"small --recipe double_width -o out {options}"
     code, said = grow(line)
     assert code == 6
-    assert "out: holds the result of another recipe, source or version\nhint: " in said
+    assert "out: holds the result of another recipe, source or version" in said
+    assert difference in said
     assert stamps(out) == before
     ok(f"{line} --overwrite")
     assert json.loads((out / "growkit.json").read_text())["digest"] != digest

@@ -149,7 +149,7 @@ def test_report_maps_read_back(plan: Plan) -> None:
     report = report_of(plan)
     stored = report["maps"][report["readback"]]
     assert (stored["old"], stored["new"]) == (12, 24)
-    read = Kernel.gather(**stored["read"], old=stored["old"])
+    read = Kernel.from_runs(stored["read"]["runs"], old=stored["old"])
     written = plan.maps["hidden"].write.apply(np.arange(12.0))
     np.testing.assert_allclose(read.transpose().apply(written), np.arange(12.0))
 

@@ -172,3 +172,9 @@ def test_verification_text() -> None:
         "failed: logits differ by 5.00e-01",
         "FAILED",
     ]
+    passed = {**verification, "passed": True, "failures": []}
+    assert verification_text(passed).splitlines()[-1] == "passed"
+    nothing = {**passed, "claim": "approximate", "tolerance": None}
+    last = "measured: drift 5.00e-01; nothing was claimed"
+    assert verification_text(nothing).splitlines()[-1] == last
+    assert verification_text({**nothing, "max_drift": 1.0}).splitlines()[-1] == "passed"
