@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_serializer
 
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.expression import parse
@@ -35,6 +35,7 @@ class Learned(Operator):
     file's own. Axes that the file leaves out keep their size, except those that only have the size
     of another axis, which are copied along. The plan proves what the matrices keep, like for any
     map; where they leave a norm's mean square as it was but for a factor, eps and gains follow.
+    What is written of the recipe names the file without its folder.
     """
 
     op: Literal["learned"] = "learned"
@@ -49,6 +50,10 @@ class Learned(Operator):
     def files(self) -> tuple[str, ...]:
         """The file with the maps."""
         return (self.maps,)
+
+    @field_serializer("maps", when_used="json")
+    def _name_alone(self, maps: str) -> str:
+        return Path(maps).name
 
     def with_paths_from(self, folder: Path) -> Learned:
         """The file's path, if it is relative, from the folder of the recipe."""

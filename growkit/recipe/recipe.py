@@ -202,7 +202,7 @@ def check_sources(recipe: Recipe, given: Iterable[str]) -> None:
 
 
 def resolved(recipe: Recipe) -> str:
-    """The recipe as YAML with every default spelled out; it loads back equal."""
+    """The recipe as YAML with every default spelled out; it loads back equal, but for folders."""
     data = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     return str(
         yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=70)

@@ -31,6 +31,7 @@ from growkit.recipe.recipe import parse_recipe
 
 ORDERS = 40  # of layers, random ones among them
 SAMPLE = 12  # models, or orders, that the quick tests try
+MODELS = [pytest.param(name, marks=pytest.mark.model(name)) for name in zoo.models()]
 FAMILIES = [name for name, models in zoo.families().items() if models]
 WITH_LAYERS = sorted(set(FAMILIES) - {"albert"})  # whose layers are one set of weights
 PER_LAYER = ("layer_types", "no_rope_layers", "attention_layers", "mlp_layer_types")
@@ -156,7 +157,9 @@ def test_incomplete_checkpoints_are_refused(saved: Callable[[str], Small]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(n, marks=zoo.one_worker(n)) for n in zoo.models()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.model(n)) for n in zoo.models()]
+)
 def test_every_kind_of_tensor_is_missed(saved: Callable[[str], Small], name: str) -> None:
     """For every head class of every family, each kind of tensor removed once."""
     small = saved(name)
@@ -298,7 +301,9 @@ def test_widths_load_or_are_refused(saved: Callable[[str], Small]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(n, marks=zoo.one_worker(n)) for n in zoo.models()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.model(n)) for n in zoo.models()]
+)
 def test_every_width_loads_or_is_refused(saved: Callable[[str], Small], name: str) -> None:
     """Every model of the zoo by every growth in width, of tables and of experts, and fused."""
     small = saved(name)

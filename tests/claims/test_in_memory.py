@@ -88,7 +88,7 @@ RENAMED = (
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=[zoo.one_worker(n), *([] if n in RENAMED else [pytest.mark.slow])])
+        pytest.param(n, marks=[pytest.mark.model(n), *([] if n in RENAMED else [pytest.mark.slow])])
         for n in sorted(zoo.models())
     ],
 )

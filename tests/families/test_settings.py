@@ -69,7 +69,7 @@ def with_synonyms(name: str, folder: Path) -> Any:
 
 
 NAMED_TWICE = [
-    pytest.param(name, marks=[zoo.one_worker(name), *([pytest.mark.slow] if number else [])])
+    pytest.param(name, marks=[pytest.mark.model(name), *([pytest.mark.slow] if number else [])])
     for models in zoo.families().values()
     for number, name in enumerate([n for n in models if synonyms(n)])
 ]
@@ -77,7 +77,9 @@ NAMED_TWICE = [
 
 QUICK = {*random.Random(0).sample(sorted(zoo.models()), 8)}
 SAMPLED = [
-    pytest.param(name, marks=[zoo.one_worker(name), *([] if name in QUICK else [pytest.mark.slow])])
+    pytest.param(
+        name, marks=[pytest.mark.model(name), *([] if name in QUICK else [pytest.mark.slow])]
+    )
     for name in zoo.models()
 ]
 
