@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from support import tiny, zoo
 
 from growkit import api
 from growkit.checkpoints.open import open_checkpoint
+from growkit.errors import GrowkitError
 from growkit.families.model import read_model
 from growkit.planning.plan import Plan
 from growkit.recipe.recipe import parse_recipe
@@ -194,3 +197,58 @@ def test_the_published_heads_of_deberta_v3_grow_too(tmp_path: Path) -> None:
     read = read_model(open_checkpoint(tmp_path / "big"))
     assert read.tied
     assert len(read.entries) == len(tensors)
+
+
+# by family and what transformers' classes ignore: a model, a tensor, what becomes of it
+IGNORED = {
+    ("gpt2", "attn.bias"): ("causal", "transformer.h.0.attn.bias", "dropped"),
+    ("gpt2", "crossattention.bias"): ("causal", "transformer.h.0.crossattention.bias", "dropped"),
+    ("gpt_neox", "attention.bias"): ("causal", "gpt_neox.layers.0.attention.bias", "dropped"),
+    ("gpt_neox", "attention.masked_bias"): (
+        "causal", "gpt_neox.layers.0.attention.masked_bias", "dropped",
+    ),
+    ("t5", "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"): (
+        "generation",
+        "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+        "dropped",
+    ),
+    ("t5", "decoder"): ("encoder", "decoder.final_layer_norm.weight", "refused"),
+    ("bart", "encoder.version"): ("generation", "model.encoder.version", "dropped"),
+    ("bart", "decoder.version"): ("generation", "model.decoder.version", "dropped"),
+    ("deberta-v2", "position_embeddings"): (
+        "base", "embeddings.position_embeddings.weight", "grown",
+    ),
+    ("deberta-v2", "mask_predictions.*"): (
+        "masked_lm", "mask_predictions.classifier.bias", "grown",
+    ),
+    ("deepseek_v3", r"model\.layers\.61.*"): ("causal", "model.layers.61.enorm.weight", "refused"),
+}  # fmt: skip
+
+
+def test_all_that_classes_ignore_is_known() -> None:
+    """Of every model of the zoo; a later transformers may add some."""
+    ignored = {
+        (name.partition("/")[0], pattern)
+        for name, model in zoo.models().items()
+        for pattern in getattr(transformers, model.cls)._keys_to_ignore_on_load_unexpected or ()
+    }
+    assert ignored <= IGNORED.keys()
+
+
+@pytest.mark.parametrize(("family", "pattern"), IGNORED)
+def test_what_classes_ignore(tmp_path: Path, family: str, pattern: str) -> None:
+    """It is left out, and said; or grown as what it is; or refused in a sentence that names it."""
+    head, name, outcome = IGNORED[family, pattern]
+    source = tiny.Saved.at(tmp_path, f"{family}/{head}").folder
+    file = source / "model.safetensors"
+    tensors = load_file(file)
+    twin = tensors.get("embeddings.word_embeddings.weight") if "position_" in name else None
+    save_file(tensors | {name: torch.ones(3) if twin is None else twin[:8].clone()}, file)
+    if outcome == "refused":
+        with pytest.raises(GrowkitError, match=re.escape(name)) as error:
+            api.plan_growth(source, "double_depth")
+        assert error.value.hint
+        return
+    plan = api.plan_growth(source, "double_depth")
+    assert (name in {f.name for f in plan.formulas}) == (outcome == "grown")
+    assert any(d.startswith(f"{name}: ") for d in plan.dropped) == (outcome == "dropped")
