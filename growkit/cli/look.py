@@ -80,7 +80,7 @@ def verify(
             text=given,
             max_drift=max_drift,
             drop=drop,
-            announce=partial(click.echo, err=True),
+            announce=None if as_json else partial(click.echo, err=True),
         )
         summary = verification_json(verification)
         lines = [verification_text(summary)]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,8 @@ def check_whole(
     sizes = solve_sizes(family, config, read)
     for entry in read.values():
         for place, slot in enumerate(entry.pattern.slots):
-            most = max(n[place] for n in numbers[entry.pattern.name])
-            _check_number(entry.key, slot, most, sizes)
+            last = max(numbers[entry.pattern.name], key=itemgetter(place))
+            _check_number(spell(entry.pattern.name, last), slot, last[place], sizes)
     checkpoint = Checkpoint("result", config, {}, ())
     _complete(family, checkpoint, numbers, sizes)
     _tie(family, checkpoint, read)

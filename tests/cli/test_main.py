@@ -34,14 +34,14 @@ from growkit.recipe.recipe import builtin_recipes, load_recipe
 
 # every command and its options: a change here is a change of the contract
 OPTIONS = {
-    "grow": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --workers --out --cluster --rank --world --allow-nonfinite --overwrite --verify "
-    "--push-to --summary --json --quiet",
+    "grow": "source --recipe --source --config --set --dtype --seed --family --drop "
+    "--max-shard-size --max-memory --workers --out --cluster --rank --world --allow-nonfinite "
+    "--overwrite --verify --push-to --summary --json --quiet",
     "finish": "out --json --quiet",
-    "plan": "source --recipe --source --config --set --dtype --seed --family --max-shard-size "
-    "--max-memory --workers --tensor --html --maps --json",
-    "verify": "checkpoints --files --text --max-drift --json",
-    "inspect": "checkpoint --config --family --json",
+    "plan": "source --recipe --source --config --set --dtype --seed --family --drop "
+    "--max-shard-size --max-memory --workers --tensor --html --maps --json",
+    "verify": "checkpoints --files --text --max-drift --drop --json",
+    "inspect": "checkpoint --config --family --drop --json",
     "recipes": "name --schema --json",
     "families": "words --config --json",
     "push": "folder repo --public --revision --create-pr --check --json --quiet",
@@ -535,7 +535,7 @@ def test_max_drift(small: Path, big: Path) -> None:
     result = growkit("verify", small, big, "--max-drift", "1e-15")
     assert result.exit_code == 1
     assert "--max-drift: logits differ by" in result.stdout
-    assert result.stderr.endswith("--overwrite, or allow more than --max-drift\n")
+    assert result.stderr.endswith("hint: allow more than --max-drift, or grow by another recipe\n")
     assert "nan is no limit" in growkit("verify", small, big, "--max-drift", "nan").stderr
 
 

@@ -250,8 +250,8 @@ CHECKPOINTS: dict[str, tuple[Spoil, str, str]] = {
     ),
     "more tokens": (
         config(vocab_size=10),
-        r"embed_tokens.weight: expected vocab = 10, found 11 \(vocab = 10\)",
-        "if tokens were added, set vocab_size: 11 in config.json",
+        r"lm_head.weight: expected vocab = 10, found 29 \(vocab = 10\)",
+        "if tokens were added, set vocab_size: 29 in config.json",
     ),
     "beside a LoRA": (
         add(8, 8, to=f"{LAYER}up_proj.base_layer.weight"), "a LoRA adapter was", "merge_and_unload"
@@ -486,7 +486,7 @@ def test_another_growkit_is_writing(small: Path) -> None:
 
 # old → new in the file, the sentence, the hint
 FAMILIES: dict[str, tuple[str, str, str, str]] = {
-    "yaml": ("axes:", "axes: [", "family.yaml: line 9, .* not valid YAML", "growkit families NAME"),
+    "yaml": ("prefix: [", "prefix: [[", "line 6, .* not valid YAML", "growkit families NAME"),
     "key": ("residual:", "residul:", "unknown key residul", 'mean "residual"'),
     "axis": ("up_proj: lin mlp hidden", "up_proj: lin mlp hiden", "unknown axis hiden", '"hidden"'),
     "kind": ("mlp: neurons", "mlp: neuron", 'axis mlp: unknown kind "neuron"', '"neurons"'),
