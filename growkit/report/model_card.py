@@ -1,12 +1,15 @@
 """The model card: README.md of a result, for people and for the Hub.
 
-The law: a card says whose it is. Its last line holds the hash of what stands above it, so a card
-that a person wrote or changed is told from one that growkit may replace.
+The laws: a card says whose it is. Its last line holds the hash of what stands above it, so a card
+that a person wrote or changed is told from one that growkit may replace. And what a source is
+called, or says of itself, is text: it is never Markdown, HTML or code.
 """
 
 from __future__ import annotations
 
 import hashlib
+import html
+import keyword
 import re
 from pathlib import PurePath
 
@@ -14,8 +17,12 @@ import yaml
 
 from growkit.planning.plan import Plan
 from growkit.report.as_json import Json, class_names, hub_id, origins
+from growkit.report.page.markup import escaped
 
 HERE = "path/to/this/folder"
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()#+!|~^$:@]")  # what means something in the middle of a line
+_INLINE = re.compile(r"[\\*\[\]|!~]")  # the same in a sentence, where words may have a _ or a :
+_WORD = re.compile(r"[\w./+-]+(?: [\w./+-]+)*", re.ASCII)  # what means nothing in Markdown's code
 _SEAL = re.compile(r"<!-- growkit made this card and replaces it until it is edited: (\w+) -->\n")
 
 
@@ -59,6 +66,33 @@ def addressed(card: str, repo: str) -> str:
     return sealed(text.replace(HERE, repo))
 
 
+# -- text of others ------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """A text of others inside a line of Markdown: it shows as it is and is nothing else.
+
+    >>> print(plain("a <b> [c](d)"))
+    a &lt;b&gt; \\[c\\]\\(d\\)
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", _line(text))
+
+
+def code(text: str) -> str:
+    """A name as code; one that is more than words is plain text, for code cannot escape.
+
+    >>> code("double_depth"), code("`<b>`")
+    ('`double_depth`', '\\\\`&lt;b&gt;\\\\`')
+    """
+    return f"`{text}`" if _WORD.fullmatch(text) else plain(text)
+
+
+def _line(text: str) -> str:
+    """One line without HTML, and with nothing that cannot be seen; outer spaces stay."""
+    seen = escaped(re.sub(r"\s+", " ", text))
+    return seen.replace("&quot;", '"').replace("&#x27;", "'")
+
+
 # -- what it says --------------------------------------------------------------------------------
 
 
@@ -85,15 +119,20 @@ def _title(plan: Plan, report: Json) -> str:
         for source in plan.sources.values()
     ]
     return (
-        f"# {' and '.join(dict.fromkeys(names))} grown by `{plan.recipe_name}`\n\n"
+        f"# {' and '.join(map(_name, dict.fromkeys(names)))} grown by {code(plan.recipe_name)}\n\n"
         f"Grown with growkit {report['version']} and not yet trained at this size: an "
         "initialisation for further training."
     )
 
 
+def _name(name: str) -> str:
+    """What a model is called, in a line: most names are words, which need no escapes."""
+    return name if _WORD.fullmatch(name) else plain(name)
+
+
 def _sizes(plan: Plan) -> str:
     rows = [
-        f"| {axis} | {plan.sizes_before.get(axis, '–')} | {after} |"
+        f"| {_name(axis)} | {plan.sizes_before.get(axis, '–')} | {after} |"
         for axis, after in plan.sizes_after.items()
     ]
     rows.append(f"| parameters | {plan.parameters_before:,} | {plan.parameters_after:,} |")
@@ -109,21 +148,45 @@ def _claim(report: Json) -> str:
         f"Claim: **{claim['claim']}**, stored as {storage['dtype']} ({storage['claim']}).",
     ]
     if claim["reasons"]:
-        lines += ["", *(f"- {reason}" for reason in claim["reasons"])]
+        lines += ["", *(f"- {_sentence(reason)}" for reason in claim["reasons"])]
     return "\n".join(lines)
 
 
 def _loading(plan: Plan) -> str:
-    name = (*class_names(plan.config), "AutoModel")[0]
-    code = f'from transformers import {name}\n\nmodel = {name}.from_pretrained("{HERE}")'
-    return f"## Load\n\n```python\n{code}\n```"
+    classes = [n for n in class_names(plan.config) if n.isidentifier() and n.isascii()]
+    name = next((n for n in classes if not keyword.iskeyword(n)), "AutoModel")
+    lines = f'from transformers import {name}\n\nmodel = {name}.from_pretrained("{HERE}")'
+    return f"## Load\n\n{_fenced(lines, 'python')}"
 
 
 def _training(report: Json) -> str:
     counts = ", ".join(f"{n} {kind}" for kind, n in origins(report["tensors"]).items())
-    hints = "\n".join(f"- {hint}" for hint in report["hints"])
+    hints = "\n".join(f"- {_sentence(hint)}" for hint in report["hints"])
     origin = (
         "`growkit.json` has the origin of each, `growth.html` shows that of layers and units, "
         "`recipe.yaml` is the recipe."
     )
     return f"## Train\n\n{hints}\n\nTensors: {counts}. {origin}"
+
+
+def _sentence(text: str) -> str:
+    """A sentence of growkit's, which may name what others have named; backticks hold code.
+
+    >>> _sentence("run `growkit verify SMALL BIG` on <b>")
+    'run `growkit verify SMALL BIG` on &lt;b&gt;'
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return plain(text)
+    marked = (
+        code(part) if i % 2 else _INLINE.sub(r"\\\g<0>", _line(part))
+        for i, part in enumerate(parts)
+    )
+    return "".join(marked)
+
+
+def _fenced(text: str, kind: str) -> str:
+    """Lines as a block of code that nothing in them can end."""
+    seen = html.unescape(escaped(text)).rstrip()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", seen)), default=0))
+    return f"{fence}{kind}\n{seen}\n{fence}"

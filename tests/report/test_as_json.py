@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,25 @@ def test_model_card(plan: Plan) -> None:
     assert "GPT2LMHeadModel.from_pretrained(" in body
     assert "learning rate" in body
     assert plan.sources["small"].path not in card
+
+
+def test_what_others_name_is_text_in_a_card(plan: Plan) -> None:
+    """Names of files, recipes and classes are no HTML, no link, no end of a block and no code."""
+    name = "m <img src=x> `[a](javascript:b)\n\n# x\x1b[2J"
+    source = replace(plan.sources["small"], path=f"/{name}")
+    hostile = replace(
+        plan,
+        recipe_name=name,
+        sources={"small": source},
+        config={**plan.config, "architectures": ["A; import os", "class", "GPT2Model"]},
+    )
+    report = report_of(plan)
+    report["hints"] = [name, f"run `{name}`"]
+    report["exactness"]["reasons"] = [name]
+    body = model_card(hostile, report).split("---\n", 2)[2]
+    assert not re.search(r"<img|(?<!\\)\]\(java|^# x|import os|\x1b", body, re.MULTILINE)
+    assert body.count("&lt;img src=x&gt;") == 5
+    assert "import GPT2Model\n" in body
 
 
 @pytest.mark.parametrize(
