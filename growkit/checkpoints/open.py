@@ -15,6 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from growkit.checkpoints.card import read_card
 from growkit.checkpoints.header import WEIGHTS, read_header, read_json, read_table
 from growkit.checkpoints.hub_cache import Listing, blob_of, is_snapshot, leads_to_blob
 from growkit.checkpoints.refused import (
@@ -94,6 +95,7 @@ def open_checkpoint(
         revision=revision,
         vocabulary=_vocabulary(folder, side_files),
         modules=tuple(read_modules(folder, side_files, far)),
+        card=read_card(folder),
     )
 
 

@@ -12,7 +12,7 @@ Nouns only: nothing is opened here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Shape = tuple[int, ...]
@@ -55,6 +55,7 @@ class Checkpoint:
     modules: tuple[
         TrailingModule, ...
     ] = ()  # what sentence-transformers runs behind the model, in order
+    card: Mapping[str, Any] = field(default_factory=dict)  # what its model card says, by key
 
 
 @dataclass(frozen=True, slots=True)

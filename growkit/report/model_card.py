@@ -11,7 +11,9 @@ import hashlib
 import html
 import keyword
 import re
+from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 import yaml
 
@@ -23,6 +25,8 @@ HERE = "path/to/this/folder"
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]()#+!|~^$:@]")  # what means something in the middle of a line
 _INLINE = re.compile(r"[\\*\[\]|!~]")  # the same in a sentence, where words may have a _ or a :
 _WORD = re.compile(r"[\w./+-]+(?: [\w./+-]+)*", re.ASCII)  # what means nothing in Markdown's code
+_FORMATS = {"pytorch", "tf", "jax", "flax", "onnx", "openvino", "gguf", "coreml", "rust"}
+_MOST = 200  # characters of a word of a card
 _SEAL = re.compile(r"<!-- growkit made this card and replaces it until it is edited: (\w+) -->\n")
 
 
@@ -31,7 +35,7 @@ def model_card(plan: Plan, report: Json, *, image: str | None = None) -> str:
 
     `image` is the name of a file of the result that shows the growth.
     """
-    parts = [_front(plan), _title(plan, report)]
+    parts = [_front(plan), _title(plan, report), *_licences(plan)]
     if image:
         parts.append(f"![How it was grown]({image})")
     parts += [_sizes(plan), _claim(report), _loading(plan), _training(report)]
@@ -105,12 +109,60 @@ def parents(plan: Plan) -> list[str]:
 def _front(plan: Plan) -> str:
     bases = parents(plan)
     front: Json = {"library_name": "transformers"} if "model_type" in plan.config else {}
+    front |= _carried(plan)
     if bases:
         front["base_model"] = bases if len(bases) > 1 else bases[0]
     if len(bases) > 1:
         front["base_model_relation"] = "merge"  # the Hub's word for a child of several
-    front["tags"] = ["growkit", "model-growth"]
+    carried = [t for t in _union(plan, "tags") if t not in _FORMATS and ":" not in t]
+    front["tags"] = [*dict.fromkeys(["growkit", "model-growth", *carried])]
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
+
+
+def _carried(plan: Plan) -> Json:
+    """What the sources' cards say that stays true; a licence only where all say the same."""
+    main = plan.sources[plan.main].card
+    carried: Json = {k: v[0] for k in ("library_name", "pipeline_tag") if (v := _words(main, k))}
+    licences = [_words(source.card, "license") for source in plan.sources.values()]
+    if licences[0] and all({*each} == {*licences[0]} for each in licences):
+        carried["license"] = licences[0]
+        for key in ("license_name", "license_link"):
+            each = [_words(source.card, key) for source in plan.sources.values()]
+            if each[0] and all(value == each[0] for value in each):
+                carried[key] = each[0]
+    carried |= {k: v for k in ("language", "datasets") if (v := _union(plan, k))}
+    one = {k: v[0] for k, v in carried.items() if isinstance(v, list) and len(v) == 1}
+    return carried | {k: v for k, v in one.items() if k != "datasets"}
+
+
+def _union(plan: Plan, key: str) -> list[str]:
+    """What the cards of the sources say under a key, all of them together."""
+    return [*dict.fromkeys(w for s in plan.sources.values() for w in _words(s.card, key))]
+
+
+def _words(card: Mapping[str, Any], key: str) -> list[str]:
+    """One word or several, as the Hub allows; what is no short line is left out.
+
+    >>> _words({"language": ["en", False, {}]}, "language")  # YAML reads Norwegian as False
+    ['en', 'no']
+    """
+    said = card.get(key)
+    listed = said if isinstance(said, list) else [said]
+    words = ["no" if w is False and key == "language" else w for w in listed]
+    return [w for w in words if isinstance(w, str) and 0 < len(w) <= _MOST and w.isprintable()]
+
+
+def _licences(plan: Plan) -> list[str]:
+    """Where parents have several licences, which: growkit chooses none."""
+    of = {name: _words(source.card, "license") for name, source in plan.sources.items()}
+    if len({frozenset(licences) for licences in of.values()}) == 1:
+        return []
+    lines = [
+        f"- {_name(name)}: {', '.join(map(code, licences)) or 'its card names none'}"
+        for name, licences in of.items()
+    ]
+    text = "The models that it comes from have different licences, and growkit chooses none:"
+    return [f"## Licence\n\n{text}\n\n" + "\n".join(lines)]
 
 
 def _title(plan: Plan, report: Json) -> str:
