@@ -16,6 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from growkit.checkpoints.card import read_card
 from growkit.checkpoints.header import (
     WEIGHTS,
     most_json,
@@ -126,6 +127,7 @@ def open_checkpoint(
         notes=(*model.notes, *notes),
         absent=absent,
         wrappers=model.wrappers,
+        card=read_card(folder),
     )
 
 

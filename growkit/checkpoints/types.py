@@ -63,6 +63,7 @@ class Checkpoint:
     absent: tuple[str, ...] = ()  # names in an index that no shard holds
     shared: tuple[tuple[str, str], ...] = ()  # names of one memory, each with the first for it
     wrappers: tuple[str, ...] = ()  # words that names on disk have, and names here lack
+    card: Mapping[str, Any] = field(default_factory=dict)  # what its model card says, by key
 
 
 @dataclass(frozen=True, slots=True)

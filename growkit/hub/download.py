@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from growkit.byte_sizes import format_size
+from growkit.checkpoints.card import CARD
 from growkit.checkpoints.hub_cache import Far
 from growkit.checkpoints.open import INDEX, VOCABULARY, open_checkpoint
 from growkit.checkpoints.side_files import MODULES, listed_modules
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-FIRST = ("config.json", f"*{INDEX}", MODULES, "tokenizer.json", *sorted(VOCABULARY))  # to plan with
+# to plan with, and what the model's card says
+FIRST = ("config.json", f"*{INDEX}", MODULES, "tokenizer.json", *sorted(VOCABULARY), CARD)
 # of a model that growkit pushed
 RECORDS = ("growkit.json", "recipe.yaml", "README.md", "growth.html", "growth.svg")
 CHUNK = 1 << 17  # bytes; holds the whole header of most files

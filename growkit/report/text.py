@@ -1,26 +1,41 @@
 """What commands print for people, on a terminal of 80 columns: plans, results, measurements.
 
-The law: every number shown is read off the plan. Nothing is decided here and nothing printed.
+The laws: every number shown is read off the plan; nothing is decided here and nothing printed. What
+a source is called is shown and never reaches a terminal as a command.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 from growkit.byte_sizes import format_size
-from growkit.errors import UsageError, did_you_mean
+from growkit.errors import UsageError, did_you_mean, shown
 from growkit.planning.plan import Estimate, Plan
 from growkit.recipe.recipe import resolved
 from growkit.report.as_json import config_changes, training_hints
 from growkit.report.provenance import origin
 from growkit.report.words import ROLES, count, first_rows, in_words, roles, shape_text, source_text
 
+Args = ParamSpec("Args")
 WIDTH = 80  # columns, on wider terminals too: text of one shape can be compared and pasted
 
 
+def _printable(text_of: Callable[Args, str]) -> Callable[Args, str]:
+    """The same text with its control characters escaped, but for the ends of its lines."""
+
+    @wraps(text_of)
+    def escaped(*args: Args.args, **kwargs: Args.kwargs) -> str:
+        text = text_of(*args, **kwargs)
+        return "\n".join(shown(line, max(1, len(line))) for line in text.split("\n"))
+
+    return escaped
+
+
+@_printable
 def plan_text(plan: Plan, estimate: Estimate) -> str:
     """The plan for people: sizes, config, claim, steps, tensors, cost, recipe."""
     kinds = Counter(origin(f).kind for f in plan.formulas).most_common()
@@ -53,6 +68,7 @@ def plan_text(plan: Plan, estimate: Estimate) -> str:
     return "\n".join([*lines, "", "recipe", recipe])
 
 
+@_printable
 def explain(plan: Plan, name: str) -> str:
     """What one output tensor is made of, term by term, and the maps of the axes behind it.
 
@@ -116,6 +132,7 @@ def _change(key: str, before: Any, after: Any) -> str:
     return f"{key}: {brief(before)} → {brief(after)}"
 
 
+@_printable
 def result_text(summary: Mapping[str, Any]) -> str:
     """A finished growth, from its summary."""
     done = "already done" if summary["already_done"] else f"written in {summary['seconds']:.1f} s"
@@ -132,6 +149,7 @@ def result_text(summary: Mapping[str, Any]) -> str:
     )
 
 
+@_printable
 def rank_text(summary: Mapping[str, Any]) -> str:
     """What one of several ranks has done, from its JSON."""
     if summary["already_done"]:
@@ -148,6 +166,7 @@ def rank_text(summary: Mapping[str, Any]) -> str:
     )
 
 
+@_printable
 def verification_text(verification: Mapping[str, Any]) -> str:
     """What `verify` measured, claimed and found, from its JSON."""
     m, lines = verification["measurement"], []
@@ -180,6 +199,7 @@ def _verdict(verification: Mapping[str, Any]) -> str:
     return f"measured: {measured}; nothing was claimed"
 
 
+@_printable
 def inspection_text(summary: Mapping[str, Any]) -> str:
     """What a checkpoint is and what of it can grow, from the JSON of `inspect`."""
     dtypes = ", ".join(f"{n} {dtype}" for dtype, n in summary["dtypes"].items())
@@ -206,6 +226,7 @@ def inspection_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@_printable
 def table_text(rows: Mapping[str, str]) -> str:
     """Names and what they are, in two columns."""
     width = max(map(len, rows), default=0) + 2

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from support.tiny import build, save
 
 from growkit.algebra.kernel import Kernel
 from growkit.api import plan_growth
+from growkit.checkpoints.card import read_card
 from growkit.checkpoints.types import Stored
 from growkit.ops.axis_maps import pad, tile
 from growkit.planning.formula import Formula, Noise, Ones, Term
@@ -235,6 +239,61 @@ def test_model_card(plan: Plan) -> None:
     assert "GPT2LMHeadModel.from_pretrained(" in body
     assert "learning rate" in body
     assert plan.sources["small"].path not in card
+
+
+def test_a_card_carries_what_stays_true(small: Path, tmp_path: Path) -> None:
+    """Licence, language and the like as huggingface_hub reads them; differing licences are said."""
+    folder = shutil.copytree(small, tmp_path / "m")
+    front = {
+        "license": "mit",
+        "language": "no",
+        "pipeline_tag": "text-generation",
+        "datasets": ["a/b"],
+        "tags": ["onnx", "story"],
+        "model-index": [{"name": "x"}],
+    }
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(front)}---\n# M\n")
+    plan = plan_growth(folder, "double_width")
+    data = ModelCard(model_card(plan, report_of(plan))).data.to_dict()
+    assert data == {
+        **{key: front[key] for key in ("license", "language", "pipeline_tag", "datasets")},
+        "library_name": "transformers",
+        "tags": ["growkit", "model-growth", "story"],
+    }
+    source = plan.sources["small"]
+    two = replace(plan, sources={"small": source, "other": replace(source, card={})})
+    card = model_card(two, report_of(plan))
+    assert "license" not in ModelCard(card).data.to_dict()
+    assert "- small: `mit`\n- other: its card names none\n" in card
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "# M", "---\n", "---\n[1]\n---\n", "---\na: &x 1\nb: *x\n---\n", "---\n: :\n\xff---\n"],
+)
+def test_a_card_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
+    """It never stands in the way of a model."""
+    (tmp_path / "README.md").write_bytes(text.encode("latin-1"))
+    assert read_card(tmp_path) == {}
+
+
+def test_what_others_name_is_text_in_a_card(plan: Plan) -> None:
+    """Names of files, recipes and classes are no HTML, no link, no end of a block and no code."""
+    name = "m <img src=x> `[a](javascript:b)\n\n# x\x1b[2J"
+    source = replace(plan.sources["small"], path=f"/{name}")
+    hostile = replace(
+        plan,
+        recipe_name=name,
+        sources={"small": source},
+        config={**plan.config, "architectures": ["A; import os", "class", "GPT2Model"]},
+    )
+    report = report_of(plan)
+    report["hints"] = [name, f"run `{name}`"]
+    report["exactness"]["reasons"] = [name]
+    body = model_card(hostile, report).split("---\n", 2)[2]
+    assert not re.search(r"<img|(?<!\\)\]\(java|^# x|import os|\x1b", body, re.MULTILINE)
+    assert body.count("&lt;img src=x&gt;") == 5
+    assert "import GPT2Model\n" in body
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from growkit.api import plan_growth
 from growkit.errors import UsageError
 from growkit.ops.axis_maps import circular, isometric, pad, repeat, tile, uneven
 from growkit.planning.plan import Estimate, Plan
-from growkit.report.text import explain, plan_text, verification_text
+from growkit.report.text import explain, plan_text, table_text, verification_text
 from growkit.report.words import first_rows, in_words
 
 ESTIMATE = Estimate(437_951_328, 437_955_000, 310_000_000, ("model.safetensors",), "d" * 64)
@@ -178,3 +178,9 @@ def test_verification_text() -> None:
     last = "measured: drift 5.00e-01; nothing was claimed"
     assert verification_text(nothing).splitlines()[-1] == last
     assert verification_text({**nothing, "max_drift": 1.0}).splitlines()[-1] == "passed"
+
+
+def test_no_text_commands_a_terminal() -> None:
+    """What begins a command of the terminal is escaped, wherever it stands; lines stay lines."""
+    told = table_text({"a\x1b]0;b\x07": "c\x9b2J\nd"})
+    assert told == "a\\x1b]0;b\\x07  c\\x9b2J d"
