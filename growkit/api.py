@@ -13,7 +13,8 @@ The law: OUT appears whole or not at all, and the same plan gives the same bytes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -34,7 +35,6 @@ from growkit.report.page.page import growth_page
 from growkit.runtime.estimate import DEFAULTS, PreparedPlan, WriteOptions, estimate, prepare
 from growkit.runtime.execute import (
     Finished,
-    Progress,
     RankResult,
     Result,
     execute,
@@ -42,6 +42,7 @@ from growkit.runtime.execute import (
     finish,
     is_done,
 )
+from growkit.runtime.progress_bar import Progress, bar_shown
 from growkit.runtime.ranks import Rank, read_rank
 
 if TYPE_CHECKING:
@@ -90,9 +91,20 @@ class Planning(TypedDict, total=False):
     family: Path | None
 
 
+class ShownPlan(Plan):
+    """A plan that a notebook shows as its page; planning itself knows no pages."""
+
+    def _repr_html_(self) -> str:
+        page = growth_page(self, output_bytes=estimate(self).output_bytes, written=False)
+        return (
+            '<iframe sandbox width="100%" height="800" style="border: 0" '
+            f'srcdoc="{escape(page)}"></iframe>'
+        )
+
+
 def plan_growth(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     sources: Mapping[str, str] | None = None,
     config: Path | None = None,
@@ -103,9 +115,10 @@ def plan_growth(
 ) -> Plan:
     """The plan of growing `source` by `recipe`, from headers alone.
 
-    A source is a path, or `org/name[@revision]` of the Hub. `sources` are further checkpoints by
-    the recipe's names; `overrides` are `PATH=VALUE` as in `--set`. Raises RecipeError, FamilyError,
-    CheckpointError or HubError.
+    A source is a path, or `org/name[@revision]` of the Hub; a recipe is a name, a file, a `Recipe`,
+    or a dict such as `{"steps": [{"op": "width", "to": {"mlp": "2x"}}]}`. `sources` are further
+    checkpoints by the recipe's names; `overrides` are `PATH=VALUE` as in `--set`. Raises
+    RecipeError, FamilyError, CheckpointError or HubError.
     """
     return _planned(
         source,
@@ -121,7 +134,7 @@ def plan_growth(
 
 def _planned(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     sources: Mapping[str, str] | None = None,
     config: Path | None = None,
@@ -142,7 +155,8 @@ def _planned(
             name: _model(repos.get(name, place), config if name == first else None, family)
             for name, place in places.items()
         }
-        return build_plan(recipe_name, chosen, models, read_maps(chosen.files)), repos
+        plan = build_plan(recipe_name, chosen, models, read_maps(chosen.files))
+    return ShownPlan(**{f.name: getattr(plan, f.name) for f in fields(plan)}), repos
 
 
 def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -197,7 +211,7 @@ def default_out(source: str | Path, recipe_name: str) -> Path:
 
 def grow(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     out: str | Path | None = None,
     sources: Mapping[str, str] | None = None,
@@ -214,7 +228,7 @@ def grow(
     allow_nonfinite: bool = False,
     verify: bool = False,
     push_to: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
 ) -> Result:
     """Write the grown checkpoint to `out`, by default `<stem>-<recipe>/` in the working directory.
 
@@ -223,8 +237,9 @@ def grow(
     be more files (`max_shard_size`) than workers. A script that uses `workers` needs the usual
     `if __name__ == "__main__":` around what it does. With `verify` both models are run at the
     end, and VerifyError is raised if the claim does not hold; with `push_to` the result then goes
-    to a private model on the Hub. Raises what `plan_growth` raises, and UsageError, ResourceError
-    or OutputError before anything is written.
+    to a private model on the Hub. A terminal and a notebook see a bar unless `progress` is False;
+    it may also be a function of the bytes done and the bytes in all. Raises what `plan_growth`
+    raises, and UsageError, ResourceError or OutputError before anything is written.
     """
     goal = hub.repo_required(push_to) if push_to is not None else None
     if goal:
@@ -249,7 +264,8 @@ def grow(
         seed=seed,
         family=family,
     )
-    result = execute(prepared, target, progress=progress)
+    with bar_shown(progress) as counted:
+        result = execute(prepared, target, progress=counted)
     if verify:
         result = _verified(result, source, config)
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
@@ -257,7 +273,7 @@ def grow(
 
 def grow_rank(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     rank: Rank,
     *,
     out: str | Path | None = None,
@@ -276,7 +292,7 @@ def grow_rank(
 
 def _prepared(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path | None,
     options: WriteOptions,
     rank: Rank | None = None,
