@@ -443,14 +443,15 @@ def push(
     public: bool = False,
     create_pr: bool = False,
     check: bool = False,
+    message: str | None = None,
 ) -> hub.Pushed:
     """Upload a result to `repo`, which is made, and private unless `public`, if it is not there.
 
-    With `check`, names, sizes and hashes are read back. Raises HubError, UsageError, OutputError
-    and, if what was read back differs, VerifyError.
+    `message` is the title of the commit. With `check`, names, sizes and hashes are read back.
+    Raises HubError, UsageError, OutputError and, if what was read back differs, VerifyError.
     """
     goal = replace(hub.repo_required(repo), revision=revision)
-    return hub.push(folder, goal, public=public, create_pr=create_pr, check=check)
+    return hub.push(folder, goal, public=public, create_pr=create_pr, check=check, message=message)
 
 
 def pull(repo: str, *, out: str | Path | None = None) -> Path:

@@ -54,7 +54,8 @@ class ReportingGroup(click.Group):
         """Remember whether the answer has to be JSON, even if the rest cannot be parsed."""
         ctx.meta["growkit.json"] = "--json" in args
         if not args:
-            return super().parse_args(ctx, args)  # shows the help
+            click.echo(ctx.get_help())
+            ctx.exit()
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
