@@ -53,7 +53,7 @@ class ReportingGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember whether the answer has to be JSON, even if the rest cannot be parsed."""
         ctx.meta["growkit.json"] = "--json" in args
-        if not args:
+        if not args and not ctx.resilient_parsing:  # which Tab asks for
             click.echo(ctx.get_help())
             ctx.exit()
         try:
