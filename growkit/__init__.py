@@ -2,8 +2,9 @@
 
 It reads a checkpoint, applies a recipe of growth operators, and writes a larger checkpoint for a
 separate training run; where the mathematics allows, the larger one computes the same function.
-`plan_growth`, `grow` and `verify_growth` are the Python API, `push` and `pull` its way to the Hub;
-`grow_state_dict` grows a model that is in memory, `growkit` is the command.
+`plan_growth`, `grow` and `verify_growth` are the Python API, with a `Recipe` or what makes one;
+`push` and `pull` are its way to the Hub, `grow_state_dict` grows a model that is in memory,
+`growkit` is the command.
 
 Data flows through the building: read, decide, write, tell. From the ground up, on a floor of single
 files (errors, dtypes, sizes, YAML); each folder imports only folders above it in this list:
@@ -51,10 +52,11 @@ from growkit.errors import GrowkitError
 if TYPE_CHECKING:
     from growkit.api import grow, plan_growth, pull, push, verify_growth
     from growkit.in_memory import grow_state_dict
+    from growkit.recipe.recipe import Recipe
 
 __all__ = [
-    "GrowkitError", "__version__", "grow", "grow_state_dict", "plan_growth", "pull", "push",
-    "verify_growth",
+    "GrowkitError", "Recipe", "__version__", "grow", "grow_state_dict", "plan_growth", "pull",
+    "push", "verify_growth",
 ]  # fmt: skip
 
 
@@ -64,6 +66,10 @@ def __getattr__(name: str) -> Any:
         from growkit import in_memory
 
         return in_memory.grow_state_dict
+    if name == "Recipe":
+        from growkit.recipe.recipe import Recipe
+
+        return Recipe
     if name in __all__:
         from growkit import api
 

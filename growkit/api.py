@@ -13,7 +13,8 @@ The law: OUT appears whole or not at all, and the same plan gives the same bytes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -37,7 +38,6 @@ from growkit.report.page.page import growth_page
 from growkit.runtime.estimate import DEFAULTS, PreparedPlan, WriteOptions, estimate, prepare
 from growkit.runtime.execute import (
     Finished,
-    Progress,
     RankResult,
     Result,
     execute,
@@ -45,6 +45,7 @@ from growkit.runtime.execute import (
     finish,
     is_done,
 )
+from growkit.runtime.progress_bar import Progress, bar_shown
 from growkit.runtime.ranks import Rank, read_rank
 
 if TYPE_CHECKING:
@@ -94,9 +95,20 @@ class Planning(TypedDict, total=False):
     drop: Sequence[str]
 
 
+class ShownPlan(Plan):
+    """A plan that a notebook shows as its page; planning itself knows no pages."""
+
+    def _repr_html_(self) -> str:
+        page = growth_page(self, output_bytes=estimate(self).output_bytes, written=False)
+        return (
+            '<iframe sandbox width="100%" height="800" style="border: 0" '
+            f'srcdoc="{escape(page)}"></iframe>'
+        )
+
+
 def plan_growth(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     sources: Mapping[str, str] | None = None,
     config: Path | None = None,
@@ -108,10 +120,11 @@ def plan_growth(
 ) -> Plan:
     """The plan of growing `source` by `recipe`, from headers alone.
 
-    A source is a path, or `org/name[@revision]` of the Hub. `sources` are further checkpoints by
-    the recipe's names; `overrides` are `PATH=VALUE` as in `--set`; `drop` are patterns of tensors
-    to leave out. Raises RecipeError, FamilyError, CheckpointError, HubError, or UsageError for a
-    pattern that fits no tensor.
+    A source is a path, or `org/name[@revision]` of the Hub; a recipe is a name, a file, a `Recipe`,
+    or a dict such as `{"steps": [{"op": "width", "to": {"mlp": "2x"}}]}`. `sources` are further
+    checkpoints by the recipe's names; `overrides` are `PATH=VALUE` as in `--set`; `drop` are
+    patterns of tensors to leave out. Raises RecipeError, FamilyError, CheckpointError, HubError, or
+    UsageError for a pattern that fits no tensor.
     """
     return _planned(
         source,
@@ -128,7 +141,7 @@ def plan_growth(
 
 def _planned(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     sources: Mapping[str, str] | None = None,
     config: Path | None = None,
@@ -150,7 +163,8 @@ def _planned(
             name: _model(repos.get(name, place), config if name == first else None, family, drop)
             for name, place in places.items()
         }
-        return build_plan(recipe_name, chosen, models, read_maps(chosen.files)), repos
+        plan = build_plan(recipe_name, chosen, models, read_maps(chosen.files))
+    return ShownPlan(**{f.name: getattr(plan, f.name) for f in fields(plan)}), repos
 
 
 def save_maps(plan: Plan, path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -207,7 +221,7 @@ def default_out(source: str | Path, recipe_name: str) -> Path:
 
 def grow(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     out: str | Path | None = None,
     sources: Mapping[str, str] | None = None,
@@ -225,7 +239,7 @@ def grow(
     allow_nonfinite: bool = False,
     verify: bool = False,
     push_to: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
 ) -> Result:
     """Write the grown checkpoint to `out`, by default `<stem>-<recipe>/` in the working directory.
 
@@ -234,8 +248,9 @@ def grow(
     be more files (`max_shard_size`) than workers. A script that uses `workers` needs the usual
     `if __name__ == "__main__":` around what it does. With `verify` both models are run at the
     end, and VerifyError is raised if the claim does not hold; with `push_to` the result then goes
-    to a private model on the Hub. Raises what `plan_growth` raises, and UsageError, ResourceError
-    or OutputError before anything is written.
+    to a private model on the Hub. A terminal and a notebook see a bar unless `progress` is False;
+    it may also be a function of the bytes done and the bytes in all. Raises what `plan_growth`
+    raises, and UsageError, ResourceError or OutputError before anything is written.
     """
     goal = hub.repo_required(push_to) if push_to is not None else None
     if goal:
@@ -261,7 +276,8 @@ def grow(
         family=family,
         drop=drop,
     )
-    result = execute(prepared, target, progress=progress)
+    with bar_shown(progress) as counted:
+        result = execute(prepared, target, progress=counted)
     if verify:
         result = _verified(result, source, config, drop)
     return replace(result, pushed=asdict(hub.push(result.out, goal))) if goal else result
@@ -269,7 +285,7 @@ def grow(
 
 def grow_rank(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     rank: Rank,
     *,
     out: str | Path | None = None,
@@ -288,7 +304,7 @@ def grow_rank(
 
 def _prepared(
     source: str | Path,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path | None,
     options: WriteOptions,
     rank: Rank | None = None,
@@ -474,14 +490,15 @@ def push(
     public: bool = False,
     create_pr: bool = False,
     check: bool = False,
+    message: str | None = None,
 ) -> hub.Pushed:
     """Upload a result to `repo`, which is made, and private unless `public`, if it is not there.
 
-    With `check`, names, sizes and hashes are read back. Raises HubError, UsageError, OutputError
-    and, if what was read back differs, VerifyError.
+    `message` is the title of the commit. With `check`, names, sizes and hashes are read back.
+    Raises HubError, UsageError, OutputError and, if what was read back differs, VerifyError.
     """
     goal = replace(hub.repo_required(repo), revision=revision)
-    return hub.push(folder, goal, public=public, create_pr=create_pr, check=check)
+    return hub.push(folder, goal, public=public, create_pr=create_pr, check=check, message=message)
 
 
 def pull(repo: str, *, out: str | Path | None = None) -> Path:

@@ -38,7 +38,7 @@ _UNNAMED = ["a model in memory"]
 def grow_state_dict(
     state_dict: StateDict,
     config: Any,
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     sources: Mapping[str, tuple[StateDict, Any]] | None = None,
     overrides: Sequence[str] = (),

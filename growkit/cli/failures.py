@@ -59,8 +59,9 @@ class ReportingGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember whether the answer has to be JSON, even if the rest cannot be parsed."""
         ctx.meta["growkit.json"] = "--json" in args
-        if not args:
-            return super().parse_args(ctx, args)  # shows the help
+        if not args and not ctx.resilient_parsing:  # which Tab asks for
+            click.echo(ctx.get_help())
+            ctx.exit()
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:

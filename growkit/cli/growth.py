@@ -38,6 +38,7 @@ from growkit.cli.progress import alive, progress_shown
     metavar="FILE",
     help="Write what --json prints to this file, too.",
 )
+@click.option("--dry-run", is_flag=True, help="Show the plan, as `growkit plan`; write nothing.")
 @json_option
 @quiet_option
 def grow(
@@ -46,6 +47,7 @@ def grow(
     rank: str | None,
     world: int | None,
     summary: Path | None,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -53,12 +55,12 @@ def grow(
     """Write a larger checkpoint that starts from SOURCE.
 
     SOURCE is a .safetensors file with its config.json, a folder, a sharded index, or a model on the
-    Hub, org/name[@revision]. An interrupted run is resumed by the same command; a finished one is
-    left as it is.
+    Hub, org/name[@revision]; RECIPE is a built-in name or a .yaml file. An interrupted run is
+    resumed by the same command; a finished one is left as it is.
 
     \b
     Examples:
-      growkit grow small/ --recipe double_depth -o big/
+      growkit grow small/ double_depth -o big/
       growkit grow model.safetensors --recipe mine.yaml --dtype bf16 --verify
     """
     from growkit import api
@@ -70,6 +72,11 @@ def grow(
     one_of_several = api.read_rank(rank, world, os.environ)
     if one_of_several and (options["cluster"] or options["verify"] or options["push_to"]):
         raise click.UsageError("--rank goes with none of --cluster, --verify and --push-to")
+    if dry_run:
+        for name in ("out", "verify", "push_to"):
+            del options[name]
+        _show_plan(source, recipe, as_json, options)
+        return
     if summary is not None:
         refuse_unwritable(summary)
     result: Any
@@ -136,6 +143,19 @@ def plan(
       growkit plan small/ --recipe bert_large
       growkit plan small/ --recipe bert_large --tensor pooler.dense.weight
     """
+    _show_plan(source, recipe, as_json, options, tensor=tensor, html=html, maps=maps)
+
+
+def _show_plan(
+    source: str,
+    recipe: str,
+    as_json: bool,
+    options: dict[str, Any],
+    *,
+    tensor: str | None = None,
+    html: Path | None = None,
+    maps: Path | None = None,
+) -> None:
     quiet_downloads(quiet=False)
     from growkit import api
     from growkit.report.as_json import plan_json, terms_json

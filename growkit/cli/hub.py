@@ -49,6 +49,7 @@ def pushed_text(pushed: Mapping[str, Any]) -> str:
 @click.option("--revision", metavar="BRANCH", help="Push to this branch, made if it is not there.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request in place of a commit.")
 @click.option("--check", is_flag=True, help="Read names, sizes and hashes back afterwards.")
+@click.option("-m", "--commit-message", "message", metavar="TEXT", help="Title of the commit.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the address of the model.")
 def push(
@@ -58,6 +59,7 @@ def push(
     revision: str | None,
     create_pr: bool,
     check: bool,
+    message: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -78,7 +80,15 @@ def push(
     from growkit import api
 
     pushed = asdict(
-        api.push(folder, repo, revision=revision, public=public, create_pr=create_pr, check=check)
+        api.push(
+            folder,
+            repo,
+            revision=revision,
+            public=public,
+            create_pr=create_pr,
+            check=check,
+            message=message,
+        )
     )
     if as_json:
         print_json(pushed)

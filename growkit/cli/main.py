@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from growkit._version import __version__
+from growkit.cli.completion import offered
 from growkit.cli.failures import ReportingGroup
 from growkit.cli.families import families
 from growkit.cli.growth import finish, grow, plan
@@ -26,10 +27,15 @@ Environment:
 """
 
 
+def command_names() -> list[str]:
+    """What `growkit help` takes."""
+    return [*app.commands]
+
+
 @click.group(
     cls=ReportingGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=ENVIRONMENT
 )
-@click.version_option(__version__, prog_name="growkit")
+@click.version_option(__version__, "-v", "--version", prog_name="growkit")
 def app() -> None:
     """Grow transformer checkpoints: a larger model that starts from what the small one knows.
 
@@ -40,7 +46,43 @@ def app() -> None:
     """
 
 
-for command in (grow, finish, plan, verify, inspect, recipes, families, push, pull):
+@click.command()
+def version() -> None:
+    """Show the version, as --version does.
+
+    \b
+    Examples:
+      growkit version
+      growkit version --help
+    """
+    click.echo(f"growkit, version {__version__}")
+
+
+@click.command("help", short_help="Show the help of a command.")
+@click.argument("name", metavar="[COMMAND]", required=False, shell_complete=offered(command_names))
+@click.pass_context
+def show_help(ctx: click.Context, name: str | None) -> None:
+    """Show the help of COMMAND, or of growkit.
+
+    \b
+    Examples:
+      growkit help
+      growkit help grow
+    """
+    above = ctx.find_root()
+    if name is None:
+        click.echo(app.get_help(above))
+        return
+    with click.Context(above.command, info_name=above.info_name) as group:
+        command = app.resolve_command(group, [name])[1]
+        assert command is not None  # or resolve_command has failed
+        with click.Context(command, info_name=name, parent=group) as context:
+            click.echo(command.get_help(context))
+
+
+for command in (
+    grow, finish, plan, verify, inspect, recipes, families, push, pull, version, show_help,
+):  # fmt: skip
     app.add_command(command)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -27,6 +28,20 @@ def _sources(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
             raise click.BadParameter(f"{name} is given twice")
         out[name] = path
     return out
+
+
+def _one_recipe(command: Command) -> Command:
+    """The command with one `recipe`, from the second argument or from --recipe."""
+
+    @wraps(command)
+    def run(*, recipe: str | None, recipe_argument: str | None, **options: Any) -> Any:
+        if recipe and recipe_argument:
+            raise click.UsageError("the recipe is given twice, as an argument and by --recipe")
+        if not (recipe or recipe_argument):
+            raise click.UsageError("Missing argument 'RECIPE' or option '--recipe'")
+        return command(recipe=recipe or recipe_argument, **options)
+
+    return cast(Command, run)
 
 
 def _options(*chosen: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -57,9 +72,11 @@ quiet_option = click.option(
 )
 growth_options = _options(
     click.argument("source", shell_complete=complete_files),
-    click.option("--recipe", required=True, metavar="NAME|FILE",
+    click.argument("recipe_argument", required=False, metavar="[RECIPE]",
+                   shell_complete=offered(recipe_names, files=True)),
+    click.option("--recipe", metavar="NAME|FILE",
                  shell_complete=offered(recipe_names, files=True),
-                 help="Built-in name, or a .yaml file."),
+                 help="Built-in name, or a .yaml file; the same as RECIPE."),
     click.option("--source", "sources", multiple=True, metavar="NAME=CKPT", callback=_sources,
                  help="A further checkpoint that the recipe names."),
     config_option,
@@ -76,6 +93,7 @@ growth_options = _options(
                  help="Stay below this much memory, workers included."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Processes; each writes one file at a time."),
+    _one_recipe,
 )  # fmt: skip
 
 

@@ -70,9 +70,9 @@ def alive(quiet: bool, progress: Progress | None = None) -> Iterator[Progress | 
 
 
 def _off() -> bool:
-    """Progress is switched off where huggingface_hub's is."""
-    setting = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower()
-    return setting in {"1", "on", "yes", "true"}
+    from growkit.runtime.progress_bar import bars_off
+
+    return bars_off()
 
 
 def _bar() -> Iterator[Progress]:

@@ -61,8 +61,12 @@ def push(
     public: bool = False,
     create_pr: bool = False,
     check: bool = False,
+    message: str | None = None,
 ) -> Pushed:
-    """Upload a folder that growkit wrote. Raises HubError, UsageError, OutputError, VerifyError."""
+    """Upload a folder that growkit wrote; `message` is the title of the commit.
+
+    Raises HubError, UsageError, OutputError, VerifyError.
+    """
     if create_pr and repo.revision:
         raise UsageError(
             "--create-pr and --revision: a pull request is made against the main branch",
@@ -70,12 +74,13 @@ def push(
         )
     files = _files(Path(folder))
     recipe = (read_record(Path(folder)) or {}).get("recipe", "")
+    title = message or f"growkit {__version__}: {recipe}"
     client = api()
     refuse_without_token(client, repo)
 
     def attempt() -> tuple[Pushed, Mapping[str, Content]]:
         remote = _ready(client, repo, public=public, create_pr=create_pr)
-        return _commit(client, repo, remote, files, f"growkit {__version__}: {recipe}", create_pr)
+        return _commit(client, repo, remote, files, title, create_pr)
 
     pushed, sent = ask(repo, attempt)
     if not check:

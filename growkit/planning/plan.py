@@ -63,6 +63,12 @@ class Plan:
     same: tuple[tuple[str, str, str], ...]  # (source, name, name): tied copies that must be equal
     modules: tuple[GrownModule, ...] = ()  # what runs behind the model and has to change
 
+    def __repr__(self) -> str:
+        return (
+            f"<Plan {self.recipe_name}: {self.family}, {self.parameters_before:,} → "
+            f"{self.parameters_after:,} parameters, {self.claim.claim}>"
+        )
+
     @property
     def main(self) -> str:
         """What the recipe calls SOURCE."""

@@ -113,24 +113,41 @@ def load_recipe(
             f"{path.name}: a recipe is a mapping with the key steps, found {kind_of(data)}",
             hint="`growkit recipes double_width` shows a valid one",
         )
+    recipe = _validate(_changed(data, overrides, dtype, seed), path.name, problems)
+    # a built-in recipe names files of the user's, any other one files beside it
+    return path.stem, _with_paths_from(
+        Path() if path in builtin_recipes().values() else path.parent, recipe
+    )
+
+
+def _changed(
+    data: dict[str, Any], overrides: Sequence[str], dtype: str | None, seed: int | None
+) -> dict[str, Any]:
     for change in overrides:
         data = override(data, change, Recipe.model_fields.keys() - {"steps"})
-    data |= {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
-    recipe = _validate(data, path.name, problems)
-    # a built-in recipe names files of the user's, any other one files beside it
-    folder = Path() if path in builtin_recipes().values() else path.parent
+    return data | {k: v for k, v in (("dtype", dtype), ("seed", seed)) if v is not None}
+
+
+def _with_paths_from(folder: Path, recipe: Recipe) -> Recipe:
     steps = tuple(step.with_paths_from(folder.absolute()) for step in recipe.steps)
-    return path.stem, recipe.model_copy(update={"steps": steps})
+    return recipe.model_copy(update={"steps": steps})
 
 
 def choose_recipe(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     overrides: Sequence[str] = (),
     dtype: str | None = None,
     seed: int | None = None,
 ) -> tuple[str, Recipe]:
-    """A recipe and its name, from a name, a file, or a recipe that is there already."""
+    """A recipe and its name, from a name, a file, its data, or a recipe that is there already.
+
+    >>> choose_recipe({"steps": [{"op": "width", "to": {"mlp": "2x"}}]}, seed=7)[1].seed
+    7
+    """
+    if isinstance(recipe, Mapping):  # files that it names are the user's
+        data = _changed(dict(recipe), overrides, dtype, seed)
+        return "recipe", _with_paths_from(Path(), parse_recipe(data))
     if not isinstance(recipe, Recipe):
         return load_recipe(str(recipe), overrides=overrides, dtype=dtype, seed=seed)
     if overrides:

@@ -10,7 +10,7 @@ Several independent processes share the work as ranks: each writes its files and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -31,10 +31,9 @@ from growkit.runtime import result_files
 from growkit.runtime.differences import differences, with_recorded_times
 from growkit.runtime.estimate import WRITER_BYTES, PreparedPlan, digest_of
 from growkit.runtime.memory import peak_bytes
+from growkit.runtime.progress_bar import Progress
 from growkit.runtime.ranks import Rank
 from growkit.runtime.task import Written, in_this_process, peak_of, tasks
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,10 @@ class Finished:
     already_done: bool
     seconds: float
 
+    def __repr__(self) -> str:
+        done = "already done" if self.already_done else f"written in {self.seconds:.1f} s"
+        return f"<{type(self).__name__} {self.out}: {done}>"
+
     def summary(self) -> dict[str, Any]:
         """What `growkit finish --json` prints."""
         return summary_json(
@@ -56,7 +59,7 @@ class Finished:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result(Finished):
     """A finished growth."""
 
@@ -80,6 +83,10 @@ class RankResult:
     missing: Sequence[str]  # of all ranks, when this one ended
     already_done: bool  # OUT was complete before
     seconds: float
+
+    def __repr__(self) -> str:
+        share = f"rank {self.rank.rank} of {self.rank.world_size}"
+        return f"<RankResult {self.out}: {share}, {len(self.missing)} files of others to come>"
 
     def summary(self) -> dict[str, Any]:
         """What `growkit grow --rank --json` prints."""

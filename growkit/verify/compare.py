@@ -208,6 +208,11 @@ class Verification:
     max_drift: float | None = None  # what was allowed beside the claim
     damaged: bool = False  # a file of BIG is not as it was written
 
+    def __repr__(self) -> str:
+        m, claim = self.measurement, self.claim or "nothing"
+        error = "nothing compared" if m.error is None else f"{m.kind} differ by {m.error:.2e}"
+        return f"<Verification {'passed' if self.passed else 'FAILED'}: {error}, claimed {claim}>"
+
     @property
     def passed(self) -> bool:
         """Nothing contradicts the claim."""

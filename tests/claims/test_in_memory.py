@@ -235,3 +235,41 @@ def test_overrides_are_for_named_recipes() -> None:
         growkit.grow_state_dict(*given, steps_of([WIDER]), overrides=["seed=1"])
     with pytest.raises(RecipeError, match="source other: the recipe needs this checkpoint"):
         growkit.grow_state_dict(*given, "deep_fusion")
+
+
+def test_a_dict_is_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned, grown and in memory, with --set's changes; what is wrong with it is said."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny.build("llama", "causal", dtype=torch.float32)
+    small = tiny.save(model, tmp_path / "small")
+    wider = {"op": "width", "to": {"axes": "2x"}}
+    data = {"steps": [wider, NOISE]}
+    plan = growkit.plan_growth(small, data, overrides=["noise.snr_db=9"], seed=5)
+    assert plan.recipe == growkit.Recipe.model_validate(
+        {"steps": [wider, NOISE | {"snr_db": 9}], "seed": 5}
+    )
+    assert data == {"steps": [wider, NOISE]}
+    want, _ = written(growkit.grow(small, data).out)
+    have, _ = growkit.grow_state_dict(model.state_dict(), model.config, data)
+    assert all(same_bits(have[name], want[name]) for name in want)
+    with pytest.raises(RecipeError, match=r"^recipe: steps\[0\].op: unknown op"):
+        growkit.plan_growth(small, {"steps": [{"op": "wdith"}]})
+    with pytest.raises(RecipeError, match=r"^--set nois\.snr_db=9: "):
+        growkit.plan_growth(small, data, overrides=["nois.snr_db=9"])
+
+
+def test_what_python_shows(tmp_path: Path) -> None:
+    """A plan, a result and a verification are one line each; a notebook shows a plan's page."""
+    small = tiny.Saved.at(tmp_path / "small", "llama/causal").folder
+    result = growkit.grow(small, "double_depth", out=tmp_path / "big", progress=False)
+    verification = growkit.verify_growth(small, result.out)
+    plan = result.plan
+    sizes = f"{plan.parameters_before:,} → {plan.parameters_after:,} parameters"
+    assert repr(plan) == f"<Plan double_depth: llama, {sizes}, exact>"
+    assert repr(result) == f"<Result {result.out}: written in {result.seconds:.1f} s>"
+    assert repr(verification).startswith("<Verification passed: logits differ by ")
+    assert repr(verification).endswith(", claimed exact>")
+    page = plan._repr_html_()  # type: ignore[attr-defined]
+    assert page.startswith("<iframe sandbox ")
+    assert "&lt;!doctype html&gt;" in page
+    assert page.count("<") == 2

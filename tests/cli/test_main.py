@@ -34,18 +34,20 @@ from growkit.recipe.recipe import builtin_recipes, load_recipe
 
 # every command and its options: a change here is a change of the contract
 OPTIONS = {
-    "grow": "source --recipe --source --config --set --dtype --seed --family --drop "
-    "--max-shard-size --max-memory --workers --out --cluster --rank --world --allow-nonfinite "
-    "--overwrite --verify --push-to --summary --json --quiet",
+    "grow": "source recipe_argument --recipe --source --config --set --dtype --seed --family "
+    "--drop --max-shard-size --max-memory --workers --out --cluster --rank --world "
+    "--allow-nonfinite --overwrite --verify --push-to --summary --dry-run --json --quiet",
     "finish": "out --json --quiet",
-    "plan": "source --recipe --source --config --set --dtype --seed --family --drop "
-    "--max-shard-size --max-memory --workers --tensor --html --maps --json",
+    "plan": "source recipe_argument --recipe --source --config --set --dtype --seed --family "
+    "--drop --max-shard-size --max-memory --workers --tensor --html --maps --json",
     "verify": "checkpoints --files --text --max-drift --drop --json",
     "inspect": "checkpoint --config --family --drop --json",
     "recipes": "name --schema --json",
     "families": "words --config --json",
-    "push": "folder repo --public --revision --create-pr --check --json --quiet",
+    "push": "folder repo --public --revision --create-pr --check --commit-message --json --quiet",
     "pull": "repo --out --json --quiet",
+    "version": "",
+    "help": "name",
 }
 
 
@@ -114,7 +116,28 @@ def test_help_shows_two_examples(command: str) -> None:
 
 def test_version() -> None:
     """The version of the package."""
-    assert ok("--version") == f"growkit, version {__version__}\n"
+    for words in ("--version", "-v", "version"):
+        assert ok(words) == f"growkit, version {__version__}\n"
+
+
+def test_help_of_a_command() -> None:
+    """`growkit help X` is `growkit X --help`."""
+    assert ok("help") == ok("--help") == ok()
+    for command in OPTIONS:
+        assert ok("help", command) == ok(command, "--help")
+    wrong = growkit("help", "gorw")
+    assert wrong.exit_code == 2
+    assert wrong.stderr.startswith("error: No such command 'gorw'")
+
+
+def test_dry_run_is_a_plan(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same words, the same JSON, and nothing is written; the recipe is the second word."""
+    monkeypatch.chdir(tmp_path)
+    line = ("grow", small, "double_depth", "--dry-run", "--verify", "-o", "out")
+    plan = ("plan", small, "--recipe", "double_depth")
+    assert ok(*line) == ok(*plan)
+    assert ok(*line, "--json") == ok(*plan, "--json")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -316,7 +339,8 @@ def test_failures(case: str, small: Path, tmp_path: Path) -> None:
         ("--bogus", "No such option '--bogus'"),
         ("gorw", "No such command 'gorw'"),
         ("grow", "Missing argument 'SOURCE'"),
-        ("grow x", "Missing option '--recipe'"),
+        ("grow x", "Missing argument 'RECIPE' or option '--recipe'"),
+        ("grow x y --recipe y", "the recipe is given twice"),
         ("grow x --recipe y --seed -1", "-1 is not in the range"),
         ("grow x --recipe y --source large", "expected NAME=CKPT"),
         ("grow x --recipe y --source a=b --source a=c", "a is given twice"),
@@ -341,8 +365,8 @@ def test_usage_errors(line: str, words: str) -> None:
 def test_no_arguments_is_help() -> None:
     """`growkit` alone shows what there is."""
     result = growkit()
-    assert result.exit_code == 2
-    assert result.stderr.startswith("Usage: growkit")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("Usage: growkit")
 
 
 def test_text_that_is_no_text(small: Path, tmp_path: Path) -> None:

@@ -245,6 +245,8 @@ def completions(line: str) -> list[tuple[str, str]]:
             ("file", "hyperclone_"), ("plain", "hyperclone_diagonal"), ("plain", "hyperclone_noisy")
         ]),
         ("grow small --recipe mi", [("file", "mi"), ("plain", "midas")]),
+        ("plan small mi", [("file", "mi"), ("plain", "midas")]),
+        ("help rec", [("plain", "recipes")]),
         ("grow small --dtype bf", [("plain", "bfloat16"), ("plain", "bf16")]),
         ("grow sma", [("file", "sma")]),
         ("plan sma", [("file", "sma")]),

@@ -129,7 +129,8 @@ def test_public_or_not(hub: Hub, me: User, big: Path) -> None:
 @pytest.mark.slow
 def test_branch_and_pull_request(hub: Hub, me: User, mine: Path) -> None:
     """--revision makes a branch, --create-pr a pull request; the main branch stays as it was."""
-    me.ok("push", mine, "org/big")
+    me.ok("push", mine, "org/big", "-m", "a title")
+    assert hub.repos["org/big"].titles[-1] == "a title"
     main = hub.repos["org/big"].branches["main"]
     (mine / "notes.md").write_text("more", encoding="utf-8")
     assert me.ok("push", mine, "org/big", "--revision", "next").out.count("next, commit")
