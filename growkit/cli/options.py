@@ -64,7 +64,7 @@ drop_option = click.option(
     "--drop",
     multiple=True,
     metavar="PATTERN",
-    help="Leave out tensors, by a pattern such as '*.weight_scale'; may be repeated.",
+    help="Leave out tensors, by a pattern such as '*.weight_scale'.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 quiet_option = click.option(
