@@ -89,6 +89,10 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
     names = [name for name in checkpoint.tensors if name not in shared]
     described = find_family(config, family_file)
     family = build_family(described, config, names, where)
+    if (kept := _tied_to_others(family, shared)) != shared:  # a head may stand before the embedding
+        shared = kept
+        names = [name for name in checkpoint.tensors if name not in shared]
+        family = build_family(described, config, names, where)
     entries: dict[str, Entry] = {}
     dropped = [*checkpoint.dropped]
     for name in names:
@@ -119,6 +123,17 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
         dropped.append(f"{name}: listed by the index alone; config.json ties it")
     same = (*same, *((name, twin) for name, twin in shared.items() if family.match(name)))
     return Model(family, checkpoint, sizes, entries, tuple(dropped), tied, same, described)
+
+
+def _tied_to_others(family: Family, shared: Mapping[str, str]) -> dict[str, str]:
+    """Names of one memory, each with the one that is read: of those not what is tied to others."""
+    tied = {family.head.weight, *family.head.ties} if family.head else set()
+    out: dict[str, str] = {}
+    for first in dict.fromkeys(shared.values()):
+        names = [first, *(name for name, other in shared.items() if other == first)]
+        kept = next((name for name in names if key_of(family, name) not in tied), first)
+        out |= {name: kept for name in names if name != kept}
+    return out
 
 
 def check_whole(
@@ -393,7 +408,7 @@ def _tie(
                 hint='set "tie_word_embeddings": true if the head is the embedding',
             )
         return tied, same
-    if any(head.weight == key_of(family, name) for name, _ in checkpoint.shared):
+    if any(head.weight == key_of(family, name) for pair in checkpoint.shared for name in pair):
         return True, same
     has_head = any(c in str(n) for n in names for c in head.classes)
     if has_head and not tied:

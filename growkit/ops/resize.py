@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from growkit.algebra.axis_map import AxisMap
 from growkit.algebra.kernel import Kernel
 from growkit.errors import CheckpointError, RecipeError
-from growkit.ops.operator import LARGEST, Growth, Operator
+from growkit.ops.operator import LARGEST, Growth, Operator, check_axis
 
 if TYPE_CHECKING:
     from growkit.families.family import Family
@@ -121,6 +121,8 @@ class Resize(Operator):
 
 
 def _size(family: Family, sizes: Mapping[str, int], axis: str) -> int:
+    if axis in family.limits:
+        check_axis(family, axis, "resize")
     if axis in sizes:
         return sizes[axis]
     raise RecipeError(
