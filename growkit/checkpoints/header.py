@@ -210,9 +210,9 @@ def _tensor(
 
 
 def _counts(value: Any) -> bool:
-    if not isinstance(value, list) or {*map(type, value)} - {int}:
+    if not isinstance(value, list):
         return False
-    return min(value, default=0) >= 0 and max(value, default=0) < 2**63
+    return not [n for n in value if type(n) is not int or not 0 <= n < 2**63]
 
 
 def _check_cover(tensors: list[TensorInfo], base: int, size: int, path: Path) -> None:

@@ -96,14 +96,14 @@ def _unwrapped(names: Sequence[str], found: Counter[str]) -> dict[str, str]:
     """Each name without the words of wrappers, which are counted in `found`."""
     bare = {name: name for name in names}
     for prefix in (_wrapped_attribute(names), *_LEADING, *_LEADING):  # one may be in another
-        if names and all(b.startswith(prefix) for b in bare.values()):
+        if prefix and names and all(b.startswith(prefix) for b in bare.values()):
             found[prefix] += len(names)
             bare = {name: b.removeprefix(prefix) for name, b in bare.items()}
     for name, b in bare.items():
         words = b.split(".")
-        found.update(f"{word}." for word in words if word in _WRAPPERS)
-        bare[name] = ".".join(word for word in words if word not in _WRAPPERS)
-    del found[""]
+        if not _WRAPPERS.isdisjoint(words):
+            found.update(f"{word}." for word in words if word in _WRAPPERS)
+            bare[name] = ".".join(word for word in words if word not in _WRAPPERS)
     return bare
 
 

@@ -114,7 +114,10 @@ def open_checkpoint(
     return Checkpoint(
         path=str(given if single else folder),
         config=settings,
-        tensors={name: replace(info, name=name) for name, info in model.tensors.items()},
+        tensors={
+            name: info if info.name == name else replace(info, name=name)
+            for name, info in model.tensors.items()
+        },
         files=files,
         side_files=side_files,
         descriptions=described,

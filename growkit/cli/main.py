@@ -5,6 +5,7 @@ The law: `growkit --help` imports nothing but click; all else is imported inside
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from typing import Any
@@ -89,6 +90,7 @@ for command in (
 def main() -> Any:
     """The entry point of the `growkit` command; it ends the process."""
     gc.set_threshold(1_000_000, 20, 100)  # a plan is many small objects, and cycles are few
+    atexit.register(gc.freeze)  # and at the end nobody looks for them
     for stream in (sys.stdout, sys.stderr):  # a terminal without × gets ? instead of a traceback
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -55,7 +55,6 @@ KINDS: Mapping[str, str] = {
 USER_TABLES = ("vocab", "positions")  # tables whose size a recipe may name
 MAX_NAME = 10_000  # characters that aliases may make of a name
 _NUMBER = r"(?:(?<=\.)|^)([0-9]+)(?=\.|$)"  # in a name: a whole word between dots
-NUMBER = re.compile(_NUMBER)
 SLOT = re.compile(r"\{(\w+)(?::([0-9]+))?\}|" + _NUMBER)  # {axis}, {axis:first} or a number
 
 _COUNTS = {("lin", 2), ("lint", 2), ("emb", 2), ("rms", 1), ("rms1", 1), ("ln", 1), ("gain", 1)}
@@ -346,8 +345,12 @@ def numbered(name: str) -> tuple[str, tuple[int, ...]]:
     >>> numbered("layers.3.norm.weight")
     ('layers.#.norm.weight', (3,))
     """
-    parts = NUMBER.split(name)
-    return "#".join(parts[::2]), tuple(map(int, parts[1::2]))
+    words = name.split(".")
+    places = _number_places(words)
+    numbers = tuple([int(words[place]) for place in places])
+    for place in places:
+        words[place] = "#"
+    return ".".join(words), numbers
 
 
 def spellings(shape: str, alias: Mapping[str, str], prefixes: Iterable[str]) -> list[str]:
@@ -372,9 +375,17 @@ def renumber(name: str, numbers: Sequence[int]) -> str:
     >>> renumber("0.layers.3.norm.weight", [7])
     '0.layers.7.norm.weight'
     """
-    parts = NUMBER.split(name)
-    parts[len(parts) - 2 * len(numbers) :: 2] = [str(number) for number in numbers]
-    return "".join(parts)
+    words = name.split(".")
+    places = _number_places(words)
+    last = places[len(places) - len(numbers) :]
+    for place, number in zip(last, numbers, strict=True):
+        words[place] = str(number)
+    return ".".join(words)
+
+
+def _number_places(words: Sequence[str]) -> list[int]:
+    """Which words of a name are numbers; a model may have hundreds of thousands of names."""
+    return [place for place, w in enumerate(words) if w.isdecimal() and w.isascii()]
 
 
 def spell(name: str, numbers: Sequence[int]) -> str:

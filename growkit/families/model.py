@@ -94,13 +94,15 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
         names = [name for name in checkpoint.tensors if name not in shared]
         family = build_family(described, config, names, where)
     entries: dict[str, Entry] = {}
+    shared_numbers: dict[tuple[int, ...], tuple[int, ...]] = {}  # of many tensors, the same few
     dropped = [*checkpoint.dropped]
     for name in names:
         info, match = checkpoint.tensors[name], family.match(name)
         if match is None:
             dropped.append(f"{name}: {family.why_ignored(name)}")
             continue
-        entry = Entry(info, *match)
+        pattern, numbers = match
+        entry = Entry(info, pattern, shared_numbers.setdefault(numbers, numbers))
         other = entries.setdefault(entry.key, entry)
         if other is not entry:
             raise CheckpointError(
@@ -109,10 +111,9 @@ def read_model(checkpoint: Checkpoint, family_file: Path | None = None) -> Model
             )
     sizes = solve_sizes(family, config, entries)
     _complete(family, checkpoint, _checked(entries, sizes), sizes)
-    spelt = {e.info.name: key for key, e in entries.items()}
     tied, same = _tie(family, checkpoint, entries)
     for name, twin in same:
-        del entries[spelt[name]]
+        del entries[key_of(family, name)]
         dropped.append(f"{name}: a second copy of {twin}, to which config.json ties it")
     for name in checkpoint.absent:
         if not tied or family.head is None or key_of(family, name) not in family.head.ties:
@@ -159,7 +160,9 @@ def check_whole(
     for entry in read.values():
         for place, slot in enumerate(entry.pattern.slots):
             last = max(numbers[entry.pattern.name], key=itemgetter(place))
-            _check_number(spell(entry.pattern.name, last), slot, last[place], sizes)
+            if isinstance(slot, str) and last[place] >= sizes[slot]:
+                name = spell(entry.pattern.name, last)
+                raise _beyond(name, slot, last[place], sizes)
     checkpoint = Checkpoint("result", config, {}, ())
     _complete(family, checkpoint, numbers, sizes)
     _tie(family, checkpoint, read)
@@ -274,18 +277,18 @@ def _checked(
                 hint="growkit grows float64, float32, float16 and bfloat16 weights",
             )
         for slot, number in zip(entry.pattern.slots, entry.numbers, strict=True):
-            _check_number(entry.info.name, slot, number, sizes)
+            if isinstance(slot, str) and number >= sizes[slot]:
+                raise _beyond(entry.info.name, slot, number, sizes)
     return seen
 
 
-def _check_number(name: str, slot: str | int, number: int, sizes: Mapping[str, int]) -> None:
-    """The number in a tensor's name is one of those that config.json says there are."""
-    if isinstance(slot, str) and number >= sizes[slot]:
-        raise CheckpointError(
-            f"tensor {name}: {slot} number {number}, but config.json says there are {sizes[slot]}",
-            hint="mend the checkpoint, or get it anew, or leave out what config.json does not "
-            f"know: --drop {pattern_up_to(name, number)}",
-        )
+def _beyond(name: str, slot: str, number: int, sizes: Mapping[str, int]) -> CheckpointError:
+    """The number in a tensor's name is none of those that config.json says there are."""
+    return CheckpointError(
+        f"tensor {name}: {slot} number {number}, but config.json says there are {sizes[slot]}",
+        hint="mend the checkpoint, or get it anew, or leave out what config.json does not "
+        f"know: --drop {pattern_up_to(name, number)}",
+    )
 
 
 def _complete(

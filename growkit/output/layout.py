@@ -11,9 +11,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
 from growkit.checkpoints.header import MAX_HEADER
+from growkit.checkpoints.types import Shape
 from growkit.dtypes import DTYPES, FLOATS
 from growkit.planning.formula import Formula
 
@@ -94,18 +96,27 @@ def _split(formulas: Sequence[Formula], limit: int) -> list[list[Formula]]:
 
 
 def _place(name: str, formulas: Sequence[Formula]) -> Shard:
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    entries = ['"__metadata__":{"format":"pt"}']  # as text: of many tensors, tables take room
+    kinds: dict[tuple[str, Shape], str] = {}
     stop = 0
     spans = []
     for f in sorted(formulas, key=lambda f: (_ORDER[f.dtype], f.name)):
         start, stop = stop, stop + f.nbytes
-        entries[f.name] = {"dtype": f.dtype, "shape": f.shape, "data_offsets": (start, stop)}
+        kind = kinds.get((f.dtype, f.shape)) or kinds.setdefault((f.dtype, f.shape), _kind_text(f))
+        entries.append(f"{encode_basestring(f.name)}:{kind}[{start},{stop}]}}")
         spans.append((f, start, stop))
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text = f"{{{','.join(entries)}}}".encode()
+    del entries
     data = -(-(8 + len(text)) // PAGE) * PAGE
     header = (data - 8).to_bytes(8, "little") + text.ljust(data - 8)
     placed = tuple(Placed(f, data + start, data + stop) for f, start, stop in spans)
     return Shard(name, header, data + stop, placed)
+
+
+def _kind_text(formula: Formula) -> str:
+    """The entry of a tensor in a header, up to where it lies."""
+    kind = {"dtype": formula.dtype, "shape": formula.shape, "data_offsets": 0}
+    return json.dumps(kind, separators=(",", ":")).removesuffix("0}")
 
 
 def _index(shards: Sequence[Shard]) -> Mapping[str, Any]:

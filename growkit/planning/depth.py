@@ -16,7 +16,7 @@ from growkit.checkpoints.types import Shape
 from growkit.errors import RecipeError
 from growkit.families.family import Family, spell
 from growkit.planning.formula import Noise
-from growkit.planning.part import Draw, Part, Parts, drawn, unit_norm
+from growkit.planning.part import Draw, Part, Parts, drawn, patterns_of, unit_norm
 from growkit.planning.proof.depth import stream_norms
 from growkit.planning.width import Composer, grow_axes
 
@@ -30,16 +30,17 @@ def grow_layers(
     random: Draw,
 ) -> dict[str, Part]:
     """Layers taken by the layer map: mixed, drawn anew, scaled or made silent."""
+    slots = _slots(parts, axis)
     members: dict[int, list[Part]] = {}
     for part in parts.values():
-        if axis in part.pattern.slots:
-            number = part.numbers[part.pattern.slots.index(axis)]
+        if part.pattern.name in slots:
+            number = part.numbers[slots[part.pattern.name]]
             members.setdefault(number, []).append(part)
     grown: dict[str, Part] = {}
     adds = _adders(parts, family, axis)
     for new, layer in enumerate(layers):
         for part in _members(members, axis, (layer.source, new), sizes):
-            slot = part.pattern.slots.index(axis)
+            slot = slots[part.pattern.name]
             moved = _mix(part, slot, layer, parts).renumbered(slot, new)
             if layer.random:
                 moved = drawn(moved, sizes, random)
@@ -50,11 +51,19 @@ def grow_layers(
             grown[moved.key] = moved
     every: dict[str, Part] = {}
     for key, part in parts.items():  # all layers stand where the first one stood
-        every |= grown if axis in part.pattern.slots else {key: part}
-        grown = {} if axis in part.pattern.slots else grown
+        if part.pattern.name not in slots:
+            every[key] = part
+        elif grown:
+            every |= grown
+            grown = {}
     if family.residual == "post" and any(n.silent for n in layers):
         every = _move_norms(every, family, axis, layers, sizes)
     return every
+
+
+def _slots(parts: Parts, axis: str) -> dict[str, int]:
+    """Which number in its name is that of the layer, for each kind of tensor that layers have."""
+    return {p.name: p.slots.index(axis) for p in patterns_of(parts) if axis in p.slots}
 
 
 def _mix(part: Part, slot: int, layer: Layer, parts: Parts) -> Part:
@@ -86,7 +95,7 @@ def _members(
     source, new = numbers
     yield from (p for p in members.get(source, ()) if p.pattern.first <= new)
     for part in members.get(max(members, default=0), ()):
-        if part.pattern.norm and source < part.pattern.first <= new:
+        if source < part.pattern.first <= new and part.pattern.norm:
             yield unit_norm(part, sizes).renumbered(part.pattern.slots.index(axis), source)
 
 
@@ -95,7 +104,7 @@ def _adders(parts: Parts, family: Family, axis: str) -> set[str]:
 
     They are the norms or gains that end its branches, if it has any, else what writes the stream.
     """
-    inside = {p.pattern.name: p.pattern for p in parts.values() if axis in p.pattern.slots}
+    inside = {p.name: p for p in patterns_of(parts) if axis in p.slots}
     streams = set(family.of_kind("stream"))
     return {name for name, pattern in inside.items() if pattern.branch} or {
         name

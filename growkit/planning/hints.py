@@ -108,7 +108,11 @@ def _places(family: Family, parts: Mapping[str, Part]) -> Places:
     """The tensors on every axis; axes other than the stream begin anew in each layer."""
     axes = family.of_kind(*KINDS)
     axes_of = {
-        name: [a for a in axes if any(a in e.axes for e, _ in pattern.dims)]
+        name: [
+            (a, family.axes[a] == "stream")
+            for a in axes
+            if any(a in e.axes for e, _ in pattern.dims)
+        ]
         for name, pattern in family.patterns.items()
     }
     places: Places = defaultdict(dict)
@@ -116,9 +120,8 @@ def _places(family: Family, parts: Mapping[str, Part]) -> Places:
         name = part.pattern.name
         if axes_of[name]:
             kind, layer = (name, *[t.kernels for t in part.terms]), _layer(part)
-            for axis in axes_of[name]:
-                place = (axis, () if family.axes[axis] == "stream" else layer)
-                places[place].setdefault(kind, part)
+            for axis, is_stream in axes_of[name]:
+                places[axis, () if is_stream else layer].setdefault(kind, part)
     inside = {axis for axis, layer in places if layer}  # what lies outside serves these layers
     ordered = sorted(places, key=lambda place: axes.index(place[0]))
     return {place: places[place] for place in ordered if place[1] or place[0] not in inside}

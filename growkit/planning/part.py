@@ -51,13 +51,18 @@ class Part:
         """The tensor times a factor; what undoes an earlier factor leaves no rounding behind."""
         scales = [t.scale * factor for t in self.terms]
         scales = [1.0 if abs(s - 1.0) < TOLERANCE else s for s in scales]
-        pairs = zip(self.terms, scales, strict=True)
-        return replace(self, terms=tuple(replace(t, scale=s) for t, s in pairs))
+        pairs = [*zip(self.terms, scales, strict=True)]
+        if all(term.scale == scale for term, scale in pairs):
+            return self
+        return self.made_of(Term(t.source, t.kernels, scale) for t, scale in pairs)
 
     def renumbered(self, slot: int, number: int) -> Part:
         """The same tensor under another number; its spelling on disk stays what it was."""
+        if self.numbers[slot] == number:
+            return self
         numbers = (*self.numbers[:slot], number, *self.numbers[slot + 1 :])
-        return replace(self, numbers=numbers, name=renumber(self.name, numbers))
+        name = renumber(self.name, numbers)
+        return Part(self.pattern, numbers, name, self.dtype, self.terms, self.zeroed)
 
 
 def patterns_of(parts: Parts) -> list[Pattern]:

@@ -24,7 +24,7 @@ from growkit.families.model import Model
 from growkit.families.named_layers import follow_layers
 from growkit.ops import Arrays, Growth
 from growkit.planning.closure import check_closure
-from growkit.planning.formula import Formula, Noise
+from growkit.planning.formula import Formula, Kernels, Noise
 from growkit.planning.hints import hints, side_file_hints
 from growkit.planning.part import as_stored, shapes
 from growkit.planning.proof.claim import APPROXIMATE, Claim, StepClaim
@@ -200,10 +200,14 @@ def formulas_of(state: State, forced: str | None = None) -> tuple[Formula, ...]:
     """What each output tensor is made of; all are of the dtype `forced`, if there is one."""
     shape_of = shapes(state.parts, state.sizes)
     formulas = []
+    numbers_of: dict[Any, tuple[tuple[str | int, int], ...]] = {}  # of many tensors, the same
     for part in state.parts.values():
         shape = shape_of[part.pattern.name]
         terms = as_stored(part, shape)
-        numbers = tuple(zip(part.pattern.slots, part.numbers, strict=True))
+        key = (part.pattern.slots, part.numbers)
+        numbers = numbers_of.get(key)
+        if numbers is None:
+            numbers = numbers_of[key] = tuple(zip(*key, strict=True))
         dtype = forced or part.dtype
         formulas.append(Formula(part.name, shape, dtype, terms, part.pattern.dims, numbers))
     for kernels, shape in {(t.kernels, f.shape) for f in formulas for t in f.terms}:
@@ -248,17 +252,15 @@ def storage_claim(dtype: str, formulas: Iterable[Formula]) -> Storage:
 
 def _rounded(formulas: Iterable[Formula]) -> bool:
     """Whether any value has to be rounded on its way into the storage dtype."""
-    cache: dict[int, bool] = {}
+    kept: set[tuple[str, str, float, Kernels]] = set()  # kinds of terms that are not rounded
 
     def shifts_exponents(kernel: Kernel | None) -> bool:
         """Whether every row is one source times a power of two."""
         if kernel is None:
             return True
-        if id(kernel) not in cache:
-            mantissa = np.frexp(np.abs(kernel.coef[kernel.coef != 0]))[0]
-            single = kernel.is_gather and kernel.index.shape[1] <= 1
-            cache[id(kernel)] = bool(single and (mantissa == 0.5).all())
-        return cache[id(kernel)]
+        mantissa = np.frexp(np.abs(kernel.coef[kernel.coef != 0]))[0]
+        single = kernel.is_gather and kernel.index.shape[1] <= 1
+        return bool(single and (mantissa == 0.5).all())
 
     for formula in formulas:
         stored = [t for t in formula.terms if isinstance(t.source, Stored)]
@@ -268,13 +270,16 @@ def _rounded(formulas: Iterable[Formula]) -> bool:
             return True
         for term in stored:
             assert isinstance(term.source, Stored)
-            if (
-                term.source.by
-                or not holds(formula.dtype, term.source.dtype)
+            if term.source.by:
+                return True
+            kind = (formula.dtype, term.source.dtype, term.scale, term.kernels)
+            if kind not in kept and (
+                not holds(formula.dtype, term.source.dtype)
                 or frexp(term.scale)[0] != 0.5
                 or not all(map(shifts_exponents, term.kernels))
             ):
                 return True
+            kept.add(kind)
     return False
 
 

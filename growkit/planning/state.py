@@ -17,7 +17,7 @@ from growkit.checkpoints.types import Stored
 from growkit.families.config import clamp, norm_eps, rope_bases, rope_type, score_power
 from growkit.families.family import Family, Pattern
 from growkit.families.model import Model, key_of
-from growkit.planning.formula import Noise, Ones, Term
+from growkit.planning.formula import Kernels, Noise, Ones, Term
 from growkit.planning.part import Draw, Part, Parts, ones, patterns_of
 from growkit.planning.proof.claim import Claim
 from growkit.planning.proof.facts import Facts
@@ -49,10 +49,12 @@ class State:
 def begin(source: str, model: Model, tied: str) -> State:
     """The model before the first step; `tied` is the recipe's rule for a tied head."""
     parts = {}
+    whole: dict[int, Kernels] = {}  # by the number of dims: many tensors share them
     for key, entry in model.entries.items():
         info = entry.info
         stored = Stored(source, info.name, info.shape, info.dtype)
-        term = Term(stored, (None,) * len(info.shape))
+        rank = len(info.shape)
+        term = Term(stored, whole.setdefault(rank, (None,) * rank))
         terms = (term, *ones(info.shape, entry.pattern.offset))  # gains as they act
         parts[key] = Part(entry.pattern, entry.numbers, info.name, info.dtype, terms)
     config = dict(model.config)

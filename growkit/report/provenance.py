@@ -253,15 +253,17 @@ def origin(formula: Formula) -> Origin:
     Origin(kind='new', sources=(), new_rows=4)
     """
     rows = formula.shape[0] if formula.shape else 0
-    sources = tuple(dict.fromkeys(_stored(formula)))
-    if not sources:
+    terms = [(t, t.source) for t in formula.terms if isinstance(t.source, Stored)]
+    if not terms:
         return Origin("new", (), rows)
-    stored = [t for t in formula.terms if isinstance(t.source, Stored)]
-    others = [t for t in formula.terms if not isinstance(t.source, Stored)]
-    plain = all(t.scale == 1.0 for t in stored) and all(s.by is None for s in sources)
-    kind, reached = _made_of(
-        tuple(t.kernels for t in stored), tuple(t.kernels for t in others), plain
-    )
+    plain, kernels, other_kernels = True, [], []
+    sources = (terms[0][1],) if len(terms) == 1 else tuple(dict.fromkeys([s for _, s in terms]))
+    for term, source in terms:
+        plain = plain and term.scale == 1.0 and source.by is None
+        kernels.append(term.kernels)
+    if len(terms) < len(formula.terms):
+        other_kernels = [t.kernels for t in formula.terms if not isinstance(t.source, Stored)]
+    kind, reached = _made_of(tuple(kernels), tuple(other_kernels), plain)
     return Origin(kind, sources, 0 if reached is None else rows - reached)
 
 

@@ -69,12 +69,12 @@ def digest(plan: Plan, headers: Iterable[bytes], recipe_text: str) -> str:
     ):
         sha.update(text.encode() + b"\0")
     for formula in plan.formulas:
-        parts = [repr((formula.name, formula.shape, formula.dtype))]
+        text = repr((formula.name, formula.shape, formula.dtype))
         texts: dict[int, str] = {}
         for term in formula.terms:
-            texts[id(term)] = of_term(term, texts)
-            parts.append(texts[id(term)])
-        sha.update("".join(parts).encode())
+            texts[id(term)] = term_text = of_term(term, texts)
+            text += term_text
+        sha.update(text.encode())
     for header in headers:
         sha.update(header)
     return sha.hexdigest()

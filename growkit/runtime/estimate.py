@@ -106,7 +106,7 @@ def prepare(plan: Plan, options: WriteOptions = DEFAULTS, rank: Rank | None = No
         layout,
         block_bytes,
         Estimate(
-            output_bytes=sum(formula.nbytes for formula in plan.formulas),
+            output_bytes=sum(shard.size - len(shard.header) for shard in layout.shards),
             disk_bytes=layout.total_bytes + module_bytes,
             peak_bytes=outside + workers * (fixed + working),
             shards=tuple(shard.name for shard in layout.shards),
