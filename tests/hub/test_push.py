@@ -286,7 +286,8 @@ def test_card_names_all_parents(big: Path) -> None:
     plan = api.plan_growth(big, "double_depth")
     record = json.loads((big / "growkit.json").read_bytes())
     source = next(iter(plan.sources.values()))
-    hubs = {n: replace(source, path=f"org/{n}", revision="0a1b") for n in ("a", "b")}
+    named = {plan.main: "org/a", "other": "org/b"}
+    hubs = {n: replace(source, path=path, revision="0a1b") for n, path in named.items()}
     text = model_card.model_card(replace(plan, sources=hubs), record, image="growth.svg")
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["base_model"] == ["org/a", "org/b"]
