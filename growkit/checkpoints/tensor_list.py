@@ -1,23 +1,25 @@
-"""The tensors in growkit.json: experts that are alike are said once, so that a model may have many.
+"""The tensors in growkit.json: layers or experts that are alike are said once; there may be many.
 
     "layers.3.experts.{0..799}.up.weight": {"from": ["layers.1.experts.{0..799}.up.weight"], …}
 
-stands for 800 tensors. The numbers of `from` are as many, one for each of them and in their order:
-`{0..399,0..399}`; where all come from one tensor, its name is said as it is. `crc32` holds the
-checksums of all, in order and a space between two, and `nonfinite` a table by number. The law: what
-is said once can be told in full, tensor by tensor, and stands for no more than it has checksums.
+stands for 800 tensors, `layers.{0..3,5..8}.norm.weight` for 8. The numbers of `from` are as many,
+one for each of them and in their order: `{0..399,0..399}`; where all come from one tensor, its name
+is said as it is. `crc32` holds the checksums of all, in order and a space between two, and
+`nonfinite` a table by number. The law: what is said once can be told in full, tensor by tensor, and
+stands for no more than it has checksums.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
-FEWEST = 8  # tensors that are said once
+FEWEST = 4  # tensors that are said once
 _NUMBER = re.compile(r"(?:(?<=\.)|^)([0-9]+)(?=\.|$)")  # in a name: a whole word between dots
-_SPAN = re.compile(r"\{([0-9]{1,9})\.\.([0-9]{1,9})\}")
+_RANGE = r"[0-9]{1,9}(?:\.\.[0-9]{1,9})?"
+_SPANS = re.compile(rf"\{{({_RANGE}(?:,{_RANGE})*)\}}")
 
 Json = dict[str, Any]
 
@@ -33,55 +35,58 @@ def said_once(listed: Mapping[str, Json], slots: Mapping[str, int]) -> dict[str,
     """
     groups: dict[Any, list[tuple[int, list[int], str]]] = {}
     for name, entry in listed.items():
-        if name not in slots:
-            groups[name,] = []
+        head, number, tail = _cut(name, slots[name]) if name in slots else (name, -1, "")
+        if number < 0:
+            groups[name,] = [(number, [], name)]
             continue
-        head, number, tail = _cut(name, slots[name])
         sources = [_cut(source, slots[name]) for source in entry["from"]]
         rest = {k: v for k, v in entry.items() if k not in ("from", "crc32")}
         key = head, tail, tuple((s[0], s[2]) for s in sources), repr(rest)
         groups.setdefault(key, []).append((number, [s[1] for s in sources], name))
     said: dict[str, Json] = {}
-    for key, members in groups.items():
-        if not members:
-            said[key[0]] = listed[key[0]]
-        for run in _runs(members):
-            said |= _entry(listed, key, run)
+    for key, alike in groups.items():
+        said |= _entry(listed, key, sorted(alike))
     return said
 
 
-def _entry(listed: Mapping[str, Json], key: Any, run: list[tuple[int, list[int], str]]) -> Any:
-    names = [name for _, _, name in run]
-    if len(run) < FEWEST:
+def _entry(listed: Mapping[str, Json], key: Any, alike: list[tuple[int, list[int], str]]) -> Any:
+    names = [name for _, _, name in alike]
+    if len(alike) < FEWEST:
         return {name: listed[name] for name in names}
     head, tail, sources, _ = key
-    numbers = zip(*(each for _, each, _ in run), strict=True)
+    numbers = zip(*(each for _, each, _ in alike), strict=True)
     from_ = [
         f"{first}{_spelled(each)}{last}"
         for (first, last), each in zip(sources, numbers, strict=True)
     ]
     checksums = " ".join(listed[name]["crc32"] for name in names)
     entry = {**listed[names[0]], "from": from_, "crc32": checksums}
-    return {f"{head}{{{run[0][0]}..{run[-1][0]}}}{tail}": entry}
+    return {f"{head}{_spelled([number for number, _, _ in alike])}{tail}": entry}
 
 
 def members(name: str) -> list[str]:
     """The tensors that a name of the list stands for: mostly itself alone.
 
-    >>> members("experts.{2..4}.w")
-    ['experts.2.w', 'experts.3.w', 'experts.4.w']
+    >>> members("experts.{2..3,5}.w")
+    ['experts.2.w', 'experts.3.w', 'experts.5.w']
     """
-    span = _SPAN.search(name)
-    if span is None:
+    spans = _SPANS.search(name)
+    if spans is None:
         return [name]
-    head, tail = name[: span.start()], name[span.end() :]
-    return [f"{head}{number}{tail}" for number in range(int(span[1]), int(span[2]) + 1)]
+    head, tail = name[: spans.start()], name[spans.end() :]
+    return [f"{head}{number}{tail}" for number in chain(*_ranges(spans[1]))]
 
 
 def count(name: str) -> int:
     """How many tensors a name of the list stands for."""
-    span = _SPAN.search(name)
-    return 1 if span is None else max(0, int(span[2]) - int(span[1]) + 1)
+    spans = _SPANS.search(name)
+    return 1 if spans is None else sum(map(len, _ranges(spans[1])))
+
+
+def _ranges(text: str) -> list[range]:
+    """The numbers of `0..3,5`."""
+    pairs = (part.partition("..") for part in text.split(","))
+    return [range(int(first), int(last or first) + 1) for first, _, last in pairs]
 
 
 def checksums(listed: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
@@ -98,7 +103,7 @@ def nonfinite(listed: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, entry in listed.items():
         if isinstance(entry.get("nonfinite"), dict):
-            counts |= {_SPAN.sub(n, name): c for n, c in entry["nonfinite"].items()}
+            counts |= {_SPANS.sub(n, name): c for n, c in entry["nonfinite"].items()}
         elif "nonfinite" in entry:
             counts[name] = entry["nonfinite"]
     return counts
@@ -112,31 +117,23 @@ def measured(name: str, entry: Json, crc32: Mapping[str, str], values: Mapping[s
     if bad and len(names) == 1:
         measures["nonfinite"] = bad[name]
     elif bad:
-        first = int(_SPAN.search(name)[1])  # type: ignore[index]
-        numbered = zip(range(first, first + len(names)), names, strict=True)
+        numbers = chain(*_ranges(_SPANS.search(name)[1]))  # type: ignore[index]
+        numbered = zip(numbers, names, strict=True)
         measures["nonfinite"] = {str(i): bad[n] for i, n in numbered if n in bad}
     return entry | measures
 
 
 def _cut(name: str, slot: int) -> tuple[str, int, str]:
-    """A name before, at and after one of its numbers; all of it before, where it has not so many.
+    """A name before, at and after one of its numbers; all of it before, where none can be spelled.
 
-    >>> _cut("layers.3.experts.5.w", -1)
-    ('layers.3.experts.', 5, '.w')
+    >>> _cut("layers.3.experts.5.w", -1), _cut("layers.03.w", -1)
+    (('layers.3.experts.', 5, '.w'), ('layers.03.w', -1, ''))
     """
     parts = _NUMBER.split(name)
     at = len(parts) + 2 * slot
-    if at < 1:
+    if at < 1 or parts[at] != str(int(parts[at])) or len(parts[at]) > 9:
         return name, -1, ""
     return "".join(parts[:at]), int(parts[at]), "".join(parts[at + 1 :])
-
-
-def _runs(group: list[tuple[int, list[int], str]]) -> Iterator[list[tuple[int, list[int], str]]]:
-    """Those of a group whose numbers follow each other, in order."""
-    ordered = sorted(group)
-    starts = [i for i, (a, b) in enumerate(pairwise(ordered), 1) if b[0] != a[0] + 1]
-    for start, stop in pairwise([0, *starts, len(ordered)]):
-        yield ordered[start:stop]
 
 
 def _spelled(numbers: Sequence[int]) -> str:

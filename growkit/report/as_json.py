@@ -52,7 +52,7 @@ def report_json(
     listed = _tensors(plan)
     for name, entry in listed.items():
         entry |= tensors[name]
-    listed = said_once(listed, _expert_slots(plan))
+    listed = said_once(listed, _slots(plan))
     return {
         "version": version,
         "digest": digest,
@@ -238,15 +238,19 @@ def _tensors(plan: Plan) -> dict[str, Json]:
     return out
 
 
-def _expert_slots(plan: Plan) -> dict[str, int]:
-    """Which number in the name of a tensor is that of an expert, from the end."""
-    experts = {*plan.state.model.family.of_kind("experts")}
-    return {
-        formula.name: slot
-        for formula in plan.formulas
-        for slot, (axis, _) in enumerate(formula.numbers, -len(formula.numbers))
-        if axis in experts
-    }
+def _slots(plan: Plan) -> dict[str, int]:
+    """Which number in the name of a tensor, from the end, most tensors like it differ in.
+
+    It is that of a layer or of an expert, whatever there are more of.
+    """
+    sizes = plan.state.sizes
+    places: dict[tuple[str | int, ...], int] = {}
+    for axes in {tuple(axis for axis, _ in formula.numbers) for formula in plan.formulas}:
+        slots = [(sizes[a], i - len(axes)) for i, a in enumerate(axes) if isinstance(a, str)]
+        if slots:
+            places[axes] = max(slots)[1]
+    named = ((f.name, tuple(axis for axis, _ in f.numbers)) for f in plan.formulas)
+    return {name: places[axes] for name, axes in named if axes in places}
 
 
 # -- words for the trainer -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Experts that are alike are said once in growkit.json, and can be told again one by one."""
+"""Layers and experts that are alike are said once in growkit.json, and can be told again one by one."""
 
 from __future__ import annotations
 
@@ -72,10 +72,35 @@ def test_one_entry_for_a_layer() -> None:
     assert measured("a", {}, {"a": "1"}, {"a": 2}) == {"crc32": "1", "nonfinite": 2}
 
 
-@pytest.mark.parametrize("name", ["e.{0..999999999}.w", "e.{9..3}.w", "e.{0..1}.w"])
+@pytest.mark.parametrize(
+    "name", ["e.{0..999999999}.w", "e.{9..3}.w", "e.{0..1}.w", "e.{0..9,4}.w", "e.{1,}.w"]
+)
 def test_no_more_than_there_are_checksums(name: str) -> None:
     """A list that somebody else wrote makes no tensors out of nothing."""
     assert [*checksums({name: {"file": "a", "crc32": "0"}})] == [(name, "a", "0")]
+
+
+def test_layers_that_are_not_alike() -> None:
+    """Every fifth layer is new: two entries, and each tensor is told as it was."""
+    names = [f"l.{i}.w" for i in range(10)]
+    listed = {n: entry(n, origin="new" if i % 5 == 4 else "copied") for i, n in enumerate(names)}
+    said = said_once(listed, dict.fromkeys(names, -1))
+    assert [*said] == ["l.{0..3,5..8}.w", "l.4.w", "l.9.w"]
+    assert told(said) == told(listed)
+    whole = {n: measured(n, e, dict.fromkeys(names, "0"), {"l.5.w": 7}) for n, e in said.items()}
+    assert nonfinite(whole) == {"l.5.w": 7}
+
+
+@pytest.mark.parametrize("recipe", ["double_width", "double_depth", "llama_pro"])
+def test_a_deep_model(tmp_path: Path, recipe: str) -> None:
+    """Of a dense model, growkit.json has at most 150 bytes for a tensor."""
+    small = save(build("llama", "causal", layers=16, dtype=torch.bfloat16), tmp_path / "small")
+    out = grow(small, recipe, out=tmp_path / "out").out
+    record = (out / "growkit.json").read_bytes()
+    tensors = load_file(out / "model.safetensors")
+    assert len(record) <= 150 * len(tensors)
+    assert {n for name in json.loads(record)["tensors"] for n in members(name)} == tensors.keys()
+    assert check_files(out) == []
 
 
 def test_a_result_with_many_experts(tmp_path: Path) -> None:
