@@ -1,4 +1,4 @@
-"""Layers and experts that are alike are said once in growkit.json, and can be told again one by one."""
+"""What is alike is said once in growkit.json, layers and experts, and can be told one by one."""
 
 from __future__ import annotations
 

@@ -198,3 +198,20 @@ def test_untying_needs_no_factor(checkpoints: dict[str, Path]) -> None:
     assert plan.claim.claim == EXACT
     assert plan.config["tie_word_embeddings"] is False
     assert "lm_head.weight" in {f.name for f in plan.formulas}
+
+
+def test_norms_of_other_axes_read_the_same_eps(tmp_path: Path) -> None:
+    """Where eps follows the stream, those that stay are named; a file that hides them cannot."""
+    small = tiny.save(tiny.build("qwen3", "causal", layers=2), tmp_path / "small")
+    lemon = {"op": "width", "to": {"hidden": "3/2x"}, "how": "lemon"}
+    claim = plan_of(small, lemon).claim
+    assert claim.claim == EPS
+    assert any("also for 4 norms of other axes" in reason for reason in claim.reasons)
+
+    def hide(data: dict[str, Any]) -> None:
+        layer = data["modules"]["layers.{layers}."]
+        for norm, axis in (("q_norm", "q"), ("k_norm", "k")):
+            del layer[f"self_attn.{norm}"]
+            layer[f"self_attn.{norm}.weight"] = f"raw {axis}="
+
+    assert plan_of(small, lemon, family=flipped(tmp_path, "qwen3", hide)).claim.claim == EXACT
