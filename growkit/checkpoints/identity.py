@@ -16,7 +16,7 @@ from growkit.checkpoints.open import folder_of
 from growkit.checkpoints.types import Checkpoint, FileIdentity
 from growkit.os_errors import reading
 
-_BLOCK = 1 << 22  # bytes
+_BLOCK = 1 << 20  # bytes
 _SHA256 = 64  # hexadecimal digits; what the Hub calls a small file has fewer
 
 Json = Mapping[str, Any]

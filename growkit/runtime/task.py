@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from threading import Thread
+from typing import Any, TypeVar
 
 from growkit._version import __version__
 from growkit.checkpoints.identity import crc32_of, weight_files
@@ -28,6 +30,7 @@ from growkit.output.shard_writer import ShardWriter
 from growkit.planning.formula import Formula, Noise, Term
 from growkit.runtime.memory import peak_bytes
 
+T = TypeVar("T")
 Tell = Callable[[int], None]  # bytes done since the last call
 Progress = Callable[[int], None]  # bytes done of several tasks together
 
@@ -140,20 +143,40 @@ def write(task: Task, tell: Tell = lambda count: None) -> Written:
     with marks.claim(shard.name) if task.shared else nullcontext():
         if marks.finished(shard.name) is None:
             began = time.monotonic()
+            sources = _beside(partial(_source_checksums, task.whole))
             checksums, nonfinite = write_file(task, tell)
-            with SourceRows(task.whole) as rows:
-                sources = {
-                    source: {
-                        file.name: crc32_of(checkpoint, file.name) for file in checkpoint.files
-                    }
-                    for source, checkpoint in task.whole.items()
-                }
-                rows.check_unchanged()
+            taken = sources.result()
             cost = {"seconds": round(time.monotonic() - began, 3), "peak_bytes": peak_bytes()}
-            marks.mark(shard, checksums, {**cost, "nonfinite": nonfinite, "sources": sources})
+            measures = {**cost, "nonfinite": nonfinite, "sources": taken}
+            marks.mark(shard, checksums, measures)
         else:
             tell(shard.size)
     return Written(shard.name, _process(), peak_bytes())
+
+
+def _source_checksums(sources: Mapping[str, Checkpoint]) -> dict[str, dict[str, str]]:
+    """The crc32 of whole files of sources, by source and file."""
+    with SourceRows(sources) as rows:
+        taken = {
+            source: {file.name: crc32_of(checkpoint, file.name) for file in checkpoint.files}
+            for source, checkpoint in sources.items()
+        }
+        rows.check_unchanged()
+    return taken
+
+
+def _beside(work: Callable[[], T]) -> Future[T]:
+    """What a thread works out meanwhile; nobody waits for it where the rest fails."""
+    future = Future[T]()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, name="growkit-checksums", daemon=True).start()
+    return future
 
 
 def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Written]:
