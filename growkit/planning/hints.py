@@ -82,8 +82,9 @@ def side_file_hints(
 ) -> Iterator[str]:
     """Which files say sizes of the model before growth to other tools; sizes are by user axis.
 
-    Two of them in one file, one of which has changed, are not there by chance.
+    The width and another one in one file, one of which has changed, are not there by chance.
     """
+    widths = {size for axis, size in before.items() if axis.rpartition(".")[2] == "hidden"}
     changed = {size for axis, size in before.items() if after.get(axis) != size}
     if checkpoint.descriptions:
         yield (
@@ -92,7 +93,7 @@ def side_file_hints(
         )
     for name, numbers in checkpoint.numbers.items():
         stale = sorted(numbers & {*before.values()})
-        if len(stale) > 1 and changed & {*stale}:
+        if len(stale) > 1 and widths & {*stale} and changed & {*stale}:
             yield (
                 f"{name}: carried as it is, and seems to say sizes of the model before growth "
                 f"({', '.join(map(str, stale))}): look whether it still fits"

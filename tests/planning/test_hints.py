@@ -61,6 +61,7 @@ FILES = {  # beside the weights, and what is said of each; sizes are 12 wide, 3 
     "model_config.yaml": ("n_embd: 12\nn_layer: 2\n", "left behind"),
     "serving.toml": ("[model]\nwidth = 12\ndepth = 2\n", "carried as it is"),
     "other.json": ('{"a": {"model": {"hidden": 12, "layers": 2}}}', "carried as it is"),
+    "data.json": ('[{"weight": 2}, {"weight": 3}, {"weight": 24}]', ""),  # no width among them
     "width.json": ('{"hidden": 12, "heads": 3}', ""),  # which stay
     "results.json": ('{"layers": 2, "loss": 2.12, "accuracy": 0.3, "version": "3.12"}', ""),
     "generation_config.json": ('{"bos_token_id": 2, "max_length": 12}', ""),
