@@ -55,8 +55,9 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float64) -> Loade
         )
     try:
         cls, config = class_and_config(checkpoint.config)
-        if path.is_file():
-            config.transformers_weights = path.name
+        names = [path.name] if path.is_file() else [file.name for file in checkpoint.files]
+        if len(names) == 1:  # which may be called as its author likes
+            config.transformers_weights = names[0]
         if getattr(config, "reorder_and_upcast_attn", False):
             config.reorder_and_upcast_attn = False  # the same scores, but insists on float32
         with silence():

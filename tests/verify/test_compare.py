@@ -407,9 +407,10 @@ def test_tensors_missing_or_left_over(small: Path, big: Path) -> None:
 
 
 def test_a_source_may_be_one_file(small: Path) -> None:
-    """A .safetensors file of any name, with config.json beside it."""
+    """A .safetensors file of any name, with config.json beside it, or the folder of the two."""
     file = (small / "model.safetensors").rename(small / "mine.safetensors")
     assert compare(checkpoint(file), checkpoint(file)).error == 0.0
+    assert api.verify_growth(small, file).measurement.error == 0.0
 
 
 def test_a_source_may_be_a_sharded_index(tmp_path: Path) -> None:
