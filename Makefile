@@ -88,7 +88,7 @@ JOURNEY := claims/test_golden.py families/test_family.py recipe/test_recipe.py o
 	cli/test_terminal.py::test_examples_run cli/test_terminal.py::test_lists_on_a_terminal \
 	cli/test_terminal.py::test_tab_in_bash 'hub/test_push.py::test_round_trip[xet]' \
 	planning/test_sentence_transformers.py::test_a_dense_layer_is_read_by_the_map_back \
-	output/test_user_files.py 'runtime/test_processes.py::test_workers_do_not_change_a_byte[2]' \
+	output/test_result.py::test_another_is_not_already_done output/test_user_files.py 'runtime/test_processes.py::test_workers_do_not_change_a_byte[2]' \
 	runtime/test_ranks.py::test_one_after_the_other runtime/test_dask.py::test_a_cluster_writes_the_same \
 	verify/test_check_family.py::test_infer_says_what_it_does_not_know wheel.py
 
