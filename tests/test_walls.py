@@ -22,7 +22,7 @@ MAP = growkit.__doc__ or ""
 # From the ground up: a room imports itself and rooms of earlier rows, not its neighbours in a row.
 LEVELS = (
     ("_version", "errors"),
-    ("byte_sizes", "dtypes", "plain_yaml"),
+    ("byte_sizes", "dtypes", "plain_yaml", "text_width"),
     ("os_errors",),
     ("algebra",),
     ("checkpoints",),

@@ -10,12 +10,16 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
+from shutil import get_terminal_size
 from typing import Any, NoReturn
 
 import click
+
+from growkit.cli.colour import plain_wanted, say_failure
 
 PIECES = 10_000  # of JSON, printed at once: the whole may be more text than memory should hold
 RESUME = "run the same command again to resume; finished shards are kept"
@@ -38,10 +42,10 @@ def _encoder(later: Callable[[Any], Any] | None = None) -> json.JSONEncoder:
     return json.JSONEncoder(indent=2, allow_nan=False, default=later)
 
 
-def warn(notes: Iterable[str]) -> None:
-    """What the user should know of a growth that goes well, on stderr."""
-    for note in notes:
-        click.echo(f"warning: {note}", err=True)
+def typed_words() -> list[str]:
+    """The command line that is being run, from the name of the command on."""
+    words: list[str] = click.get_current_context().meta["growkit.typed"]
+    return words
 
 
 def failure(message: str, hint: str, exit_code: int) -> dict[str, Any]:
@@ -57,8 +61,10 @@ class ReportingGroup(click.Group):
     """A group of commands; whatever fails in one of them is reported here."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Remember whether the answer has to be JSON, even if the rest cannot be parsed."""
+        """Remember what was typed, and whether the answer has to be JSON, also if that is wrong."""
         ctx.meta["growkit.json"] = "--json" in args
+        ctx.meta["growkit.typed"] = [*args]
+        ctx.color = False if plain_wanted() else None
         if not args and not ctx.resilient_parsing:  # which Tab asks for
             click.echo(ctx.get_help())
             ctx.exit()
@@ -69,6 +75,10 @@ class ReportingGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; say what went wrong and with which code."""
+        from growkit import text_width
+
+        wide = get_terminal_size().columns if sys.stdout.isatty() else text_width.NARROW
+        text_width.columns.set(min(max(wide, text_width.NARROW), text_width.WIDE))
         try:
             with _sigterm():
                 return super().invoke(ctx)
@@ -132,9 +142,7 @@ def _fail(
     lines = message.split("\n  ")  # a list of problems; every other newline came with the input
     message = "\n  ".join(shown(line, max(100, 1000 // len(lines))) for line in lines)
     hint = shown(hint)
-    click.echo(f"error: {message}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
+    say_failure(message, hint)
     if ctx.meta["growkit.json"]:
         answer = failure(message, hint, exit_code)
         print_json(answer if retryable is None else {**answer, "retryable": retryable})

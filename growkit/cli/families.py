@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from growkit.cli.colour import say_failure
 from growkit.cli.completion import complete_family
 from growkit.cli.failures import failure, print_json
 from growkit.cli.options import FILE, json_option
@@ -83,7 +84,7 @@ def _check(file: Path, config: Path, as_json: bool) -> None:
             mark = "ok" if f.passed else "WRONG"
             click.echo("\n".join(wrapped(f"{mark:<6}{f.what}: {f.words}", "", hang=6)))
     if wrong:
-        click.echo(f"error: {failed['error']}\nhint: {failed['hint']}", err=True)
+        say_failure(failed["error"], failed["hint"])
         click.get_current_context().exit(FAMILY_ERROR)
 
 

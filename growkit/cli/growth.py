@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from growkit.cli.failures import as_text, print_json, warn
+from growkit.cli.colour import coloured, say_warning
+from growkit.cli.completion import complete_tensor
+from growkit.cli.failures import as_text, print_json, typed_words
 from growkit.cli.hub import pushed_text, quiet_downloads
 from growkit.cli.options import FILE, growth_options, json_option, quiet_option, write_options
 from growkit.cli.progress import alive, progress_shown
@@ -75,7 +79,7 @@ def grow(
     if dry_run:
         for name in ("out", "verify", "push_to"):
             del options[name]
-        _show_plan(source, recipe, as_json, options)
+        _show_plan(source, recipe, as_json, options, further=[f"growkit grow {_growth_typed()}"])
         return
     if summary is not None:
         refuse_unwritable(summary)
@@ -89,7 +93,8 @@ def grow(
             result = api.grow_rank(source, recipe, one_of_several, options=writing, **options)
         else:
             result = api.grow(source, recipe, **options)
-    warn(result.plan.hints)
+    for hint in result.plan.hints:
+        say_warning(hint)
     answer = result.summary()
     text = rank_text(answer) if one_of_several else result_text(answer)
     if answer.get("pushed"):
@@ -121,9 +126,15 @@ def finish(out: Path, as_json: bool, quiet: bool) -> None:
 
 @click.command(short_help="Show what `grow` would do: sizes, claim, cost.")
 @growth_options
-@click.option("--tensor", metavar="NAME", help="Show what one output tensor is made of.")
+@click.option(
+    "--tensor",
+    metavar="NAME",
+    shell_complete=complete_tensor,
+    help="Show what one output tensor is made of.",
+)
 @click.option("--html", type=FILE, help="Write a page that shows the growth, to look at.")
 @click.option("--maps", type=FILE, help="Write the maps as matrices that `learned` takes.")
+@click.option("--full", is_flag=True, help="Show all sizes, config, steps, recipe, digest, too.")
 @json_option
 def plan(
     source: str,
@@ -131,6 +142,7 @@ def plan(
     tensor: str | None,
     html: Path | None,
     maps: Path | None,
+    full: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -143,7 +155,24 @@ def plan(
       growkit plan small/ --recipe bert_large
       growkit plan small/ --recipe bert_large --tensor pooler.dense.weight
     """
-    _show_plan(source, recipe, as_json, options, tensor=tensor, html=html, maps=maps)
+    more = "growkit plan … --full: config.json, steps, tensors, digest, training, recipe"
+    further = [f"growkit grow {_growth_typed()}", *([] if full else [more])]
+    _show_plan(
+        source, recipe, as_json, options, full=full, further=further,
+        tensor=tensor, html=html, maps=maps,
+    )  # fmt: skip
+
+
+def _growth_typed() -> str:
+    """The growth as it was typed, for a shell: without the command and what says how to show it."""
+    kept, words = list[str](), iter(typed_words()[1:])
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option in ("--tensor", "--html", "--maps"):
+            _ = equals or next(words, "")
+        elif option not in ("--full", "--json", "--dry-run"):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def _show_plan(
@@ -152,6 +181,8 @@ def _show_plan(
     as_json: bool,
     options: dict[str, Any],
     *,
+    further: Sequence[str],
+    full: bool = False,
     tensor: str | None = None,
     html: Path | None = None,
     maps: Path | None = None,
@@ -164,16 +195,20 @@ def _show_plan(
 
     writing = write_options(options)
     planned = api.plan_growth(source, recipe, **options)
-    warn(planned.notes)
+    for note in planned.notes:
+        say_warning(note)
     estimate = api.estimate(planned, writing)
-    text = plan_text(planned, estimate) if tensor is None else explain(planned, tensor)
+    if tensor is None:
+        text = plan_text(planned, estimate, further=further, full=full)
+    else:
+        text = explain(planned, tensor)
     shapes = {} if maps is None else api.save_maps(planned, maps)
     if html is not None:
         api.save_page(planned, html, estimate)
     if not as_json:
         lines = [f"  {name} {shape_text(shape)}" for name, shape in shapes.items()]
         lines = [f"\nmaps in {maps}", *lines] if lines else []
-        click.echo("\n".join([text, *lines, *([f"\npage in {html}"] if html else [])]))
+        click.echo("\n".join([coloured(text), *lines, *([f"\npage in {html}"] if html else [])]))
         return
     answer = plan_json(planned, estimate)
     for formula in planned.formulas:  # JSON is made of it when it is printed: many are large
@@ -195,8 +230,8 @@ def _print_result(
 
         write_summary(file, as_text(summary) + "\n")
     for name, count in summary.get("nonfinite", {}).items():
-        click.echo(f"warning: tensor {name}: {count} values are NaN or infinite", err=True)
+        say_warning(f"tensor {name}: {count} values are NaN or infinite")
     if as_json:
         print_json(summary)
     else:
-        click.echo(summary["out"] if quiet else text)
+        click.echo(summary["out"] if quiet else coloured(text))

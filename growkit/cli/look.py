@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from growkit.cli.colour import coloured, say_failure, say_warning
 from growkit.cli.completion import complete_files, offered, recipe_names
-from growkit.cli.failures import failure, print_json, warn
+from growkit.cli.failures import failure, print_json
 from growkit.cli.hub import quiet_downloads
 from growkit.cli.options import config_option, drop_option, family_option, json_option
 from growkit.cli.progress import alive
@@ -86,9 +87,9 @@ def verify(
         lines = [verification_text(summary)]
     if not summary["passed"]:
         summary |= failure("verification failed", _next_action(summary), 1)
-    print_json(summary) if as_json else click.echo("\n".join(lines))
+    print_json(summary) if as_json else click.echo(coloured("\n".join(lines)))
     if not summary["passed"]:
-        click.echo(f"error: {summary['error']}\nhint: {summary['hint']}", err=True)
+        say_failure(summary["error"], summary["hint"])
         click.get_current_context().exit(summary["exit_code"])
 
 
@@ -126,7 +127,8 @@ def inspect(
     from growkit.report.text import inspection_text
 
     summary = api.inspect_checkpoint(checkpoint, config=config, family=family, drop=drop)
-    warn(summary["notes"])
+    for note in summary["notes"]:
+        say_warning(note)
     print_json(summary) if as_json else click.echo(inspection_text(summary))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from growkit._version import __version__
-from growkit.cli.completion import offered
+from growkit.cli.completion import install_completion, offered
 from growkit.cli.failures import ReportingGroup
 from growkit.cli.families import families
 from growkit.cli.growth import finish, grow, plan
@@ -37,6 +37,10 @@ def command_names() -> list[str]:
     cls=ReportingGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=ENVIRONMENT
 )
 @click.version_option(__version__, "-v", "--version", prog_name="growkit")
+@click.option(
+    "--install-completion", is_flag=True, is_eager=True, expose_value=False,
+    callback=install_completion, help="Make the Tab key of your shell complete growkit, and exit.",
+)  # fmt: skip
 def app() -> None:
     """Grow transformer checkpoints: a larger model that starts from what the small one knows.
 

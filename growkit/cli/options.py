@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from growkit.cli.completion import complete_files, dtype_names, offered, recipe_names
+from growkit.cli.completion import (
+    complete_files,
+    complete_override,
+    complete_source,
+    dtype_names,
+    offered,
+    recipe_names,
+)
 
 if TYPE_CHECKING:
     from growkit.runtime.estimate import WriteOptions
@@ -78,9 +85,11 @@ growth_options = _options(
                  shell_complete=offered(recipe_names, files=True),
                  help="Built-in name, or a .yaml file; the same as RECIPE."),
     click.option("--source", "sources", multiple=True, metavar="NAME=CKPT", callback=_sources,
+                 shell_complete=complete_source,
                  help="A further checkpoint that the recipe names."),
     config_option,
     click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE",
+                 shell_complete=complete_override,
                  help="Change the recipe: seed=1, or STEP.KEY=VALUE such as width.to.hidden=1024."),
     click.option("--dtype", metavar="D", shell_complete=offered(dtype_names),
                  help="keep, float32, bfloat16 (bf16), float16, float64."),

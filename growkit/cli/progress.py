@@ -7,12 +7,13 @@ no bytes are counted, too: a silent step looks like a dead one.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
+
+from growkit.cli.colour import plain_wanted
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 SECONDS = 5.0  # between lines
@@ -32,8 +33,7 @@ def progress_shown(quiet: bool) -> Iterator[Progress | None]:
 
 def bars_wanted() -> bool:
     """Whether stderr is a terminal that may be drawn on."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return sys.stderr.isatty() and not plain
+    return sys.stderr.isatty() and not plain_wanted()
 
 
 @contextmanager

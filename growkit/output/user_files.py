@@ -1,7 +1,8 @@
-"""Files that a user names beside OUT: the page of --html, the maps of --maps, a --summary.
+"""Files of the user beside OUT: the page of --html, the maps of --maps, a --summary, a shell's own.
 
 The law: a page replaces a page and nothing else; maps replace nothing, and the very same maps that
-are there already will do; a summary is written to whatever has its name, a pipe as well.
+are there already will do; a summary is written to whatever has its name, a pipe as well; what a
+shell reads when it starts is only added to.
 """
 
 from __future__ import annotations
@@ -70,6 +71,16 @@ def _same(path: Path, arrays: Mapping[str, FloatArray]) -> bool:
     return present.keys() == arrays.keys() and all(
         np.array_equal(present[name], array) for name, array in arrays.items()
     )
+
+
+def add_line(path: Path, line: str) -> None:
+    """A line at the end of a text file, unless it is there."""
+    with writing(path):
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if line not in text.splitlines():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if text and not text.endswith("\n") else "") + line + "\n")
 
 
 def refuse_unwritable(path: Path) -> None:

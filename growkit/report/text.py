@@ -1,7 +1,8 @@
-"""What commands print for people, on a terminal of 80 columns: plans, results, measurements.
+"""What commands print for people: plans, results, measurements.
 
 The laws: every number shown is read off the plan; nothing is decided here and nothing printed. What
-a source is called is shown and never reaches a terminal as a command.
+a source is called is shown and never reaches a terminal as a command. Text is 80 columns wide, or
+as wide as a terminal that has more, up to 120.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from growkit.recipe.recipe import resolved
 from growkit.report.as_json import config_changes, training_hints
 from growkit.report.provenance import origin
 from growkit.report.words import ROLES, count, first_rows, in_words, roles, shape_text, source_text
+from growkit.text_width import columns
 
 Args = ParamSpec("Args")
-WIDTH = 80  # columns, on wider terminals too: text of one shape can be compared and pasted
 
 
 def _printable(text_of: Callable[Args, str]) -> Callable[Args, str]:
@@ -36,36 +37,49 @@ def _printable(text_of: Callable[Args, str]) -> Callable[Args, str]:
 
 
 @_printable
-def plan_text(plan: Plan, estimate: Estimate) -> str:
-    """The plan for people: sizes, config, claim, steps, tensors, cost, recipe."""
+def plan_text(
+    plan: Plan, estimate: Estimate, *, further: Sequence[str] = (), full: bool = False
+) -> str:
+    """The plan for people, a screen of it: what changes, claim, cost, and `further` commands.
+
+    With `full` there are all sizes, config, steps, tensors, digest, what training should mind, and
+    the recipe with its defaults, too.
+    """
     kinds = Counter(origin(f).kind for f in plan.formulas).most_common()
-    sections = {
-        "config.json": [_change(key, *pair) for key, pair in config_changes(plan).items()],
-        "claim": [claim_text(plan.claim.claim, plan.claim.reasons)],
-        "steps": [
-            f"{i} {step.op}: {claim_text(step.claim, step.reasons)}"
-            for i, step in enumerate(plan.steps)
-        ],
-        "tensors": [
-            ", ".join(f"{n} {kind}" for kind, n in kinds),
-            *([f"{len(plan.zeroed)} zero on purpose"] if plan.zeroed else []),
-            *(f"dropped: {name}" for name in plan.dropped),
-        ],
-        "cost": [
-            f"output {format_size(estimate.output_bytes)} in "
-            f"{count(len(estimate.shards), 'file')}, {plan.storage.dtype}, "
-            f"values {plan.storage.claim}",
-            f"disk needed {format_size(estimate.disk_bytes)}, "
-            f"peak memory {format_size(estimate.peak_bytes)}",
-            f"digest {estimate.digest}",
-        ],
-        "hints": training_hints(plan),
-    }
-    lines = [f"{plan.recipe_name}: {plan.family}, {len(plan.formulas)} tensors", "", *_sizes(plan)]
+    cost = [
+        f"output {format_size(estimate.output_bytes)} in "
+        f"{count(len(estimate.shards), 'file')}, {plan.storage.dtype}, "
+        f"values {plan.storage.claim}",
+        f"disk needed {format_size(estimate.disk_bytes)}, "
+        f"peak memory {format_size(estimate.peak_bytes)}",
+    ]
+    claim = {"claim": [claim_text(plan.claim.claim, plan.claim.reasons)]}
+    sections: dict[str, list[str]]
+    if full:
+        sections = {
+            "config.json": [_change(key, *pair) for key, pair in config_changes(plan).items()],
+            **claim,
+            "steps": [
+                f"{i} {step.op}: {claim_text(step.claim, step.reasons)}"
+                for i, step in enumerate(plan.steps)
+            ],
+            "tensors": [
+                ", ".join(f"{n} {kind}" for kind, n in kinds),
+                *([f"{len(plan.zeroed)} zero on purpose"] if plan.zeroed else []),
+                *(f"dropped: {name}" for name in plan.dropped),
+            ],
+            "cost": [*cost, f"digest {estimate.digest}"],
+            "hints": training_hints(plan),
+        }
+    else:
+        sections = {**claim, "cost": cost, "hints": [*plan.hints]}
+    lines = [f"{plan.recipe_name}: {plan.family}, {len(plan.formulas)} tensors", ""]
+    lines += _sizes(plan, full)
     for title, items in sections.items():
         lines += ["", title, *(x for item in items for x in wrapped(item, "  "))] if items else []
-    recipe = textwrap.indent(resolved(plan.recipe).rstrip(), "  ")
-    return "\n".join([*lines, "", "recipe", recipe])
+    lines += ["", "recipe", textwrap.indent(resolved(plan.recipe).rstrip(), "  ")] if full else []
+    lines += ["", "next", *(f"  {command}" for command in further)] if further else []
+    return "\n".join(lines)
 
 
 @_printable
@@ -110,18 +124,19 @@ def claim_text(claim: str, reasons: Sequence[str]) -> str:
     return f"{claim}: {'; '.join(reasons)}" if reasons else claim
 
 
-def _sizes(plan: Plan) -> list[str]:
+def _sizes(plan: Plan, full: bool) -> list[str]:
+    """The table of sizes; those that stay as they are only if all are asked for."""
     before = {**plan.sizes_before, "parameters": plan.parameters_before}
     after = {**plan.sizes_after, "parameters": plan.parameters_after}
-    width = max(16, *(len(axis) + 1 for axis in after))
-    rows = []
-    for axis, new in after.items():
+    rows = {a: n for a, n in after.items() if full or a == "parameters" or n != before.get(a)}
+    width = max(16, *(len(axis) + 1 for axis in rows))
+    lines = [f"  {'':<{width}}{'before':>16}{'after':>16}"]
+    for axis, new in rows.items():
         old = before.get(axis)
         ratio = f"× {new / old:.4g}" if old and new != old else ""
-        rows.append(
-            f"  {axis:<{width}}{'' if old is None else f'{old:,}':>16}{new:>16,}   {ratio}".rstrip()
-        )
-    return [f"  {'':<{width}}{'before':>16}{'after':>16}", *rows]
+        number = "" if old is None else f"{old:,}"
+        lines.append(f"  {axis:<{width}}{number:>16}{new:>16,}   {ratio}".rstrip())
+    return lines
 
 
 def _change(key: str, before: Any, after: Any) -> str:
@@ -239,10 +254,10 @@ def table_text(rows: Mapping[str, str]) -> str:
 
 
 def wrapped(text: str, indent: str, hang: int = 2) -> list[str]:
-    """Lines of at most 80 columns; a longer word, such as a path, stays whole to be copied."""
+    """Lines as wide as the terminal; a longer word, such as a path, stays whole to be copied."""
     return textwrap.wrap(
         text,
-        WIDTH,
+        columns.get(),
         initial_indent=indent,
         subsequent_indent=indent + " " * hang,
         break_long_words=False,

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -39,7 +40,7 @@ OPTIONS = {
     "--allow-nonfinite --overwrite --verify --push-to --summary --dry-run --json --quiet",
     "finish": "out --json --quiet",
     "plan": "source recipe_argument --recipe --source --config --set --dtype --seed --family "
-    "--drop --max-shard-size --max-memory --workers --tensor --html --maps --json",
+    "--drop --max-shard-size --max-memory --workers --tensor --html --maps --full --json",
     "verify": "checkpoints --files --text --max-drift --drop --json",
     "inspect": "checkpoint --config --family --drop --json",
     "recipes": "name --schema --json",
@@ -114,6 +115,16 @@ def test_help_shows_two_examples(command: str) -> None:
     assert all(p.help for p in parameters if isinstance(p, click.Option))
 
 
+def test_a_plan_says_what_to_type_next(small: Path) -> None:
+    """The growth as it was typed, for a shell, without what only shows the plan."""
+    line = ("plan", small, "--tensor=lm_head.weight", "double_width", "--set", "width.to={mlp: 2x}")
+    shown = ok(*line, "--full")
+    assert "next" not in shown  # one tensor
+    text = ok(*(word for word in line if "--tensor" not in str(word)))
+    (typed,) = re.findall(r"^  growkit grow (.*)", text, re.M)
+    assert shlex.split(typed) == [str(small), "double_width", "--set", "width.to={mlp: 2x}"]
+
+
 def test_version() -> None:
     """The version of the package."""
     for words in ("--version", "-v", "version"):
@@ -131,11 +142,12 @@ def test_help_of_a_command() -> None:
 
 
 def test_dry_run_is_a_plan(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same words, the same JSON, and nothing is written; the recipe is the second word."""
+    """The same words but for what to type next, the same JSON, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     line = ("grow", small, "double_depth", "--dry-run", "--verify", "-o", "out")
     plan = ("plan", small, "--recipe", "double_depth")
-    assert ok(*line) == ok(*plan)
+    next_line = f"  growkit grow {small} double_depth --verify -o out\n"
+    assert ok(*line).partition("next\n")[::2] == (ok(*plan).partition("next\n")[0], next_line)
     assert ok(*line, "--json") == ok(*plan, "--json")
     assert list(tmp_path.iterdir()) == []
 
@@ -435,7 +447,7 @@ def test_signals(number: signal.Signals, code: int, word: str, small: Path, tmp_
 
 def test_plan(small: Path) -> None:
     """Sizes, claim, cost and resolved recipe; the same as JSON."""
-    text = ok("plan", small, "--recipe", "double_width")
+    text = ok("plan", small, "--recipe", "double_width", "--full")
     assert "  hidden                         8              16   × 2" in text
     assert "  - op: noise" in text
     told = json.loads(ok("plan", small, "--recipe", "double_width", "--json"))
@@ -600,7 +612,7 @@ def test_families_lists_and_shows() -> None:
 def test_narrow_encodings(small: Path) -> None:
     """A terminal that lacks a sign gets a question mark, not a traceback."""
     options = {"env": os.environ | {"PYTHONIOENCODING": "latin-1"}, "encoding": "latin-1"}
-    with process("plan", small, "--recipe", "double_width", **options) as child:
+    with process("plan", small, "--recipe", "double_width", "--full", **options) as child:
         stdout, stderr = child.communicate(timeout=300)
     assert (child.returncode, stderr) == (0, "")
     assert "hidden_size: 8 ? 16" in stdout

@@ -33,13 +33,13 @@ from support.hub_server import Hub
 from support.tiny import build, save
 
 from growkit import api
+from growkit.cli.completion import SHELLS
 from growkit.cli.main import app
 from growkit.errors import GrowkitError
 from growkit.families.load import family_names, family_text, read_yaml
 from growkit.recipe.recipe import builtin_recipes
 from growkit.report.text import explain, inspection_text, plan_text
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COLUMNS = 80
 SWITCHES = ("HF_HUB_DISABLE_PROGRESS_BARS", "NO_COLOR", "COLUMNS", "LINES", "GROWKIT_DEBUG")
 PLAIN = {k: v for k, v in os.environ.items() if k not in SWITCHES} | {
@@ -52,10 +52,10 @@ PLAIN = {k: v for k, v in os.environ.items() if k not in SWITCHES} | {
 class Terminal:
     """A program on a pseudo-terminal, and what it has written there so far."""
 
-    def __init__(self, command: list[str], env: Mapping[str, str]) -> None:
+    def __init__(self, command: list[str], env: Mapping[str, str], columns: int) -> None:
         self.text = ""
         self._end, child = pty.openpty()
-        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.process = subprocess.Popen(
             command, stdin=child, stdout=child, stderr=child, env=env, start_new_session=True
         )
@@ -87,9 +87,9 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*command: object, **extra: str) -> Iterator[Terminal]:
+def terminal(*command: object, columns: int = COLUMNS, **extra: str) -> Iterator[Terminal]:
     """A terminal of 80 columns with a program on it."""
-    window = Terminal([*map(str, command)], PLAIN | extra)
+    window = Terminal([*map(str, command)], PLAIN | extra, columns)
     try:
         yield window
     finally:
@@ -126,7 +126,7 @@ def test_bar(small: Path, tmp_path: Path) -> None:
         assert re.match(r"growing: +\d+%\|.*\| [\d.]+[kM]?/134M \[00:\d\d<[\d:?]+, .*B/s\]$", line)
         assert len(line) <= COLUMNS
     assert "\n" not in bar
-    assert "\x1b" not in text
+    assert "\x1b" not in bar
     assert result.startswith(f"{tmp_path / 'out'}: written in ")
 
 
@@ -163,6 +163,7 @@ def test_interrupted_bar(small: Path, tmp_path: Path) -> None:
         window.process.send_signal(signal.SIGTERM)
         text = window.read()
         assert window.process.wait(60) == 143
+    text = click.unstyle(text)
     assert re.search(r"\r *\rerror: terminated\r\nhint: run the same command", text), text
 
 
@@ -192,8 +193,8 @@ def in_columns(name: str, folder: Path, recipes: tuple[str, ...]) -> None:
     for recipe in recipes:
         with suppress(GrowkitError):
             plan = api.plan_growth(small, recipe)
-            text = plan_text(plan, estimate)
-            assert too_wide(text) == []
+            assert too_wide(plan_text(plan, estimate)) == []
+            assert too_wide(plan_text(plan, estimate, full=True)) == []
             longest = max(plan.formulas, key=lambda f: (len(f.terms), len(f.name)))
             assert too_wide(explain(plan, longest.name)) == []
 
@@ -258,10 +259,14 @@ def completions(line: str) -> list[tuple[str, str]]:
         ("families ch", [("plain", "check")]),
         ("families check my", [("file", "my")]),
         ("push bi", [("file", "bi")]),
+        ("grow small vcycle_up --source la", [("plain", "large=")]),
+        ("plan small bert_base --set noise.sn", [("plain", "noise.snr_db=")]),
+        ("plan small bert_base --set width.to.hi", [("plain", "width.to.hidden=")]),
+        ("plan small nonsense --set se", [("plain", "seed=")]),
     ],
 )  # fmt: skip
 def test_completions(line: str, expected: list[tuple[str, str]]) -> None:
-    """Commands, options, recipes, families, dtypes by name, and files where files will do."""
+    """Commands, options, recipes, their keys and sources, and files where files will do."""
     assert completions(line) == expected
 
 
@@ -273,8 +278,7 @@ def test_all_names_are_offered() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_script(shell: str) -> None:
-    """What the line in the README evaluates is a script of that shell, and nothing else."""
-    assert f"_GROWKIT_COMPLETE={shell}_source growkit" in README
+    """What the line for a shell evaluates is a script of that shell, and nothing else."""
     done = subprocess.run(
         [sys.executable, "-m", "growkit"],
         env=PLAIN | {"_GROWKIT_COMPLETE": f"{shell}_source"},
@@ -286,15 +290,64 @@ def test_script(shell: str) -> None:
     assert done.stderr == ""
 
 
-def test_tab_in_bash() -> None:
-    """The line of the README, then a recipe by its first letters and Tab."""
-    line = re.search(r"^ +eval .*_GROWKIT_COMPLETE=bash_source growkit\)\"", README, re.MULTILINE)
-    assert line
-    with terminal("bash", "--norc", "--noprofile", "-i", PS1="ready> ") as window:
-        window.type(f"{line.group().strip()}; echo $((6 * 7))\n")
+def test_tensors_are_offered(small: Path) -> None:
+    """By the names that they will have in the grown model; none for what cannot be planned."""
+    assert completions(f"plan {small} double_depth --tensor model.layers.3.mlp.up") == [
+        ("plain", "model.layers.3.mlp.up_proj.weight")
+    ]
+    assert completions("plan nowhere double_depth --tensor mo") == []
+
+
+def test_tab_in_bash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switched on once, twice asked; then a recipe by its first letters and Tab."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/usr/bin/bash")
+    rc = tmp_path / ".bashrc"
+    rc.write_text("PS1='ready> '", encoding="utf-8")  # without an end of line
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["--install-completion"])
+        assert done.exit_code == 0, done.output
+        assert str(rc) in done.output
+    assert rc.read_text(encoding="utf-8").splitlines() == ["PS1='ready> '", SHELLS["bash"][1]]
+    with terminal("bash", "--rcfile", str(rc), "--noprofile", "-i") as window:
+        window.type("echo $((6 * 7))\n")
         window.read("\r42\r\n")
         window.type("growkit plan small --recipe hyperclone_d\t")
         assert "hyperclone_diagonal" in window.read("hyperclone_diagonal", 60.0)
+
+
+def test_a_shell_without_completion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is named, with those that there are."""
+    monkeypatch.setenv("SHELL", "/bin/ksh")
+    done = CliRunner().invoke(app, ["--install-completion"])
+    assert (done.exit_code, "bash, zsh, fish" in done.output) == (2, True)
+
+
+# -- colours and columns -------------------------------------------------------------------------
+
+
+GREEN, RED = "\x1b[32m\x1b[1mexact\x1b[0m", "\x1b[31m\x1b[1merror:\x1b[0m"
+
+
+@pytest.mark.parametrize(
+    ("extra", "painted"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours(extra: dict[str, str], painted: bool, small: Path) -> None:
+    """A terminal that wants them has the claim in colour, and what went wrong; others not one."""
+    growkit = (sys.executable, "-m", "growkit")
+    with terminal(*growkit, "plan", small, "double_depth", **extra) as window:
+        assert (GREEN in window.read()) is painted
+    with terminal(*growkit, "plan", "nowhere", "double_depth", **extra) as window:
+        assert (RED in window.read()) is painted
+    assert "\x1b" not in CliRunner().invoke(app, ["plan", str(small), "double_depth"]).output
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(60, 80), (100, 100), (200, 120)])
+def test_text_is_as_wide_as_the_terminal(columns: int, widest: int) -> None:
+    """Up to 120 columns, and 80 on narrower ones."""
+    with terminal(sys.executable, "-m", "growkit", "recipes", columns=columns) as window:
+        lines = window.read().replace("\r\n", "\n").splitlines()
+    assert widest - 20 < max(map(len, lines)) <= widest
 
 
 # -- failures ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def plan(small: Path) -> Plan:
 
 def test_plan_text(plan: Plan) -> None:
     """Sizes, config, claim with reasons, steps, tensors, cost, hints, recipe; in 80 columns."""
-    text = plan_text(plan, ESTIMATE)
+    text = plan_text(plan, ESTIMATE, full=True)
     assert max(map(len, text.splitlines())) <= 80
     for line in (
         "  hidden                         8              12   × 1.5",
@@ -107,6 +108,21 @@ def test_plan_text(plan: Plan) -> None:
     assert "  approximate: hidden 8 → 12: LayerNorm" in text
     assert "0 width: approximate" in text
     assert "zero on purpose" in text
+
+
+def test_plan_text_fits_a_screen(plan: Plan) -> None:
+    """Without --full: what changes, claim, cost, what is wrong with this growth, and where next."""
+    text = plan_text(plan, ESTIMATE, further=["growkit grow small"])
+    assert len(text.splitlines()) <= 36
+    assert re.findall(r"^\w+$", text, re.M) == [
+        "claim",
+        "cost",
+        *["hints"] * bool(plan.hints),
+        "next",
+    ]
+    assert text.endswith("next\n  growkit grow small")
+    assert "  vocab" not in text
+    assert "d" * 64 not in text
 
 
 def test_plan_text_of_shards(plan: Plan) -> None:
