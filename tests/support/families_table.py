@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -24,20 +24,34 @@ FILE = Path(__file__).parents[2] / "docs" / "families.md"
 SHORT = {
     "exact": "exact", "exact up to norm eps": "eps", "approximate": "approx.", "refused": "refused",
 }  # fmt: skip
+MARKS = {"exact": "●", "eps": "◐", "approx.": "○", "refused": "×", "–": "–"}
 HEAD = """\
 # Families and what each growth keeps
 
+Which growth is function-preserving in which family: claimed by the plan, and measured.
+
+| mark | claim |
+|---|---|
+| ● | **exact**: the same function |
+| ◐ | **eps**: the same up to the eps of norms |
+| ○ | **approx.**: the function changes |
+| × | **refused** |
+| – | the model has nothing of that kind |
+
+Two marks: it depends on the model, and the cells below say how.
+
+"""
+CELLS = """
+## Cells
+
 Tiny random models of every family and head class, grown, written, loaded by transformers and run in
 float64 on random inputs, with random norm gains and biases. A cell is the plan's claim and the
-largest difference of the outputs, relative to the largest output: **exact**, **eps** (exact up to
-the eps of norms), **approx.** (the function changes), **refused**; numbers in brackets are the
-reasons, listed below the table; a dash means that the model has nothing of that kind. Widths are
-those of all axes together (`axes: 2x`); `heads` grow by one kv head with its query heads, `mlp` by
-7 units, `vocab` by 9 tokens (a model without a table of tokens has a dash), depth to twice the
-layers, new ones silent. Heads and head sizes that share `hidden` grow
-only together with it, so their columns refuse them alone; where heads have ALiBi slopes, they grow
-to the places of these slopes. `make families-table` measures all of this anew.
-
+largest difference of the outputs, relative to the largest output; numbers in brackets are the
+reasons, listed at the end. Widths are those of all axes together (`axes: 2x`); `heads` grow by one
+kv head with its query heads, `mlp` by 7 units, `vocab` by 9 tokens, depth to twice the layers, new
+ones silent. Heads and head sizes that share `hidden` grow only together with it, so their columns
+refuse them alone; where heads have ALiBi slopes, they grow to the places of these slopes. `make
+families-table` measures all of this anew.
 """
 
 
@@ -63,16 +77,33 @@ def text_of(cell: Cell | None, notes: dict[str, int]) -> str:
     return words
 
 
-def table(measured: Mapping[tuple[str, str], Cell | None], names: list[str]) -> str:
-    """The whole document."""
-    notes: dict[str, int] = {}
-    rows = [
-        f"| {name} | " + " | ".join(text_of(measured[name, g], notes) for g in GROWTHS) + " |"
-        for name in names
-    ]
-    lines = ["| model | " + " | ".join(GROWTHS) + " |", "|---" * (len(GROWTHS) + 1) + "|", *rows]
-    reasons = [f"{number}. {why}" for why, number in notes.items()]
-    return HEAD + "\n".join(lines) + "\n\n## Reasons\n\n" + "\n".join(reasons) + "\n"
+def page(texts: Mapping[tuple[str, str], str], reasons: Iterable[str]) -> str:
+    """The whole document, of the text of each cell: a row for each family, then each model's."""
+    families: dict[str, list[str]] = {}
+    for name in sorted({name for name, _ in texts}):
+        families.setdefault(name.partition("/")[0], []).append(name)
+    glance, folded = [], []
+    for family, names in families.items():
+        claims = [{texts[name, growth].split()[0] for name in names} for growth in GROWTHS]
+        marks = ["".join(MARKS[c] for c in MARKS if c in seen) for seen in claims]
+        marks = [mark.replace("–", "") or "–" for mark in marks]
+        glance.append(f"| {family} | " + " | ".join(marks) + " |")
+        rows = [f"| {n} | " + " | ".join(texts[n, g] for g in GROWTHS) + " |" for n in names]
+        count = "1 model" if len(names) == 1 else f"{len(names)} models"
+        folded += [_folded(f"{family}: {count}", _rows("model", rows))]
+    listed = "\n".join(f"{number}. {why}" for number, why in enumerate(reasons, 1))
+    folded.append(_folded("Reasons", listed))
+    return HEAD + _rows("family", glance) + CELLS + "".join(folded)
+
+
+def _rows(first: str, rows: list[str]) -> str:
+    head = [f"| {first} | " + " | ".join(GROWTHS) + " |", "|---" * (len(GROWTHS) + 1) + "|"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def _folded(summary: str, text: str) -> str:
+    """What is shown on demand, by a forge as on the site."""
+    return f"\n<details>\n<summary>{summary}</summary>\n\n{text.rstrip()}\n\n</details>\n"
 
 
 @cache
@@ -108,5 +139,7 @@ if __name__ == "__main__":
             measured |= {(name, growth): cell for growth, cell in row}
     if lost := weaker(measured):
         sys.exit("no longer exact:\n" + "\n".join(lost))
-    FILE.write_text(table(measured, every), encoding="utf-8")
+    notes: dict[str, int] = {}
+    texts = {key: text_of(cell, notes) for key, cell in measured.items()}
+    FILE.write_text(page(texts, notes), encoding="utf-8")
     print(f"{FILE} written")
