@@ -53,3 +53,10 @@ def test_the_front_page_lists_every_page() -> None:
     listed = re.findall(r"^- \[.*?\]\((.*?)\)", front.read_text(encoding="utf-8"), flags=re.M)
     pages = [p.relative_to(front.parent).as_posix() for p in PAGES if front.parent in p.parents]
     assert sorted(listed) == sorted(set(pages) - {"index.md"})
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_papers_are_links(file: Path) -> None:
+    """An arXiv id in a text leads to its paper."""
+    bare = re.sub(r"\[[^\]]*\]\([^)]*\)", "", prose(file))
+    assert re.findall(r"\b\d{4}\.\d{5}\b", bare) == []

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import growkit
 
@@ -135,3 +138,41 @@ def test_editable_install_shows_edits(checkout: Path, tmp_path: Path) -> None:
     assert "brand_new" in growkit_from(site, "recipes")
     added.write_text(f"# second\n{text}", encoding="utf-8")
     assert growkit_from(site, "recipes", "brand_new").startswith("# second\n")
+
+
+# -- images and other packages -------------------------------------------------------------------
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    """What it copies is in the checkout and enough to install; it runs growkit, not as root."""
+    lines = (ROOT / "examples/docker/Dockerfile").read_text(encoding="utf-8").splitlines()
+    said = [tuple(line.split(maxsplit=1)) for line in lines if line and line[0] not in "# "]
+    copied = [name for word, rest in said if word == "COPY" for name in rest.split()[:-1]]
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    assert {*CARRIED} - {*copied} == {"CHANGELOG.md"}
+    order = [word for word, _ in said]
+    assert dict(said)["USER"] == "growkit"
+    assert order.index("USER") > max(i for i, word in enumerate(order) if word == "RUN")
+    assert dict(said)["ENTRYPOINT"] == '["growkit"]'
+
+
+def test_conda_asks_for_what_pip_asks_for() -> None:
+    """The same version, entry point, and packages with the same floors."""
+    recipe = yaml.safe_load((ROOT / "examples/conda/meta.yaml").read_text(encoding="utf-8"))
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    names = {"torch": "pytorch", "huggingface-hub": "huggingface_hub"}
+    wanted = {"python >=3.11"}
+    for line in project["dependencies"]:
+        name, floor = re.findall(r"([\w-]+)(.*)", line)[0]
+        wanted.add(f"{names.get(name, name)} {floor}")
+    assert {*recipe["requirements"]["run"]} == wanted
+    assert recipe["package"]["version"] == growkit.__version__
+    (script,) = recipe["build"]["entry_points"]
+    assert script == f"growkit = {project['scripts']['growkit']}"
+
+
+def test_what_is_cited_is_this_version() -> None:
+    """The citation names the version and the licence of the package."""
+    cited = yaml.safe_load((ROOT / "docs/CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], cited["license"]) == (growkit.__version__, "Apache-2.0")
