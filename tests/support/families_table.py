@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -24,19 +24,17 @@ FILE = Path(__file__).parents[2] / "docs" / "families.md"
 SHORT = {
     "exact": "exact", "exact up to norm eps": "eps", "approximate": "approx.", "refused": "refused",
 }  # fmt: skip
+GLANCE = (
+    "width 2x", "width 3/2x", "mlp", "heads", "experts", "vocab", "silent depth", "fusion",
+)  # fmt: skip
 MARKS = {"exact": "●", "eps": "◐", "approx.": "○", "refused": "×", "–": "–"}
 HEAD = """\
 # Families and what each growth keeps
 
 Which growth is function-preserving in which family: claimed by the plan, and measured.
 
-| mark | claim |
-|---|---|
-| ● | **exact**: the same function |
-| ◐ | **eps**: the same up to the eps of norms |
-| ○ | **approx.**: the function changes |
-| × | **refused** |
-| – | the model has nothing of that kind |
+● **exact**: the same function · ◐ **eps**: the same up to the eps of norms · ○ **approx.**: the
+function changes · × **refused** · – the model has nothing of that kind
 
 Two marks: it depends on the model, and the cells below say how.
 
@@ -84,20 +82,20 @@ def page(texts: Mapping[tuple[str, str], str], reasons: Iterable[str]) -> str:
         families.setdefault(name.partition("/")[0], []).append(name)
     glance, folded = [], []
     for family, names in families.items():
-        claims = [{texts[name, growth].split()[0] for name in names} for growth in GROWTHS]
+        claims = [{texts[name, growth].split()[0] for name in names} for growth in GLANCE]
         marks = ["".join(MARKS[c] for c in MARKS if c in seen) for seen in claims]
         marks = [mark.replace("–", "") or "–" for mark in marks]
         glance.append(f"| {family} | " + " | ".join(marks) + " |")
         rows = [f"| {n} | " + " | ".join(texts[n, g] for g in GROWTHS) + " |" for n in names]
         count = "1 model" if len(names) == 1 else f"{len(names)} models"
-        folded += [_folded(f"{family}: {count}", _rows("model", rows))]
+        folded += [_folded(f"{family}: {count}", _rows("model", GROWTHS, rows))]
     listed = "\n".join(f"{number}. {why}" for number, why in enumerate(reasons, 1))
     folded.append(_folded("Reasons", listed))
-    return HEAD + _rows("family", glance) + CELLS + "".join(folded)
+    return HEAD + _rows("family", GLANCE, glance) + CELLS + "".join(folded)
 
 
-def _rows(first: str, rows: list[str]) -> str:
-    head = [f"| {first} | " + " | ".join(GROWTHS) + " |", "|---" * (len(GROWTHS) + 1) + "|"]
+def _rows(first: str, growths: Collection[str], rows: list[str]) -> str:
+    head = [f"| {first} | " + " | ".join(growths) + " |", "|---" * (len(growths) + 1) + "|"]
     return "\n".join([*head, *rows]) + "\n"
 
 
